@@ -1,0 +1,35 @@
+//! What the store has done since it was opened, in plain cells.
+
+/// Counts since the store was opened, but [`pieces`](Self::pieces), which is what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreCounters {
+    /// Pieces held now.
+    pub pieces: u64,
+    /// Pieces stored anew: puts answered [`Stored::New`](crate::Stored::New).
+    pub pieces_stored: u64,
+    /// Body bytes of those pieces.
+    pub piece_bytes_stored: u64,
+    /// Tombstones made durable.
+    pub tombstones: u64,
+    /// Puts and deletes answered as durable, each after the sync that covers it.
+    pub acks: u64,
+    /// Puts answered [`Stored::Already`](crate::Stored::Already).
+    pub acks_again: u64,
+    /// Acks of a record whose group was above the blob's highest synced one at that moment. Stays 0.
+    pub acks_before_sync: u64,
+    /// Groups written.
+    pub groups: u64,
+    /// Syncs that ended well.
+    pub syncs: u64,
+    /// Bytes of groups and blob headers written.
+    pub bytes_written: u64,
+    /// Body bytes written, acked or not.
+    pub piece_bytes_written: u64,
+    /// Shares read and verified.
+    pub shares_read: u64,
+    /// Reads that met damage.
+    pub corrupt_reads: u64,
+    /// Blobs created.
+    pub blobs_created: u64,
+}

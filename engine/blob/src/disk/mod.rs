@@ -1,0 +1,82 @@
+//! What the store asks of a disk: a flat set of numbered files, and nothing else.
+//!
+//! The store never names a path, a descriptor or a ring. A real implementation lives with the node; the simulated one is
+//! [`sim`], beside this trait, and both are held to the contract written here. Reads may be short at
+//! the end of the file; writes are whole or an error; [`Disk::sync`] covers the writes that *ended* before it began.
+
+use crate::buffer::IoBuffer;
+use crate::layout::BlobId;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
+
+/// Why a disk operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// No room (ENOSPC, EDQUOT). Ordinary: the node is full; reads go on.
+    #[error("no space left on the disk")]
+    NoSpace,
+    /// A write ended early and the rest could not be written, without another error.
+    #[error("short write: {written} bytes written < {wanted}")]
+    ShortWrite {
+        /// Bytes that reached the file.
+        written: u64,
+        /// Bytes asked for.
+        wanted: u64,
+    },
+    /// The file is not there.
+    #[error("no such blob file")]
+    NotFound,
+    /// The operating system said no.
+    #[error("i/o error {errno}")]
+    Io {
+        /// The positive errno.
+        errno: i32,
+    },
+}
+
+impl DiskError {
+    /// Whether a *write* that failed so leaves the disk usable. Anything else poisons the store.
+    #[must_use]
+    pub fn is_harmless_to_write(self) -> bool {
+        matches!(self, Self::NoSpace | Self::ShortWrite { .. })
+    }
+}
+
+/// A directory of blob files on one disk. Single-threaded; futures need not be `Send`.
+#[expect(async_fn_in_trait, reason = "one executor per core: no Send bound is wanted")]
+pub trait Disk: 'static {
+    /// A handle to one open file; cheap to clone.
+    type File: Clone + 'static;
+
+    /// All blob files and their lengths in bytes, in any order.
+    async fn list(&self) -> Result<Vec<(BlobId, u64)>, DiskError>;
+
+    /// Makes a new, empty file. Its directory entry is durable when this returns. An existing one is an error.
+    async fn create(&self, id: BlobId) -> Result<Self::File, DiskError>;
+
+    /// Opens an existing file for reading and writing.
+    async fn open(&self, id: BlobId) -> Result<Self::File, DiskError>;
+
+    /// Fills the whole buffer from `offset` (a multiple of 4,096); the count is short only at the end of the file.
+    async fn read(&self, file: &Self::File, offset: u64, buffer: IoBuffer) -> (Result<usize, DiskError>, IoBuffer);
+
+    /// Writes the first `len` bytes at `offset` (both multiples of 4,096): all of them, or an error. May grow the file.
+    async fn write(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+    ) -> (Result<(), DiskError>, IoBuffer);
+
+    /// Makes durable every write that ended before this began, and the file's length (fdatasync).
+    async fn sync(&self, file: &Self::File) -> Result<(), DiskError>;
+
+    /// Removes a file. Its absence is durable when this returns.
+    async fn remove(&self, id: BlobId) -> Result<(), DiskError>;
+
+    /// Bytes that can still be written. Cheap: asked before every put.
+    fn free_bytes(&self) -> Result<u64, DiskError>;
+}

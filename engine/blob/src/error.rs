@@ -1,0 +1,149 @@
+//! Why an operation of the store failed: one enum an operation.
+//!
+//! Variants say whose fault it was: the caller's (`BadPiece`), the disk's (`Corrupt`, `Disk`, `ReadOnly`) or a limit (`Full`).
+//! All are `Copy + Eq`, so tests compare them whole.
+
+use crate::disk::DiskError;
+use crate::layout::BlobId;
+
+/// Why a directory could not be opened as a store. Damage to single groups or records is not among these: it is reported
+/// in [`Recovery`](crate::Recovery) and the rest is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The disk could not list, open or read a blob.
+    #[error("cannot read the blobs: {0}")]
+    Disk(#[from] DiskError),
+    /// A blob belongs to another node.
+    #[error("blob {blob} belongs to another node")]
+    ForeignBlob {
+        /// The blob.
+        blob: BlobId,
+    },
+    /// A blob was written by a newer release.
+    #[error("blob {blob} has format version {version} > 1")]
+    NewerVersion {
+        /// The blob.
+        blob: BlobId,
+        /// Its version.
+        version: u16,
+    },
+    /// The blobs together name more satellites than one node serves.
+    #[error("more than 64 satellites in one directory")]
+    TooManySatellites,
+}
+
+/// Why a piece (or the removal of one) was not made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError {
+    /// The caller's piece does not have the form of one.
+    #[error("bad piece: {0}")]
+    BadPiece(BadPiece),
+    /// A piece with this id and another root or commitment is stored already.
+    #[error("another piece is stored under this id")]
+    Conflict,
+    /// No room: the capacity is used up or the disk is (nearly) full.
+    #[error("no room for the piece")]
+    Full,
+    /// A write or a sync failed: nothing more is stored until the store is opened again.
+    #[error("the store is read-only after a failed write or sync")]
+    ReadOnly,
+    /// The disk failed this operation, and only this one.
+    #[error("disk: {0}")]
+    Disk(#[from] DiskError),
+    /// One satellite more than a node can serve.
+    #[error("a node serves at most 64 satellites")]
+    TooManySatellites,
+    /// The store is closed or closing.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// What is wrong with a piece that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadPiece {
+    /// A piece has at least one byte and at most 257 shares.
+    #[error("body of {bytes} bytes")]
+    BodyLength {
+        /// Its length.
+        bytes: u64,
+    },
+    /// One chaining value a share, none for a one-share piece.
+    #[error("{found} share hashes != {wanted}")]
+    ShareHashCount {
+        /// How many were given.
+        found: usize,
+        /// How many the body calls for.
+        wanted: usize,
+    },
+    /// A path is at most 8 hashes long.
+    #[error("path of {found} hashes > 8")]
+    PathLength {
+        /// How many were given.
+        found: usize,
+    },
+    /// The root of a one-share piece is the BLAKE3 hash of its body, and is not stored.
+    #[error("root is not the hash of the one-share body")]
+    Root,
+}
+
+/// Why a piece or some of its bytes could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetError {
+    /// No such piece.
+    #[error("no such piece")]
+    NotFound,
+    /// The stored bytes are damaged.
+    #[error("blob {blob}, offset {offset}: {what} is damaged")]
+    Corrupt {
+        /// What failed its check.
+        what: Damage,
+        /// The blob.
+        blob: BlobId,
+        /// Offset of the record in the blob.
+        offset: u64,
+    },
+    /// The disk failed the read.
+    #[error("disk: {0}")]
+    Disk(#[from] DiskError),
+    /// The caller asked for shares that the piece does not have.
+    #[error("shares {start}..{end} of a piece of {share_count}")]
+    Range {
+        /// First share asked for.
+        start: u32,
+        /// One past the last.
+        end: u32,
+        /// Shares of the piece.
+        share_count: u32,
+    },
+}
+
+/// A part of a blob that failed its check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// Both copies of the blob header: nothing in the blob can be read.
+    #[error("the whole blob")]
+    Blob,
+    /// One of two copies of the blob header.
+    #[error("a blob header copy")]
+    BlobHeader,
+    /// A group header, or whole groups that are missing.
+    #[error("a group")]
+    Group,
+    /// A record header.
+    #[error("a record header")]
+    RecordHeader,
+    /// A record of a version or type that this release does not know.
+    #[error("a record of unknown kind")]
+    UnknownRecord,
+    /// The trailer of a piece.
+    #[error("a piece trailer")]
+    Trailer,
+    /// One share of a piece.
+    #[error("share {0}")]
+    Share(u32),
+}

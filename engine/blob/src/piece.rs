@@ -1,0 +1,112 @@
+//! A piece as it is handed in and as it is found again.
+//!
+//! The store keeps root, path and commitment for its caller and gives them back bit-exact; it checks lengths and counts, and knows
+//! nothing of codes or trees beyond "a one-share piece's root is the hash of its body".
+
+use bytes::Bytes;
+
+use crate::error::BadPiece;
+use crate::layout::{self, BODY_BYTES_MAX, PATH_LEN_MAX};
+
+/// A piece to store, already verified by the caller.
+#[derive(Clone, Debug)]
+pub struct NewPiece {
+    /// Node id of the satellite whose limit allowed it.
+    pub satellite: [u8; 32],
+    /// Piece id.
+    pub id: [u8; 32],
+    /// When the limit was issued, seconds since 1970.
+    pub created_s: u32,
+    /// When the piece expires, seconds since 1970; 0 = never.
+    pub expiry_s: u32,
+    /// The body, in order, in as many runs as it arrived in.
+    pub body: Vec<Bytes>,
+    /// Chaining value of each share; empty for a piece of one share.
+    pub share_hashes: Vec<[u8; 32]>,
+    /// BLAKE3 of the body.
+    pub root: [u8; 32],
+    /// Siblings from the piece's leaf of the segment tree up.
+    pub path: Vec<[u8; 32]>,
+    /// Segment commitment.
+    pub commitment: [u8; 32],
+}
+
+impl NewPiece {
+    /// Bytes of the body.
+    #[must_use]
+    pub fn body_len(&self) -> u64 {
+        self.body.iter().map(|run| run.len() as u64).sum()
+    }
+
+    /// Checks counts and lengths, and the root of a one-share piece.
+    pub(crate) fn check(&self) -> Result<(), BadPiece> {
+        let bytes = self.body_len();
+        if bytes == 0 || bytes > BODY_BYTES_MAX {
+            return Err(BadPiece::BodyLength { bytes });
+        }
+        let shares = layout::share_count(bytes) as usize;
+        let wanted = if shares == 1 { 0 } else { shares };
+        if self.share_hashes.len() != wanted {
+            return Err(BadPiece::ShareHashCount { found: self.share_hashes.len(), wanted });
+        }
+        if self.path.len() > PATH_LEN_MAX {
+            return Err(BadPiece::PathLength { found: self.path.len() });
+        }
+        if shares == 1 {
+            let mut hasher = blake3::Hasher::new();
+            for run in &self.body {
+                hasher.update(run);
+            }
+            if *hasher.finalize().as_bytes() != self.root {
+                return Err(BadPiece::Root);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a put did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The piece is durable now.
+    New,
+    /// The same piece (id, root, commitment) was durable already.
+    Already,
+}
+
+/// A stored piece: its identity confirmed and its trailer verified, its shares not yet read.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// Node id of the satellite.
+    pub satellite: [u8; 32],
+    /// Piece id.
+    pub id: [u8; 32],
+    /// Bytes of the body.
+    pub body_len: u64,
+    /// BLAKE3 of the body.
+    pub root: [u8; 32],
+    /// Siblings from the piece's leaf of the segment tree up.
+    pub path: Vec<[u8; 32]>,
+    /// Segment commitment.
+    pub commitment: [u8; 32],
+    /// Chaining value of each share; empty for a piece of one share.
+    pub share_hashes: Vec<[u8; 32]>,
+    /// When the limit was issued, seconds since 1970.
+    pub created_s: u32,
+    /// When the piece expires, seconds since 1970; 0 = never.
+    pub expiry_s: u32,
+    /// Where the record is.
+    pub(crate) place: crate::index::Place,
+    /// CRC-32 of each share.
+    pub(crate) crcs: Vec<u32>,
+    /// The body, where reading header and trailer brought it along.
+    pub(crate) body: Option<Bytes>,
+}
+
+impl Piece {
+    /// Shares of the piece, at least 1.
+    #[must_use]
+    pub fn share_count(&self) -> u32 {
+        layout::share_count(self.body_len)
+    }
+}
