@@ -1,0 +1,43 @@
+//! The erasure code of a stripe: recovery shares from data shares, and back.
+//!
+//! # The code
+//!
+//! Symbols are elements of GF(2^16), two bytes of a share each; symbol `s` of all shares of a
+//! stripe forms one codeword, so columns are independent. The field's elements are numbered as
+//! points `w_0, w_1, ..` by the crate's Cantor basis. With `m` the power of two at or above `k`,
+//! the `k` data symbols followed by `m - k` zeros are the values at `w_0 .. w_(m-1)` of exactly
+//! one polynomial of degree below `m`; recovery share `r` is its value at `w_(m+r)`. Any `k`
+//! of the `n` values and the `m - k` known zeros are `m` values of that polynomial, hence fix
+//! it: any `k` shares give all others. For `k = 29` the polynomial has 32 points, three of them
+//! known zeros. For `k = 1` it is a constant, and every share a copy.
+//!
+//! A recovery share thus depends on the data, on `k` and on its own index, and not on `n`.
+//!
+//! # Always the `LowRate` form
+//!
+//! `reed-solomon-simd` has two codes, low and high rate, with data and recovery at different
+//! points. Its front door and its `DefaultRate` choose between them by comparing the counts, so
+//! adding one recovery share could change the bytes of all others. We name
+//! [`LowRateEncoder`] and [`LowRateDecoder`] and never the chooser: the code is defined for all
+//! `1 <= k <= 64`, `k <= n <= 255`, a piece made for one `n` stays right for any other, and
+//! public software can always restore the data.
+//!
+//! # Who does the work
+//!
+//! Today the crate's own kernels, behind [`Encoder`] and [`RowPlan`]. Both take any range of
+//! columns, so callers may cut as they like without changing a byte.
+//!
+//! Frozen by docs/format.md section 3, "Recovery shares".
+//!
+//! [`LowRateEncoder`]: reed_solomon_simd::rate::LowRateEncoder
+//! [`LowRateDecoder`]: reed_solomon_simd::rate::LowRateDecoder
+
+mod encode;
+mod error;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use encode::Encoder;
+pub use error::CodeError;
+pub use rows::RowPlan;
