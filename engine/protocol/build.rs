@@ -1,0 +1,11 @@
+//! Turns `proto/*.proto` into Rust with a pure-Rust compiler, so that no `protoc` has to be installed.
+
+const FILES: [&str; 3] = ["common.proto", "node.proto", "satellite.proto"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    prost_build::Config::new().compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,318 @@
+//! Every bound that two programs must agree on, with its working.
+//!
+//! A queue, a retry, a time-out or a length without a name here (or in its program's own limits) is a bug. Relations
+//! between bounds are asserted when this file compiles. Full means `Busy` to the peer, never growth.
+
+use std::time::Duration;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+
+// ---- Frames and structures ----
+
+/// Bytes of a frame's length prefix.
+pub const FRAME_PREFIX_BYTES: usize = 4;
+/// Longest message to or from a node.
+pub const NODE_FRAME_BYTES_MAX: usize = 64 * KIB;
+/// Longest message to or from a satellite.
+pub const SATELLITE_FRAME_BYTES_MAX: usize = 4 * MIB;
+/// Longest sealed structure but the object header.
+pub const STRUCTURE_BYTES_MAX: usize = 64 * KIB;
+/// Longest object header before sealing.
+pub const OBJECT_HEADER_BYTES_MAX: usize = MIB;
+/// What AES-SIV adds.
+pub const SIV_BYTES: usize = 16;
+/// Longest sealed object header.
+pub const SEALED_HEADER_BYTES_MAX: usize = OBJECT_HEADER_BYTES_MAX + SIV_BYTES;
+/// Longest macaroon.
+pub const MACAROON_BYTES_MAX: usize = 16 * KIB;
+/// Most caveats of a macaroon.
+pub const CAVEATS_MAX: usize = 64;
+/// A limit: 4 of magic, 14 fields with 6 of type and length each, and
+/// 16 + 32 + 32 + 32 + 1 + 8 + 11 + 8 + 8 + 8 + 32 + 4 + 32 + 32 = 256 of values.
+pub const LIMIT_BYTES: usize = 4 + 14 * 6 + 256;
+/// A receipt: 4 of magic, 10 fields with 6 each, and 16 + 32 + 32 + 1 + 8 + 32 + 32 + 8 + 4 + 32 = 197 of values.
+pub const RECEIPT_BYTES: usize = 4 + 10 * 6 + 197;
+/// A limit or receipt with reserved fields in use may be so long, no longer.
+pub const PERMIT_BYTES_MAX: usize = 1_024;
+
+/// Room in a frame for tags, lengths and the small fields beside its one big part.
+const FRAME_SLACK_BYTES: usize = 8 * KIB;
+
+const _: () = assert!(LIMIT_BYTES <= PERMIT_BYTES_MAX && RECEIPT_BYTES <= PERMIT_BYTES_MAX);
+const _: () = assert!(PERMIT_BYTES_MAX + FRAME_SLACK_BYTES <= NODE_FRAME_BYTES_MAX);
+const _: () = assert!(MACAROON_BYTES_MAX <= STRUCTURE_BYTES_MAX);
+const _: () = assert!(STRUCTURE_BYTES_MAX + OBJECT_HEADER_BYTES_MAX < SATELLITE_FRAME_BYTES_MAX);
+// The longest request with receipts: a macaroon and 255 of them.
+const _: () = assert!(
+    MACAROON_BYTES_MAX + 255 * PERMIT_BYTES_MAX + FRAME_SLACK_BYTES <= SATELLITE_FRAME_BYTES_MAX
+);
+// The longest request of all: a macaroon and a sealed header.
+const _: () = assert!(
+    MACAROON_BYTES_MAX + SEALED_HEADER_BYTES_MAX + FRAME_SLACK_BYTES <= SATELLITE_FRAME_BYTES_MAX
+);
+
+// ---- Names, metadata, lists ----
+
+/// Longest object key as the user gives it.
+pub const OBJECT_KEY_BYTES_MAX: usize = 1_280;
+/// Longest encrypted key. A sealed component costs 18 bytes beside its own, so 1,280 bytes fit with up to 159 components:
+/// 1,280 - 158 slashes + 159 x 18 = 3,984; 160 give 4,001.
+pub const ENCRYPTED_KEY_BYTES_MAX: usize = 4_000;
+/// `u16(length)` and the synthetic IV of a sealed component.
+pub const SEALED_COMPONENT_OVERHEAD_BYTES: usize = 2 + SIV_BYTES;
+/// Shortest bucket name.
+pub const BUCKET_NAME_BYTES_MIN: usize = 3;
+/// Longest bucket name.
+pub const BUCKET_NAME_BYTES_MAX: usize = 63;
+/// Longest name of a project.
+pub const PROJECT_NAME_BYTES_MAX: usize = 255;
+/// Longest `host:port`: a DNS name of 253 bytes, a colon, five digits, rounded up.
+pub const ADDRESS_BYTES_MAX: usize = 262;
+/// User metadata of one object, as encoded.
+pub const METADATA_BYTES_MAX: usize = 2 * KIB;
+/// Highest part number, and most parts of an object (S3's).
+pub const PART_NUMBER_MAX: u32 = 10_000;
+/// A part's row in the object header.
+pub const PART_ENTRY_BYTES: usize = 4 + 8 + 4;
+/// Most segments of one object that come back in one answer: 16,384 full ones are 1 TiB. A satellite refuses more.
+pub const OBJECT_SEGMENTS_MAX: usize = 16_384;
+/// A `Segment` message without inline bytes, with its tag: 3 + 3 x 11 + 26 + 2 x 34 + 14 + 3 = 147.
+pub const SEGMENT_MESSAGE_BYTES_MAX: usize = 160;
+/// Most entries of one list answer.
+pub const LIST_ENTRIES_MAX: usize = 1_000;
+/// One list entry: a sealed header and an encrypted key.
+const LIST_ENTRY_BYTES_MAX: usize =
+    SEALED_HEADER_BYTES_MAX + ENCRYPTED_KEY_BYTES_MAX + FRAME_SLACK_BYTES;
+/// A list answer of so many bytes takes no further entry and says `more`: the entry that crosses it still fits the frame.
+pub const LIST_BYTES_MAX: usize =
+    SATELLITE_FRAME_BYTES_MAX - LIST_ENTRY_BYTES_MAX - FRAME_SLACK_BYTES;
+
+const _: () = assert!(1_280 - 158 + 159 * SEALED_COMPONENT_OVERHEAD_BYTES == 3_984);
+const _: () =
+    assert!(OBJECT_KEY_BYTES_MAX + SEALED_COMPONENT_OVERHEAD_BYTES <= ENCRYPTED_KEY_BYTES_MAX);
+// The sealed bytes of the longest single component still fit its u16 length.
+const _: () = assert!(OBJECT_KEY_BYTES_MAX + SIV_BYTES <= u16::MAX as usize);
+// The longest prefix caveat fits a macaroon.
+const _: () = assert!(ENCRYPTED_KEY_BYTES_MAX + BUCKET_NAME_BYTES_MAX + 128 <= MACAROON_BYTES_MAX);
+const _: () = assert!(
+    PART_NUMBER_MAX as usize * PART_ENTRY_BYTES + METADATA_BYTES_MAX + FRAME_SLACK_BYTES
+        <= OBJECT_HEADER_BYTES_MAX
+);
+const _: () = assert!(
+    OBJECT_SEGMENTS_MAX * SEGMENT_MESSAGE_BYTES_MAX
+        + SEALED_HEADER_BYTES_MAX
+        + ENCRYPTED_KEY_BYTES_MAX
+        + INLINE_SEALED_BYTES_MAX
+        + FRAME_SLACK_BYTES
+        <= SATELLITE_FRAME_BYTES_MAX
+);
+// An ordinary list answer, 1,000 entries of 1,280-byte keys in some ten components and 600 bytes of header, is not cut.
+const _: () = assert!(LIST_ENTRIES_MAX * (1_500 + 600 + 64) <= LIST_BYTES_MAX);
+
+// ---- Segments and pieces ----
+
+/// Largest `required` of a scheme.
+pub const SCHEME_REQUIRED_MAX: u8 = 64;
+/// Most plaintext of a segment: `min(64, 4k)` MiB.
+pub const SEGMENT_BYTES_MAX: u64 = 64 * MIB as u64;
+/// Most sealed bytes of a segment: 64 MiB and 16 for each of its 4,097 chunks, the last of which is empty.
+pub const SEALED_BYTES_MAX: u64 = SEGMENT_BYTES_MAX + 16 * (SEGMENT_BYTES_MAX / 16_384 + 1);
+/// Most plaintext of an inline segment.
+pub const INLINE_BYTES_MAX: usize = 16 * KIB;
+/// Most sealed bytes of an inline segment: two chunks, the second empty.
+pub const INLINE_SEALED_BYTES_MAX: usize = INLINE_BYTES_MAX + 2 * 16;
+/// A piece of a full segment at the default scheme: 141 shares of 16,384 and one of 6,272.
+pub const FULL_PIECE_BYTES: u64 = 141 * 16_384 + 6_272;
+/// The longest piece of any scheme: k = 1 to 16, 4 MiB each: 256 shares of 16,384 and one of 4,160.
+pub const PIECE_BYTES_MAX: u64 = 256 * 16_384 + 4_160;
+/// Most siblings of a piece's path: ceil(log2(255)).
+pub const PATH_HASHES_MAX: usize = 8;
+
+/// `piece_len` of docs/format.md for a full segment of a scheme, only to show the two numbers above.
+const fn full_piece_bytes(required: u64) -> u64 {
+    let four_k = 4 * required * MIB as u64;
+    let plain = if four_k < SEGMENT_BYTES_MAX {
+        four_k
+    } else {
+        SEGMENT_BYTES_MAX
+    };
+    let sealed = plain + 16 * (plain / 16_384 + 1);
+    let rest = sealed % (16_384 * required);
+    sealed / (16_384 * required) * 16_384 + rest.div_ceil(required).next_multiple_of(64)
+}
+
+const _: () = assert!(SEALED_BYTES_MAX == 67_174_416);
+const _: () = assert!(full_piece_bytes(29) == FULL_PIECE_BYTES && FULL_PIECE_BYTES == 2_316_416);
+const _: () = {
+    let mut required = 1;
+    let mut longest = 0;
+    while required <= SCHEME_REQUIRED_MAX as u64 {
+        if full_piece_bytes(required) > longest {
+            longest = full_piece_bytes(required);
+        }
+        required += 1;
+    }
+    assert!(longest == PIECE_BYTES_MAX);
+};
+// A put's last frame carries commitment and path.
+const _: () = assert!((1 + PATH_HASHES_MAX) * 32 + FRAME_SLACK_BYTES <= NODE_FRAME_BYTES_MAX);
+
+// ---- Passphrases ----
+
+/// Fewest characters of a passphrase.
+pub const PASSPHRASE_CHARS_MIN: usize = 8;
+/// Fewest Argon2id passes.
+pub const ARGON2_PASSES_MIN: u32 = 3;
+/// Least Argon2id memory.
+pub const ARGON2_MEMORY_KIB_MIN: u32 = 65_536;
+/// Most Argon2id passes a reader of a foreign grant runs.
+pub const ARGON2_PASSES_MAX: u32 = 64;
+/// Most Argon2id memory a reader of a foreign grant fills: 4 GiB.
+pub const ARGON2_MEMORY_KIB_MAX: u32 = 4 << 20;
+/// Most Argon2id lanes.
+pub const ARGON2_LANES_MAX: u32 = 64;
+
+// ---- Time ----
+
+/// To a connection, handshake included; then the peer counts as down.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A node waits so long for the first body byte after it admitted a put; then it frees the room.
+pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stream that gives no byte in either direction for so long is given up by whoever waits.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// One request to a satellite, answer included.
+pub const SATELLITE_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// One small request to a node (delete, ping), answer included.
+pub const NODE_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of a put's body to its receipt: a group commit on a slow disk under load.
+pub const RECEIPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The satellite's dial-back to a node that checks in, connection included.
+pub const DIAL_BACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two check-ins of a node.
+pub const CHECK_IN_INTERVAL: Duration = Duration::from_secs(60);
+/// A node that has not checked in for so long is not selected.
+pub const CHECK_IN_STALE_MS: u64 = 5 * MINUTE_MS;
+/// From a limit's issue to its end. A slow client renews.
+pub const LIMIT_LIFETIME_MS: u64 = HOUR_MS;
+/// An upload that is not committed by then is dropped.
+pub const UPLOAD_LIFETIME_MS: u64 = 24 * HOUR_MS;
+/// Clocks this far apart still work together; a node further off is not selected.
+pub const CLOCK_SKEW_MS: u64 = 10 * MINUTE_MS;
+
+const _: () = assert!(CONNECT_TIMEOUT.as_millis() < DIAL_BACK_TIMEOUT.as_millis());
+const _: () = assert!(DIAL_BACK_TIMEOUT.as_millis() < SATELLITE_REQUEST_TIMEOUT.as_millis());
+const _: () = assert!(CHECK_IN_STALE_MS as u128 > 2 * CHECK_IN_INTERVAL.as_millis());
+// Admission, a body at the slowest pace that is no stall, and the receipt lie well inside a limit, by clocks that differ.
+const _: () = assert!(
+    (ADMISSION_TIMEOUT.as_millis() + STALL_TIMEOUT.as_millis() + RECEIPT_TIMEOUT.as_millis())
+        as u64
+        + 2 * CLOCK_SKEW_MS
+        < LIMIT_LIFETIME_MS
+);
+const _: () = assert!(LIMIT_LIFETIME_MS < UPLOAD_LIFETIME_MS);
+
+// ---- Retries ----
+
+/// Tries of one request to the satellite.
+pub const SATELLITE_TRIES_MAX: u32 = 4;
+/// Rounds in which failed pieces of one segment are given new nodes.
+pub const REPLACE_ROUNDS_MAX: u32 = 8;
+/// Tries to have a whole segment admitted, all pieces released in between.
+pub const ADMISSION_TRIES_MAX: u32 = 12;
+/// First pause before a retry; doubles, with jitter from the caller.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before a retry.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// What a node advises when its write budget is full.
+pub const BUSY_RETRY_AFTER_MS: u32 = 100;
+
+const _: () = assert!(BACKOFF_MIN.as_millis() <= BUSY_RETRY_AFTER_MS as u128);
+const _: () = assert!(BUSY_RETRY_AFTER_MS as u128 <= BACKOFF_MAX.as_millis());
+
+// ---- QUIC ----
+
+/// A connection without any packet for so long is gone.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A quiet connection that is still wanted sends a packet so often: two may be lost.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(2 * KEEP_ALIVE.as_millis() < IDLE_TIMEOUT.as_millis());
+
+/// What one stream may have in flight to a node.
+pub const NODE_STREAM_WINDOW_BYTES: usize = MIB;
+/// What one peer may have in flight to a node, over all its streams. One put can use all of it.
+pub const NODE_CONNECTION_WINDOW_BYTES: usize = MIB;
+/// What a node keeps for one peer until it is acknowledged: 10 MB/s to each node at 50 ms, times the 29 and more nodes that a
+/// download reads from.
+pub const NODE_SEND_WINDOW_BYTES: usize = 512 * KIB;
+/// What one peer can pin in a node by neither sending on nor acknowledging.
+pub const NODE_PINNED_BYTES_MAX: usize = 3 * MIB / 2;
+/// Requests of one peer at once at a node.
+pub const NODE_STREAMS_MAX: u32 = 16;
+/// Connections at once at a node; one more is refused as `Busy`.
+pub const NODE_CONNECTIONS_MAX: usize = 256;
+/// Handshakes at once at a server; from then on a source address has to prove itself (Retry).
+pub const HANDSHAKES_MAX: usize = 64;
+
+const _: () = assert!(NODE_STREAM_WINDOW_BYTES <= NODE_CONNECTION_WINDOW_BYTES);
+const _: () =
+    assert!(NODE_CONNECTION_WINDOW_BYTES + NODE_SEND_WINDOW_BYTES <= NODE_PINNED_BYTES_MAX);
+const _: () = assert!(NODE_FRAME_BYTES_MAX + FRAME_PREFIX_BYTES <= NODE_STREAM_WINDOW_BYTES);
+const _: () = assert!(HANDSHAKES_MAX <= NODE_CONNECTIONS_MAX);
+
+/// What one stream may have in flight to a client.
+pub const CLIENT_STREAM_WINDOW_BYTES: usize = 2 * MIB;
+/// What one server may have in flight to a client.
+pub const CLIENT_CONNECTION_WINDOW_BYTES: usize = 4 * MIB;
+/// What a client keeps for one server until it is acknowledged: no node takes more.
+pub const CLIENT_SEND_WINDOW_BYTES: usize = NODE_CONNECTION_WINDOW_BYTES;
+
+const _: () = assert!(CLIENT_STREAM_WINDOW_BYTES >= NODE_SEND_WINDOW_BYTES);
+const _: () = assert!(CLIENT_STREAM_WINDOW_BYTES <= CLIENT_CONNECTION_WINDOW_BYTES);
+
+/// What one stream may have in flight to a satellite: a whole frame.
+pub const SATELLITE_STREAM_WINDOW_BYTES: usize = SATELLITE_FRAME_BYTES_MAX + 64 * KIB;
+/// What one client may have in flight to a satellite.
+pub const SATELLITE_CONNECTION_WINDOW_BYTES: usize = 8 * MIB;
+/// What a satellite keeps for one client until it is acknowledged: a whole answer.
+pub const SATELLITE_SEND_WINDOW_BYTES: usize = SATELLITE_FRAME_BYTES_MAX + 64 * KIB;
+/// Requests of one client at once at a satellite.
+pub const SATELLITE_STREAMS_MAX: u32 = 64;
+
+const _: () =
+    assert!(SATELLITE_FRAME_BYTES_MAX + FRAME_PREFIX_BYTES <= SATELLITE_STREAM_WINDOW_BYTES);
+const _: () = assert!(SATELLITE_STREAM_WINDOW_BYTES <= SATELLITE_CONNECTION_WINDOW_BYTES);
+
+/// One-way streams: nobody opens any.
+pub const UNI_STREAMS_MAX: u32 = 0;
+
+/// Datagrams before the path is known.
+pub const DATAGRAM_BYTES_INITIAL: u16 = 1_200;
+/// Datagrams at most, unless path MTU discovery is asked to find more: 1,500 - 40 of IPv6 - 8 of UDP.
+pub const DATAGRAM_BYTES_MAX: u16 = 1_452;
+/// The longest UDP payload over IPv4: 65,535 - 20 - 8. One send or receive holds no more.
+pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
+/// Most datagrams the kernel splits from one send.
+pub const TRAIN_DATAGRAMS_MAX: usize = 64;
+
+/// How many datagrams of this length one send may hold: `min(64, 65,507 / datagram)`; more is EMSGSIZE.
+///
+/// # Panics
+///
+/// If the length is 0.
+pub const fn train_datagrams(datagram_bytes: usize) -> usize {
+    let fit = UDP_PAYLOAD_BYTES_MAX / datagram_bytes;
+    if fit < TRAIN_DATAGRAMS_MAX {
+        fit
+    } else {
+        TRAIN_DATAGRAMS_MAX
+    }
+}
+
+const _: () = assert!(DATAGRAM_BYTES_INITIAL <= DATAGRAM_BYTES_MAX);
+const _: () = assert!(train_datagrams(DATAGRAM_BYTES_MAX as usize) == 45);
+const _: () = assert!(train_datagrams(DATAGRAM_BYTES_INITIAL as usize) == 54);
+const _: () = assert!(train_datagrams(1_000) == TRAIN_DATAGRAMS_MAX);
