@@ -1,0 +1,94 @@
+//! How a connection behaves: windows, streams, time-outs, datagram sizes.
+//!
+//! quinn's defaults let a peer pin 100 MB and more (its connection window is unlimited), so
+//! every bound is set here, per role, from `strand_protocol::limits`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::CubicConfig;
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use strand_protocol::limits;
+
+/// Which end of which connection a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A storage node answering clients and satellites: few large bodies.
+    NodeServer,
+    /// A satellite answering clients and nodes: many small requests.
+    SatelliteServer,
+    /// Whoever dials.
+    Client,
+}
+
+/// The transport parameters of `role`. The type is quinn-proto's, so both drivers take it.
+pub fn transport_config(role: Role) -> TransportConfig {
+    let bounds = Bounds::of(role);
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(limits::DATAGRAM_BYTES_MAX);
+    let idle = IdleTimeout::try_from(limits::IDLE_TIMEOUT).expect("30 s fit a VarInt");
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(bounds.stream_count))
+        .max_concurrent_uni_streams(VarInt::from_u32(limits::UNI_STREAMS_MAX))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(window(bounds.stream_window_bytes))
+        .receive_window(window(bounds.connection_window_bytes))
+        .send_window(bounds.send_window_bytes as u64)
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(bounds.keeps_alive.then_some(limits::KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
+        .initial_mtu(limits::DATAGRAM_BYTES_INITIAL)
+        .mtu_discovery_config(Some(mtu))
+        .congestion_controller_factory(Arc::new(CubicConfig::default()));
+    config
+}
+
+fn window(bytes: usize) -> VarInt {
+    VarInt::try_from(bytes as u64).expect("windows are megabytes")
+}
+
+/// Assumed before the first measurement: the handshake's first retransmission comes after three
+/// of these. RFC 9002's 333 ms would cost a lossy path a second; much less would send a second
+/// copy to peers that are merely busy with a hundred handshakes.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+struct Bounds {
+    /// Requests the peer may have open at once.
+    stream_count: u32,
+    /// Bytes the peer may send on a stream, and on the connection, before we have read them.
+    stream_window_bytes: usize,
+    connection_window_bytes: usize,
+    /// Bytes of ours that may wait for the peer's acknowledgement.
+    send_window_bytes: usize,
+    keeps_alive: bool,
+}
+
+impl Bounds {
+    fn of(role: Role) -> Self {
+        match role {
+            Role::NodeServer => Self {
+                stream_count: limits::NODE_STREAMS_MAX,
+                stream_window_bytes: limits::NODE_STREAM_WINDOW_BYTES,
+                connection_window_bytes: limits::NODE_CONNECTION_WINDOW_BYTES,
+                send_window_bytes: limits::NODE_SEND_WINDOW_BYTES,
+                keeps_alive: false,
+            },
+            Role::SatelliteServer => Self {
+                stream_count: limits::SATELLITE_STREAMS_MAX,
+                stream_window_bytes: limits::SATELLITE_STREAM_WINDOW_BYTES,
+                connection_window_bytes: limits::SATELLITE_CONNECTION_WINDOW_BYTES,
+                send_window_bytes: limits::SATELLITE_SEND_WINDOW_BYTES,
+                keeps_alive: false,
+            },
+            Role::Client => Self {
+                // Nobody opens streams towards a dialler.
+                stream_count: 0,
+                stream_window_bytes: limits::CLIENT_STREAM_WINDOW_BYTES,
+                connection_window_bytes: limits::CLIENT_CONNECTION_WINDOW_BYTES,
+                send_window_bytes: limits::CLIENT_SEND_WINDOW_BYTES,
+                keeps_alive: true,
+            },
+        }
+    }
+}
