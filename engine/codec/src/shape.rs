@@ -285,3 +285,189 @@ pub(crate) fn check_counts(required: u8, total: u8) -> Result<(), ShapeError> {
 fn path_len(total: u8) -> usize {
     usize::from(total).next_power_of_two().trailing_zeros() as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of docs/format.md section 3: plain, sealed, full stripes, last share, piece.
+    const EXAMPLES: &[(u64, u64, u32, u32, u64)] = &[
+        (16_385, 16_417, 0, 576, 576),
+        (100_000, 100_112, 0, 3_456, 3_456),
+        (67_108_864, 67_174_416, 141, 6_272, 2_316_416),
+    ];
+
+    #[test]
+    fn shapes_are_those_of_the_format() {
+        for &(plain, sealed, full_stripe_count, last_share_len, piece_len) in EXAMPLES {
+            assert_eq!(sealed_len(plain), sealed);
+            assert_eq!(plain_len(sealed), Ok(plain));
+            let shape = Shape::new(29, 93, sealed).unwrap();
+            assert_eq!(shape.plain_len(), plain);
+            assert_eq!(shape.full_stripe_count, full_stripe_count);
+            assert_eq!(shape.last_share_len, last_share_len);
+            assert_eq!(shape.piece_len(), piece_len);
+            assert_eq!(shape.share_count(), full_stripe_count + 1);
+            assert_eq!(shape.path_len(), 7);
+        }
+        // The inline rows, and the full segment that is followed by an inline one.
+        for (plain, sealed) in [(0, 16), (1, 17), (16_384, 16_416)] {
+            assert!(plain <= INLINE_BYTES_MAX);
+            assert_eq!((sealed_len(plain), plain_len(sealed)), (sealed, Ok(plain)));
+        }
+        assert_eq!(segment_bytes_max(29), 67_108_864);
+        assert_eq!(sealed_len(67_108_865 - segment_bytes_max(29)), 17);
+        assert_eq!(201_326_592, 3 * segment_bytes_max(29));
+    }
+
+    /// Expansion of `optimal` stored pieces, in hundredths, as the format's table rounds it.
+    #[test]
+    fn expansion_stays_within_three_percent_from_100_kb_up() {
+        let expansion = |plain: u64| {
+            let shape = Shape::new(29, 93, sealed_len(plain)).unwrap();
+            (80 * shape.piece_len()) as f64 / plain as f64
+        };
+        assert_eq!(format!("{:.2}", expansion(16_385)), "2.81");
+        assert_eq!(format!("{:.2}", expansion(100_000)), "2.76");
+        for plain in (100_000..20_000_000).step_by(997) {
+            assert!(
+                expansion(plain) <= 80.0 / 29.0 * 1.03,
+                "{plain}: {}",
+                expansion(plain)
+            );
+        }
+    }
+
+    #[test]
+    fn data_shares_hold_each_sealed_byte_once() {
+        for required in [1, 2, 3, 16, 29, 64] {
+            let stripe = u64::from(required) * SHARE_BYTES as u64;
+            for sealed in [
+                16,
+                17,
+                16_417,
+                stripe - 1,
+                stripe,
+                stripe + 17,
+                2 * stripe + 12_345,
+            ] {
+                let Ok(shape) = Shape::new(required, required, sealed) else {
+                    continue;
+                };
+                let mut next = 0;
+                for stripe in 0..shape.share_count() {
+                    for index in 0..required {
+                        let range = shape.sealed_range(stripe, index);
+                        assert_eq!(range.start, next);
+                        assert!(range.end - range.start <= shape.share_len(stripe) as u64);
+                        for offset in [range.start, range.end.saturating_sub(1)] {
+                            if range.contains(&offset) {
+                                let in_share = (offset - range.start) as usize;
+                                let cell = Cell {
+                                    stripe,
+                                    index,
+                                    offset: in_share,
+                                };
+                                assert_eq!(shape.cell(offset), cell);
+                            }
+                        }
+                        next = range.end;
+                    }
+                    assert!(shape.sealed_range(stripe, required).is_empty());
+                }
+                assert_eq!(next, sealed);
+                let last = shape.share_count() - 1;
+                let end = shape.share_offset(last) + shape.share_len(last) as u64;
+                assert_eq!(end, shape.piece_len());
+                assert_eq!(
+                    u64::from(shape.leaf_count()),
+                    end.div_ceil(LEAF_BYTES as u64)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_piece_is_longer_than_the_bound() {
+        let longest = (1..=REQUIRED_MAX).map(|required| {
+            let sealed = sealed_len(segment_bytes_max(required));
+            Shape::new(required, 255, sealed).unwrap().piece_len()
+        });
+        assert_eq!(longest.max(), Some(PIECE_BYTES_MAX));
+    }
+
+    #[test]
+    fn path_length_is_the_ceiling_of_the_logarithm() {
+        for (total, path_len) in [
+            (1, 0),
+            (2, 1),
+            (3, 2),
+            (4, 2),
+            (5, 3),
+            (93, 7),
+            (128, 7),
+            (255, 8),
+        ] {
+            assert_eq!(
+                Shape::new(1, total, 17).unwrap().path_len(),
+                path_len,
+                "{total}"
+            );
+        }
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused_with_their_names() {
+        assert_eq!(
+            Shape::new(0, 93, 17),
+            Err(ShapeError::RequiredCount { required: 0 })
+        );
+        assert_eq!(
+            Shape::new(65, 93, 17),
+            Err(ShapeError::RequiredCount { required: 65 })
+        );
+        assert_eq!(
+            Shape::new(29, 28, 17),
+            Err(ShapeError::TotalCount {
+                required: 29,
+                total: 28
+            })
+        );
+        for (sealed_len, last_chunk_len) in [(0, 0), (15, 15), (16_400, 0), (16_415, 15)] {
+            let error = ShapeError::SealedLen {
+                sealed_len,
+                last_chunk_len,
+            };
+            assert_eq!(plain_len(sealed_len), Err(error));
+            assert_eq!(Shape::new(29, 93, sealed_len), Err(error));
+        }
+        for (required, sealed_len_max) in [(1, 4_198_416), (29, 67_174_416), (64, 67_174_416)] {
+            assert!(Shape::new(required, 93, sealed_len_max).is_ok());
+            for sealed_len in [sealed_len_max + 1, sealed_len_max + (16_400 << 48)] {
+                let error = ShapeError::SegmentTooLong {
+                    sealed_len,
+                    sealed_len_max,
+                    required,
+                };
+                assert_eq!(Shape::new(required, 93, sealed_len), Err(error));
+            }
+        }
+        assert_eq!(
+            Shape::new(29, 93, 67_174_417).unwrap_err().to_string(),
+            "sealed length 67174417 > 67174416, the most for required count 29"
+        );
+    }
+
+    #[test]
+    fn lengths_never_overflow() {
+        assert_eq!(sealed_len(u64::MAX), u64::MAX);
+        for sealed in [u64::MAX, u64::MAX - 1, 1 << 63, 1 << 32] {
+            if let Ok(plain) = plain_len(sealed) {
+                assert_eq!(sealed_len(plain), sealed);
+            }
+        }
+        for plain in (0..100_000).chain(u64::from(u32::MAX)..u64::from(u32::MAX) + 40_000) {
+            assert_eq!(plain_len(sealed_len(plain)), Ok(plain));
+        }
+    }
+}

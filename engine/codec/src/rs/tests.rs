@@ -1,1 +1,418 @@
+//! The code against its definition, and the rules of its callers.
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::shape::ShapeError;
+
+/// Required and total counts of every scheme, and the edges of what is allowed.
+const SCHEMES: &[(u8, u8)] = &[
+    (29, 93),
+    (16, 30),
+    (4, 10),
+    (2, 5),
+    (1, 3),
+    (1, 2),
+    (1, 1),
+    (5, 5),
+    (64, 255),
+    (33, 97),
+];
+
+/// GF(2^16) from its definition, slowly.
+mod naive {
+    use reed_solomon_simd::engine::{CANTOR_BASIS, GF_POLYNOMIAL};
+
+    /// Symbols are coordinates in the Cantor basis; this is the polynomial they stand for.
+    fn polynomial(symbol: u16) -> u16 {
+        let bits = (0..16).filter(|bit| symbol >> bit & 1 == 1);
+        bits.fold(0, |sum, bit| sum ^ CANTOR_BASIS[bit])
+    }
+
+    /// Multiplication of symbols, and what it needs.
+    pub(super) struct Field {
+        symbol_of: Vec<u16>,
+    }
+
+    impl Field {
+        pub(super) fn new() -> Self {
+            let mut symbol_of = vec![0; 65_536];
+            for symbol in 0..=u16::MAX {
+                symbol_of[usize::from(polynomial(symbol))] = symbol;
+            }
+            Self { symbol_of }
+        }
+
+        pub(super) fn mul(&self, a: u16, b: u16) -> u16 {
+            let (mut a, b) = (usize::from(polynomial(a)), polynomial(b));
+            let mut product = 0;
+            for bit in 0..16 {
+                if b >> bit & 1 == 1 {
+                    product ^= a;
+                }
+                a <<= 1;
+                if a & 0x1_0000 != 0 {
+                    a ^= GF_POLYNOMIAL;
+                }
+            }
+            self.symbol_of[product]
+        }
+
+        fn inverse(&self, a: u16) -> u16 {
+            // a^(2^16 - 2): 15 squarings, each multiplied in.
+            let (mut square, mut product) = (a, self.symbol_of[1]);
+            for _ in 0..15 {
+                square = self.mul(square, square);
+                product = self.mul(product, square);
+            }
+            product
+        }
+
+        /// Value at `point` of the polynomial with `values` at the points 0, 1, 2, ..
+        pub(super) fn interpolate(&self, values: &[u16], point: u16) -> u16 {
+            let mut sum = 0;
+            for (j, &value) in values.iter().enumerate() {
+                let (mut above, mut below) = (value, self.symbol_of[1]);
+                for i in (0..values.len()).filter(|&i| i != j) {
+                    above = self.mul(above, point ^ i as u16);
+                    below = self.mul(below, (j ^ i) as u16);
+                }
+                sum ^= self.mul(above, self.inverse(below));
+            }
+            sum
+        }
+    }
+}
+
+fn random_bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    bytes
+}
+
+/// All shares of a stripe with random data.
+fn stripe(required: u8, total: u8, share_len: usize, seed: u64) -> Vec<Vec<u8>> {
+    let data_seeds = (0..u64::from(required)).map(|index| seed * 1_000 + index);
+    let data: Vec<Vec<u8>> = data_seeds
+        .map(|seed| random_bytes(seed, share_len))
+        .collect();
+    let recovery = encode(&mut Encoder::new(required, total).unwrap(), &data);
+    data.into_iter().chain(recovery).collect()
+}
+
+fn encode(encoder: &mut Encoder, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let recovery_count = usize::from(encoder.total() - encoder.required());
+    // Not zeros: every byte is to be overwritten.
+    let mut recovery = vec![vec![0xa5; data[0].len()]; recovery_count];
+    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+    let mut targets: Vec<&mut [u8]> = recovery.iter_mut().map(Vec::as_mut_slice).collect();
+    encoder.encode_into(&data, &mut targets).unwrap();
+    recovery
+}
+
+/// Rebuilds every data share that is not in `present` and compares.
+fn check_rebuild(required: u8, total: u8, shares: &[Vec<u8>], present: &[u8]) {
+    let wanted: Vec<u8> = (0..required)
+        .filter(|index| !present.contains(index))
+        .rev()
+        .collect();
+    let mut plan = RowPlan::new(required, total, present, &wanted).unwrap();
+    let sources: Vec<&[u8]> = present
+        .iter()
+        .map(|&i| shares[usize::from(i)].as_slice())
+        .collect();
+    for _ in 0..2 {
+        let mut rebuilt = vec![vec![0x5a; shares[0].len()]; wanted.len()];
+        let mut targets: Vec<&mut [u8]> = rebuilt.iter_mut().map(Vec::as_mut_slice).collect();
+        plan.apply(&sources, &mut targets).unwrap();
+        for (&index, share) in wanted.iter().zip(&rebuilt) {
+            assert!(
+                *share == shares[usize::from(index)],
+                "share {index} from {present:?}"
+            );
+        }
+    }
+}
+
+/// The head's definition: a polynomial through the data and the known zeros, read off at the
+/// points after them.
+#[test]
+fn recovery_shares_are_values_of_the_polynomial() {
+    let field = naive::Field::new();
+    for &(required, total) in SCHEMES {
+        let shares = stripe(required, total, 64, 1);
+        let point_count = usize::from(required).next_power_of_two();
+        let symbol = |share: &[u8], s: usize| u16::from_le_bytes([share[s], share[32 + s]]);
+        for s in [0, 1, 31] {
+            let mut values = vec![0; point_count];
+            for (value, share) in values.iter_mut().zip(&shares[..usize::from(required)]) {
+                *value = symbol(share, s);
+            }
+            let last = total - required;
+            for r in [0, 1, last / 2, last.saturating_sub(1)]
+                .into_iter()
+                .filter(|&r| r < last)
+            {
+                let expected = field.interpolate(&values, (point_count + usize::from(r)) as u16);
+                let share = &shares[usize::from(required + r)];
+                assert_eq!(
+                    symbol(share, s),
+                    expected,
+                    "{required}/{total}, row {r}, symbol {s}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_depends_on_its_index_and_not_on_the_total() {
+    for required in [1, 2, 4, 16, 29, 32, 33, 64] {
+        let full = stripe(required, 255, 128, 2);
+        for total in [required, required + 1, required + 31, 2 * required + 7, 128] {
+            if total < required {
+                continue;
+            }
+            let shares = stripe(required, total, 128, 2);
+            assert!(
+                full[..usize::from(total)] == shares[..],
+                "{required}/{total}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_data_share_is_copied() {
+    for total in [1, 2, 3, 255] {
+        let shares = stripe(1, total, 192, 3);
+        assert!(shares.iter().all(|share| *share == shares[0]));
+    }
+}
+
+#[test]
+fn any_range_of_columns_gives_the_same_bytes() {
+    let share_len = 16_384 + 4_096 + 64;
+    let shares = stripe(29, 93, share_len, 4);
+    let mut encoder = Encoder::new(29, 93).unwrap();
+    // One encoder through lengths that shrink and grow its work space.
+    for range in [
+        0..64,
+        64..4_160,
+        0..share_len,
+        4_096..4_096 + 8_192,
+        20_480..share_len,
+        0..0,
+    ] {
+        let data: Vec<Vec<u8>> = shares[..29]
+            .iter()
+            .map(|share| share[range.clone()].to_vec())
+            .collect();
+        let recovery = encode(&mut encoder, &data);
+        for (share, row) in shares[29..].iter().zip(&recovery) {
+            assert!(share[range.clone()] == row[..], "{range:?}");
+        }
+    }
+}
+
+#[test]
+fn rebuilding_does_not_depend_on_the_tile() {
+    // Two tiles of the decoder and a column, so that it is set up three times.
+    let shares = stripe(4, 10, 2 * 128 * 1_024 + 64, 5);
+    check_rebuild(4, 10, &shares, &[1, 5, 8, 9]);
+    let shares = stripe(29, 93, 128 * 1_024 + 64, 5);
+    check_rebuild(29, 93, &shares, &(64..93).collect::<Vec<u8>>());
+}
+
+#[test]
+fn every_subset_of_small_schemes_rebuilds() {
+    for &(required, total) in SCHEMES.iter().filter(|scheme| scheme.1 <= 10) {
+        let shares = stripe(required, total, 64, 6);
+        for set in 0_u32..1 << total {
+            if set.count_ones() == u32::from(required) {
+                let present: Vec<u8> = (0..total).filter(|index| set >> index & 1 == 1).collect();
+                check_rebuild(required, total, &shares, &present);
+            }
+        }
+    }
+}
+
+/// `count` of the indices below `total`, ascending.
+fn subset(total: u8, count: u8) -> impl Strategy<Value = Vec<u8>> {
+    proptest::sample::subsequence((0..total).collect::<Vec<u8>>(), usize::from(count))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) })]
+
+    #[test]
+    fn any_required_shares_give_the_others(
+        (required, total, present) in proptest::sample::select(SCHEMES)
+            .prop_flat_map(|(required, total)| (Just(required), Just(total), subset(total, required))),
+        column_count in 1..40_usize,
+        seed in 0..1_000_000_u64,
+    ) {
+        let shares = stripe(required, total, column_count * 64, seed);
+        check_rebuild(required, total, &shares, &present);
+    }
+}
+
+#[test]
+fn counts_out_of_range_are_refused() {
+    let required = |required| CodeError::Shape(ShapeError::RequiredCount { required });
+    let total = |required, total| CodeError::Shape(ShapeError::TotalCount { required, total });
+    assert_eq!(Encoder::new(0, 5).unwrap_err(), required(0));
+    assert_eq!(Encoder::new(65, 93).unwrap_err(), required(65));
+    assert_eq!(Encoder::new(5, 4).unwrap_err(), total(5, 4));
+    assert_eq!(RowPlan::new(0, 5, &[], &[]).unwrap_err(), required(0));
+    assert_eq!(
+        RowPlan::new(5, 4, &[0, 1, 2, 3, 4], &[]).unwrap_err(),
+        total(5, 4)
+    );
+    assert!(Encoder::new(64, 255).is_ok());
+}
+
+#[test]
+fn indices_that_make_no_plan_are_refused() {
+    let refused = |present: &[u8], wanted: &[u8]| RowPlan::new(3, 6, present, wanted).unwrap_err();
+    assert_eq!(
+        refused(&[0, 1], &[]),
+        CodeError::ShareCount {
+            given_count: 2,
+            required_count: 3
+        }
+    );
+    assert_eq!(
+        refused(&[0, 1, 2, 3], &[]),
+        CodeError::ShareCount {
+            given_count: 4,
+            required_count: 3
+        }
+    );
+    assert_eq!(
+        refused(&[0, 4, 3], &[]),
+        CodeError::IndexOrder {
+            index: 3,
+            previous: 4
+        }
+    );
+    assert_eq!(
+        refused(&[0, 4, 4], &[]),
+        CodeError::IndexOrder {
+            index: 4,
+            previous: 4
+        }
+    );
+    assert_eq!(
+        refused(&[0, 4, 6], &[]),
+        CodeError::IndexOutOfRange {
+            index: 6,
+            total_count: 6
+        }
+    );
+    assert_eq!(
+        refused(&[0, 4, 5], &[3]),
+        CodeError::WantedNotData {
+            index: 3,
+            required_count: 3
+        }
+    );
+    assert_eq!(
+        refused(&[0, 4, 5], &[1, 0]),
+        CodeError::WantedPresent { index: 0 }
+    );
+    assert_eq!(
+        refused(&[0, 4, 5], &[1, 2, 1]),
+        CodeError::WantedTwice { index: 1 }
+    );
+}
+
+#[test]
+fn slices_that_do_not_fit_are_refused_and_nothing_is_written() {
+    let mut encoder = Encoder::new(2, 4).unwrap();
+    let mut plan = RowPlan::new(2, 4, &[1, 3], &[0]).unwrap();
+    let (one, two) = (vec![1; 64], vec![1; 128]);
+    let mut out = vec![vec![7; 64]; 3];
+    let [a, b, c] = &mut out[..] else {
+        unreachable!()
+    };
+    let odd = &one[..63];
+
+    let few = CodeError::ShareCount {
+        given_count: 1,
+        required_count: 2,
+    };
+    assert_eq!(encoder.encode_into(&[&one], &mut [a, b]), Err(few));
+    assert_eq!(plan.apply(&[&one], &mut [a]), Err(few));
+    let targets = |given_count, expected_count| {
+        Err(CodeError::TargetCount {
+            given_count,
+            expected_count,
+        })
+    };
+    assert_eq!(
+        encoder.encode_into(&[&one, &one], &mut [a, b, c]),
+        targets(3, 2)
+    );
+    assert_eq!(plan.apply(&[&one, &one], &mut []), targets(0, 1));
+    let differ = |len, expected_len| Err(CodeError::ShareLen { len, expected_len });
+    assert_eq!(
+        encoder.encode_into(&[&one, &two], &mut [a, b]),
+        differ(128, 64)
+    );
+    assert_eq!(
+        encoder.encode_into(&[&two, &two], &mut [a, b]),
+        differ(64, 128)
+    );
+    assert_eq!(plan.apply(&[&one, &two], &mut [a]), differ(128, 64));
+    assert_eq!(plan.apply(&[&two, &two], &mut [a]), differ(64, 128));
+    let columns = Err(CodeError::ColumnLen { len: 63 });
+    assert_eq!(
+        encoder.encode_into(&[odd, odd], &mut [&mut a[..63], &mut b[..63]]),
+        columns
+    );
+    assert_eq!(plan.apply(&[odd, odd], &mut [&mut a[..63]]), columns);
+    assert!(out.iter().flatten().all(|&byte| byte == 7));
+}
+
+#[test]
+fn without_recovery_shares_arguments_are_checked_all_the_same() {
+    let mut encoder = Encoder::new(2, 2).unwrap();
+    let share = [1; 64];
+    assert_eq!(encoder.encode_into(&[&share, &share], &mut []), Ok(()));
+    assert_eq!(
+        encoder.encode_into(&[&share], &mut []),
+        Err(CodeError::ShareCount {
+            given_count: 1,
+            required_count: 2
+        })
+    );
+    let mut plan = RowPlan::new(2, 2, &[0, 1], &[]).unwrap();
+    assert_eq!(plan.apply(&[&share, &share], &mut []), Ok(()));
+}
+
+#[test]
+fn coders_move_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<Encoder>();
+    is_send::<RowPlan>();
+    is_send::<crate::Sealer>();
+    is_send::<crate::Opener>();
+}
+
+/// Change detector: recovery bytes of every scheme over a seeded stripe.
+#[test]
+fn format_is_frozen() {
+    let mut hasher = blake3::Hasher::new();
+    for &(required, total) in SCHEMES {
+        for share in &stripe(required, total, 576, 7)[usize::from(required)..] {
+            hasher.update(share);
+        }
+    }
+    assert_eq!(hasher.finalize().to_string(), FROZEN);
+}
+
+const FROZEN: &str = "98b8a1219e90c078a35584d7bec2721ee464ccff63bc64b74901abdc474404cf";

@@ -10,6 +10,10 @@
 //! beginning at the piece's root. A leaf is 1,024 bytes of the piece, the last one perhaps fewer.
 //! The walk follows from `(piece_len, range)` alone, and both sides run it: the verifier takes
 //! no shape from the prover, and there is one proof of one length for each range.
+//!
+//! A proof binds bytes to a root and a place, not to the piece's length: subtrees it does not
+//! enter may have any. The length is bound by the segment commitment, from which the verifier
+//! has it.
 
 use std::ops::Range;
 
