@@ -9,10 +9,17 @@
 //! **Boundary:** does not know `strand-codec` or `strand-blob`; lengths of pieces and proofs are theirs.
 #![warn(missing_docs)]
 
+mod cipher;
 pub mod code;
 pub mod frame;
+pub mod grant;
 pub mod id;
 pub mod limits;
+pub mod macaroon;
+pub mod object;
+mod passphrase;
+pub mod path;
+pub mod permit;
 pub mod position;
 pub mod scheme;
 pub mod tlv;
@@ -32,7 +39,20 @@ pub mod pb {
 }
 
 pub use code::{Code, Retry, UnknownCode};
-pub use frame::{FrameError, decode_frame, encode_frame, frame_len};
+pub use frame::{FrameError, decode_frame, encode_frame, encode_frame_within, frame_len};
+pub use grant::{Grant, GrantError, GrantKey, Invitation, TokenError};
 pub use id::{IdError, NodeId, ObjectId, PieceId, ProjectId, Serial, StreamId, piece_id};
+pub use macaroon::{Action, Caveat, Denied, Macaroon, MacaroonError, Operation, Operations};
+pub use object::{HeaderError, Location, ObjectHeader, PartEntry, open_header, seal_header};
+pub use passphrase::{CHECK_VALUE_BYTES, KdfParams, PassphraseError, RootKey, check_passphrase};
+pub use path::{
+    KeyError, Names, ObjectKey, PathKey, check_bucket_name, check_encrypted_key,
+    check_encrypted_prefix, decrypt_key, decrypt_prefix, encrypt_key, encrypt_prefix,
+    first_component_len,
+};
+pub use permit::{
+    Limit, LimitAction, LimitFields, LimitKey, PermitError, Receipt, ReceiptKey, SatelliteKeys,
+    TicketKey, UnverifiedLimit, UnverifiedReceipt,
+};
 pub use position::Position;
 pub use scheme::{Scheme, SchemeError};

@@ -333,6 +333,16 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Demands that nothing follows, not even an optional field: for structures whose last field covers all others.
+    ///
+    /// # Errors
+    ///
+    /// [`TlvError::Unknown`], [`TlvError::Disorder`], [`TlvError::Truncated`].
+    pub fn end(mut self) -> Result<(), TlvError> {
+        self.peek()?
+            .map_or(Ok(()), |field| Err(TlvError::Unknown { kind: field.kind }))
+    }
+
     fn skip_unknown(&mut self, field: Field<'a>) -> Result<(), TlvError> {
         if field.kind & OPTIONAL == 0 {
             return Err(TlvError::Unknown { kind: field.kind });
@@ -403,10 +413,6 @@ impl<'a> Items<'a> {
 
     pub(crate) fn text(&self, bytes: &'a [u8]) -> Result<&'a str, TlvError> {
         str::from_utf8(bytes).map_err(|_| self.error)
-    }
-
-    pub(crate) fn bad_value(&self) -> TlvError {
-        self.error
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], TlvError> {
