@@ -5,7 +5,10 @@
 //! it back with the result, so the kernel never writes into memory that someone else can see.
 //!
 //! This is the crate's only `unsafe`. Nothing here is on disk, so nothing here is frozen.
-#![allow(unsafe_code, reason = "owns an aligned allocation, which safe std collections cannot")]
+#![allow(
+    unsafe_code,
+    reason = "owns an aligned allocation, which safe std collections cannot"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -31,8 +34,13 @@ impl IoBuffer {
         let layout = Self::layout(len.max(1).next_multiple_of(BLOCK_BYTES));
         // SAFETY: `layout` has a non-zero size: at least one block, by the line above.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, len: layout.size() }
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        Self {
+            start,
+            len: layout.size(),
+        }
     }
 
     /// First byte, for a ring or a system call. Valid for [`len`](Self::len) bytes while `self` lives unmoved or moved:
@@ -57,7 +65,10 @@ impl IoBuffer {
         self[from..].fill(0);
     }
 
-    #[expect(clippy::expect_used, reason = "documented panic: no caller can use such a length")]
+    #[expect(
+        clippy::expect_used,
+        reason = "documented panic: no caller can use such a length"
+    )]
     fn layout(len: usize) -> Layout {
         Layout::from_size_align(len, BLOCK_BYTES).expect("a buffer length fits in isize")
     }
@@ -100,7 +111,9 @@ unsafe impl Sync for IoBuffer {}
 
 impl fmt::Debug for IoBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IoBuffer").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("IoBuffer")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 

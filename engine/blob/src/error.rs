@@ -28,9 +28,6 @@ pub enum OpenError {
         /// Its version.
         version: u16,
     },
-    /// The blobs together name more satellites than one node serves.
-    #[error("more than 64 satellites in one directory")]
-    TooManySatellites,
 }
 
 /// Why a piece (or the removal of one) was not made durable.

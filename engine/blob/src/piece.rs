@@ -47,10 +47,15 @@ impl NewPiece {
         let shares = layout::share_count(bytes) as usize;
         let wanted = if shares == 1 { 0 } else { shares };
         if self.share_hashes.len() != wanted {
-            return Err(BadPiece::ShareHashCount { found: self.share_hashes.len(), wanted });
+            return Err(BadPiece::ShareHashCount {
+                found: self.share_hashes.len(),
+                wanted,
+            });
         }
         if self.path.len() > PATH_LEN_MAX {
-            return Err(BadPiece::PathLength { found: self.path.len() });
+            return Err(BadPiece::PathLength {
+                found: self.path.len(),
+            });
         }
         if shares == 1 {
             let mut hasher = blake3::Hasher::new();

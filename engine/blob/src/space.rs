@@ -44,6 +44,8 @@ impl Space {
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
         let used = self.file_bytes + self.reserved_bytes;
-        self.capacity_bytes.saturating_sub(used).min(self.disk_free_bytes.saturating_sub(self.reserved_bytes))
+        self.capacity_bytes
+            .saturating_sub(used)
+            .min(self.disk_free_bytes.saturating_sub(self.reserved_bytes))
     }
 }

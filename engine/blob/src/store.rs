@@ -1,124 +1,395 @@
-//! The store: what a node calls.
+//! The store: what a node calls. Opening, admission, and the order in which operations on one piece happen.
+//!
+//! Operations on one piece take turns; on different pieces they run side by side. A put or delete whose caller goes away while it is
+//! queued is still finished. Committing is in `commit`, reading in `read`, opening in `recover`.
 
-use std::marker::PhantomData;
-use std::ops::Range;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
-use bytes::Bytes;
-
+use crate::blobs::Blob;
+use crate::commit::{Item, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
-use crate::error::{GetError, OpenError, PutError};
-use crate::piece::{NewPiece, Piece, Stored};
-use crate::recover::Recovery;
+use crate::error::{OpenError, PutError};
+use crate::header::ExpiryClass;
+use crate::index::{Fingerprinter, Index};
+use crate::layout::{
+    self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, PATH_LEN_MAX,
+    RECORD_HEADER_BYTES, SATELLITES_MAX,
+};
+use crate::piece::{NewPiece, Stored};
+use crate::poison::{Poison, PoisonCause};
+use crate::recover::{self, Recovery};
 use crate::space::Space;
+use crate::wait::{Event, KeyLocks, oneshot};
 
 /// How a store behaves. Nothing of it is on disk.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
     /// Whose directory this is.
     pub node_id: [u8; 32],
-    /// Most bytes that the blob files may take together.
+    /// Most bytes that the blob files may take together. Tombstones may exceed it: a full node can still delete.
     pub capacity_bytes: u64,
-    /// A blob that would grow beyond this is closed and another one begun.
+    /// A blob that would grow beyond this is closed and another one begun. A blob takes at least one group.
     pub blob_bytes_max: u64,
     /// A commit group takes no further record once it is this long.
     pub group_bytes_max: usize,
+    /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
+    pub danger_fingerprint_bits: u32,
 }
 
 impl StoreOptions {
     /// Blobs of 1 GiB, groups of 8 MiB.
     #[must_use]
     pub fn new(node_id: [u8; 32], capacity_bytes: u64) -> Self {
-        Self { node_id, capacity_bytes, blob_bytes_max: 1 << 30, group_bytes_max: 8 << 20 }
+        Self {
+            node_id,
+            capacity_bytes,
+            blob_bytes_max: 1 << 30,
+            group_bytes_max: 8 << 20,
+            danger_fingerprint_bits: 64,
+        }
+    }
+
+    /// Room that puts leave free, of the capacity and of the disk, so that a full node can still delete.
+    pub(crate) fn tombstone_reserve_bytes(&self) -> u64 {
+        (self.capacity_bytes / 64).min(TOMBSTONE_RESERVE_BYTES_MAX)
+    }
+}
+
+/// 131,072 tombstones of 128 bytes, or 4,096 that each come alone in a group.
+const TOMBSTONE_RESERVE_BYTES_MAX: u64 = 16 << 20;
+
+/// What a put may cost beyond its record: a group's header and padding, a new blob's headers, the group that attests the old
+/// blob.
+const COMMIT_OVERHEAD_BYTES: u64 = BLOB_HEADER_BYTES + 2 * BLOCK_BYTES as u64;
+
+/// Where new blobs get their salts from: one secret drawn when the store is opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Salts {
+    seed: [u8; 32],
+}
+
+impl Salts {
+    pub(crate) fn of(&self, blob: BlobId) -> [u8; 32] {
+        blake3::keyed_hash(&self.seed, &blob.0.to_le_bytes()).into()
     }
 }
 
 /// One node's pieces on one disk.
-#[derive(Debug)]
 pub struct Store<D: Disk> {
-    disk: PhantomData<D>,
+    pub(crate) disk: D,
+    pub(crate) options: StoreOptions,
+    pub(crate) fingerprinter: Fingerprinter,
+    pub(crate) salts: Salts,
+    pub(crate) index: RefCell<Index>,
+    pub(crate) blobs: RefCell<Vec<Rc<Blob<D::File>>>>,
+    /// The blob that takes the next group, per expiry class.
+    pub(crate) open_blobs: RefCell<[Option<Rc<Blob<D::File>>>; ExpiryClass::COUNT]>,
+    /// The table of the next blob; holds the tables of all others.
+    pub(crate) satellites: RefCell<Vec<[u8; 32]>>,
+    pub(crate) next_blob: Cell<u64>,
+    pub(crate) next_sequence: Cell<u64>,
+    pub(crate) now_s: Cell<u32>,
+    pub(crate) locks: Rc<KeyLocks>,
+    pub(crate) queue: RefCell<VecDeque<Item>>,
+    pub(crate) work: Event,
+    pub(crate) is_running: Cell<bool>,
+    pub(crate) is_closing: Cell<bool>,
+    pub(crate) stopped: Event,
+    pub(crate) poison: Poison,
+    /// A failed write, or a block that could not be read, may hold records that the index lacks: see [`Store::delete`].
+    pub(crate) has_failed_writes: Cell<bool>,
+    space: Cell<Space>,
+    counters: Cell<StoreCounters>,
 }
 
 impl<D: Disk> Store<D> {
     /// Opens the directory: rebuilds the index from the blobs.
     ///
+    /// Reads every record header, and the bodies of those records that no later group calls durable. Needs some 100 bytes of
+    /// memory a record while it works. `random` is asked for 64 bytes: salts of new blobs, and the key of the index.
+    ///
     /// # Errors
     ///
-    /// If the disk cannot be read, or a blob is another node's or a newer release's.
-    #[expect(clippy::unused_async, reason = "signature first")]
+    /// If the disk cannot be read, or a blob is another node's or a newer release's. Damage is no error but reported.
     pub async fn open(
-        _disk: D,
-        _options: StoreOptions,
-        _now_s: u32,
-        _random: &mut dyn FnMut(&mut [u8]),
+        disk: D,
+        options: StoreOptions,
+        now_s: u32,
+        random: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(Rc<Self>, Recovery), OpenError> {
-        todo!()
+        let mut salts = Salts { seed: [0; 32] };
+        random(&mut salts.seed);
+        let mut key = [0; 32];
+        random(&mut key);
+        let fingerprinter = Fingerprinter::new(key, options.danger_fingerprint_bits);
+        let recovered = recover::recover(&disk, &options, fingerprinter).await?;
+        let store = Self {
+            disk,
+            options,
+            fingerprinter,
+            salts,
+            index: RefCell::new(recovered.index),
+            open_blobs: RefCell::new(recovered.open_blobs),
+            blobs: RefCell::new(recovered.blobs),
+            satellites: RefCell::new(recovered.satellites),
+            next_blob: Cell::new(recovered.next_blob),
+            next_sequence: Cell::new(recovered.next_sequence),
+            now_s: Cell::new(now_s),
+            locks: Rc::default(),
+            queue: RefCell::default(),
+            work: Event::default(),
+            is_running: Cell::new(false),
+            is_closing: Cell::new(false),
+            stopped: Event::default(),
+            poison: recovered.poison,
+            has_failed_writes: Cell::new(recovered.has_unreadable_blocks),
+            space: Cell::new(Space {
+                capacity_bytes: options.capacity_bytes,
+                ..recovered.space
+            }),
+            counters: Cell::default(),
+        };
+        Ok((Rc::new(store), recovered.report))
     }
 
-    /// Runs group commits until [`close`](Self::close); the owner spawns it once on its executor.
-    pub async fn run_commits(self: Rc<Self>) {
-        todo!()
-    }
-
-    /// Finishes what is queued, attests the last groups, and ends [`run_commits`](Self::run_commits).
+    /// Refuses new puts and deletes, finishes what is queued, attests the last groups, and ends
+    /// [`run_commits`](Self::run_commits). Reads go on.
     pub async fn close(&self) {
-        todo!()
-    }
-
-    /// Whether a piece of this body length would be taken now.
-    pub fn has_room(&self, _body_len: u64) -> bool {
-        todo!()
-    }
-
-    /// Whether a failed write or sync made the store read-only.
-    pub fn is_read_only(&self) -> bool {
-        todo!()
+        self.is_closing.set(true);
+        self.work.set();
+        if self.is_running.get() {
+            self.stopped.wait().await;
+        } else {
+            let queued = self.queue.take();
+            self.refuse(queued, PutError::Closed);
+        }
     }
 
     /// Stores a piece; returns once it is durable.
     ///
-    /// # Errors
-    ///
-    /// See [`PutError`].
-    pub async fn put(&self, _piece: NewPiece) -> Result<Stored, PutError> {
-        todo!()
-    }
-
-    /// Finds a piece: reads and verifies header and trailer.
+    /// Never overwrites: the same id with the same root and commitment is [`Stored::Already`]. A stored copy that turns
+    /// out to be damaged is replaced by the new one.
     ///
     /// # Errors
     ///
-    /// See [`GetError`].
-    pub async fn piece(&self, _satellite: &[u8; 32], _id: &[u8; 32]) -> Result<Piece, GetError> {
-        todo!()
-    }
-
-    /// Reads shares of a piece, the CRC of each one checked.
-    ///
-    /// # Errors
-    ///
-    /// See [`GetError`].
-    pub async fn read_shares(&self, _piece: &Piece, _shares: Range<u32>) -> Result<Bytes, GetError> {
-        todo!()
+    /// [`PutError::Conflict`] if another piece has this id; [`PutError::Full`]; [`PutError::ReadOnly`] after a failed write or
+    /// sync, also if it is this one's; then nobody knows whether the piece is there until the store is opened again.
+    pub async fn put(&self, piece: NewPiece) -> Result<Stored, PutError> {
+        self.check_open()?;
+        piece.check().map_err(PutError::BadPiece)?;
+        let fingerprint = self.fingerprinter.of(&piece.satellite, &piece.id);
+        let guard = self.locks.lock(fingerprint).await;
+        let lookup = self.look_up(&piece.satellite, &piece.id, false).await;
+        if let Some(stored) = lookup.piece {
+            if stored.root != piece.root || stored.commitment != piece.commitment {
+                return Err(PutError::Conflict);
+            }
+            self.count(|counters| counters.acks_again += 1);
+            return Ok(Stored::Already);
+        }
+        self.check_open()?;
+        self.admit_satellite(&piece.satellite)?;
+        let record_len = layout::piece_record_len(piece.body_len(), piece.path.len());
+        let reserved_bytes = layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES;
+        self.reserve(reserved_bytes, self.options.tombstone_reserve_bytes())?;
+        self.now_s.set(self.now_s.get().max(piece.created_s));
+        let (done, answer) = oneshot();
+        self.enqueue(Item {
+            fingerprint,
+            satellite: piece.satellite,
+            class: ExpiryClass::of(piece.created_s, piece.expiry_s),
+            replaced: lookup
+                .confirmed
+                .iter()
+                .map(|confirmed| confirmed.replaced)
+                .collect(),
+            work: Work::Put(piece),
+            reserved_bytes,
+            done,
+            guard,
+        });
+        answer
+            .receive()
+            .await
+            .unwrap_or(Err(PutError::Closed))
+            .map(|()| Stored::New)
     }
 
     /// Removes a piece; returns once that is durable. False: there was none.
     ///
+    /// After a write failed, an absent piece gets its tombstone all the same: the failed group may hold a record
+    /// that the next opening would find.
+    ///
     /// # Errors
     ///
-    /// See [`PutError`].
-    pub async fn delete(&self, _satellite: &[u8; 32], _id: &[u8; 32], _now_s: u32) -> Result<bool, PutError> {
-        todo!()
+    /// [`PutError::Full`] only if the disk itself is full; [`PutError::ReadOnly`] as for a put.
+    pub async fn delete(
+        &self,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+        now_s: u32,
+    ) -> Result<bool, PutError> {
+        self.check_open()?;
+        let fingerprint = self.fingerprinter.of(satellite, id);
+        let guard = self.locks.lock(fingerprint).await;
+        let lookup = self.look_up(satellite, id, true).await;
+        let newest = lookup.confirmed.first().copied();
+        let is_known = self.satellites.borrow().contains(satellite);
+        if newest.is_none()
+            && (!is_known || (lookup.error.is_none() && !self.has_failed_writes.get()))
+        {
+            return Ok(false);
+        }
+        self.check_open()?;
+        let reserved_bytes =
+            layout::round_to_step(RECORD_HEADER_BYTES as u64) + COMMIT_OVERHEAD_BYTES;
+        self.reserve_any(reserved_bytes);
+        self.now_s.set(self.now_s.get().max(now_s));
+        let class = newest.map_or_else(
+            || ExpiryClass::of(0, 0),
+            |newest| self.blob(newest.place).class,
+        );
+        let (done, answer) = oneshot();
+        self.enqueue(Item {
+            fingerprint,
+            satellite: *satellite,
+            class,
+            work: Work::Delete {
+                id: *id,
+                created_s: now_s,
+                expiry_s: newest.map_or(0, |newest| newest.expiry_s),
+            },
+            replaced: lookup
+                .confirmed
+                .iter()
+                .map(|confirmed| confirmed.replaced)
+                .collect(),
+            reserved_bytes,
+            done,
+            guard,
+        });
+        answer
+            .receive()
+            .await
+            .unwrap_or(Err(PutError::Closed))
+            .map(|()| newest.is_some())
+    }
+
+    /// Whether a piece of this body length would be taken now.
+    #[must_use]
+    pub fn has_room(&self, body_len: u64) -> bool {
+        let record_len =
+            layout::round_to_step(layout::piece_record_len(body_len.max(1), PATH_LEN_MAX));
+        let reserve_bytes = self.options.tombstone_reserve_bytes();
+        self.check_open().is_ok()
+            && self
+                .check_room(record_len + COMMIT_OVERHEAD_BYTES, reserve_bytes)
+                .is_ok()
+    }
+
+    /// Whether a failed write or sync made the store read-only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.poison.cause().is_some()
+    }
+
+    /// What made the store read-only, if anything did.
+    #[must_use]
+    pub fn poison_cause(&self) -> Option<PoisonCause> {
+        self.poison.cause()
     }
 
     /// Where the bytes went.
+    #[must_use]
     pub fn space(&self) -> Space {
-        todo!()
+        Space {
+            disk_free_bytes: self.disk.free_bytes().unwrap_or_default(),
+            ..self.space.get()
+        }
     }
 
     /// What was done since the store was opened.
+    #[must_use]
     pub fn counters(&self) -> StoreCounters {
-        todo!()
+        StoreCounters {
+            pieces: self.index.borrow().len() as u64,
+            ..self.counters.get()
+        }
+    }
+
+    fn check_open(&self) -> Result<(), PutError> {
+        if self.is_closing.get() {
+            return Err(PutError::Closed);
+        }
+        if self.is_read_only() {
+            Err(PutError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes sure that the next blob's table has the satellite.
+    fn admit_satellite(&self, satellite: &[u8; 32]) -> Result<(), PutError> {
+        let mut satellites = self.satellites.borrow_mut();
+        if satellites.contains(satellite) {
+            return Ok(());
+        }
+        if satellites.len() >= SATELLITES_MAX {
+            return Err(PutError::TooManySatellites);
+        }
+        satellites.push(*satellite);
+        Ok(())
+    }
+
+    fn enqueue(&self, item: Item) {
+        self.queue.borrow_mut().push_back(item);
+        self.work.set();
+    }
+
+    fn check_room(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
+        let space = self.space.get();
+        let wanted = space.reserved_bytes + bytes + spare_bytes;
+        if space.file_bytes + wanted > self.options.capacity_bytes
+            || self.disk.free_bytes()? < wanted
+        {
+            return Err(PutError::Full);
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
+        self.check_room(bytes, spare_bytes)?;
+        self.reserve_any(bytes);
+        Ok(())
+    }
+
+    fn reserve_any(&self, bytes: u64) {
+        self.account(|space| space.reserved_bytes += bytes);
+    }
+
+    pub(crate) fn account(&self, update: impl FnOnce(&mut Space)) {
+        let mut space = self.space.get();
+        update(&mut space);
+        self.space.set(space);
+    }
+
+    pub(crate) fn count(&self, update: impl FnOnce(&mut StoreCounters)) {
+        let mut counters = self.counters.get();
+        update(&mut counters);
+        self.counters.set(counters);
     }
 }
+
+impl<D: Disk> std::fmt::Debug for Store<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("counters", &self.counters())
+            .field("space", &self.space.get())
+            .finish_non_exhaustive()
+    }
+}
+
+const _: () = assert!(GROUP_HEADER_BYTES < BLOCK_BYTES);

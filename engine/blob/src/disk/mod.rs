@@ -45,7 +45,10 @@ impl DiskError {
 }
 
 /// A directory of blob files on one disk. Single-threaded; futures need not be `Send`.
-#[expect(async_fn_in_trait, reason = "one executor per core: no Send bound is wanted")]
+#[expect(
+    async_fn_in_trait,
+    reason = "one executor per core: no Send bound is wanted"
+)]
 pub trait Disk: 'static {
     /// A handle to one open file; cheap to clone.
     type File: Clone + 'static;
@@ -60,7 +63,12 @@ pub trait Disk: 'static {
     async fn open(&self, id: BlobId) -> Result<Self::File, DiskError>;
 
     /// Fills the whole buffer from `offset` (a multiple of 4,096); the count is short only at the end of the file.
-    async fn read(&self, file: &Self::File, offset: u64, buffer: IoBuffer) -> (Result<usize, DiskError>, IoBuffer);
+    async fn read(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> (Result<usize, DiskError>, IoBuffer);
 
     /// Writes the first `len` bytes at `offset` (both multiples of 4,096): all of them, or an error. May grow the file.
     async fn write(

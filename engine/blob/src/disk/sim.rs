@@ -1,1 +1,586 @@
-//! The simulated disk.
+//! The simulated disk: a directory of blob files that loses, tears and fails by a seed.
+//!
+//! # Fault model
+//!
+//! * **Time.** Each operation takes a seeded number of polls, so operations of different tasks overlap and end in any order.
+//! * **Crash** ([`SimDisk::crash`]). What a sync that ended well covered is kept, bit-exact. Each write that no such sync covered
+//!   (ended or still in flight) is independently dropped, kept whole, or torn: every 512-byte sector of it is kept, lost (what was
+//!   there before stays, zeros past the old end) or, rarely, turned to garbage. So unsynced writes may also appear reordered. The file's length
+//!   may grow over lost writes or not. A file whose creation had not returned is there (empty) or not; the same for a removal.
+//! * **Failing sync.** Nothing it covered is made durable, *and no later sync covers it either*, though reads still see
+//!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash.
+//! * **Failing write.** A seeded prefix of it may have reached the file, and counts as an unsynced write.
+//! * **Injected errors** ([`SimDisk::inject`]). The n-th operation from now of the given kinds fails with EIO, ENOSPC or a short
+//!   write; once, or from then on.
+//! * **Full disk** ([`SimDisk::set_free_bytes`]). Writes that would grow the files beyond it fail with ENOSPC.
+//! * **Rot** ([`SimDisk::edit`]). The test changes bytes behind the store's back, durably.
+//!
+//! Not modelled: misdirected reads and writes (the place in each header is tested by moving blocks with `edit`), latency,
+//! and data that becomes durable without a sync while the machine runs (a crash decides that).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::buffer::IoBuffer;
+use crate::disk::{Disk, DiskError};
+use crate::layout::{BLOCK_BYTES, BlobId};
+use crate::testing::{Random, yield_now};
+use crate::wait::Event;
+
+const SECTOR_BYTES: usize = 512;
+
+/// A kind of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// [`Disk::list`].
+    List,
+    /// [`Disk::create`].
+    Create,
+    /// [`Disk::open`].
+    Open,
+    /// [`Disk::read`].
+    Read,
+    /// [`Disk::write`].
+    Write,
+    /// [`Disk::sync`].
+    Sync,
+    /// [`Disk::remove`].
+    Remove,
+}
+
+/// All kinds, for [`Fault::ops`].
+pub const ALL_OPS: &[Op] = &[
+    Op::List,
+    Op::Create,
+    Op::Open,
+    Op::Read,
+    Op::Write,
+    Op::Sync,
+    Op::Remove,
+];
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// errno 5.
+    Eio,
+    /// ENOSPC.
+    NoSpace,
+    /// A write ends early (other operations: EIO).
+    Short,
+}
+
+/// An error to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Which kinds count.
+    pub ops: &'static [Op],
+    /// Which one of these from now fails; the next is 1.
+    pub nth: u64,
+    /// How.
+    pub failure: Failure,
+    /// Whether all later ones fail as well.
+    pub is_sticky: bool,
+}
+
+/// A disk in memory. Clones share it.
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Rc<RefCell<State>>,
+}
+
+/// An open file of a [`SimDisk`].
+#[derive(Clone, Copy, Debug)]
+pub struct SimFile {
+    id: BlobId,
+}
+
+struct State {
+    files: BTreeMap<BlobId, File>,
+    random: Random,
+    faults: Vec<Fault>,
+    free_bytes: u64,
+    delay_max: u64,
+    op_count: u64,
+    counts: [u64; ALL_OPS.len()],
+    next_write: u64,
+    held: Vec<(Op, Rc<Event>)>,
+    is_dead: bool,
+}
+
+#[derive(Default)]
+struct File {
+    /// What a crash keeps.
+    durable: Vec<u8>,
+    /// What reads see.
+    cached: Vec<u8>,
+    /// Writes that a crash decides about, oldest first.
+    unsynced: Vec<Write>,
+    is_created: bool,
+    is_being_removed: bool,
+}
+
+struct Write {
+    number: u64,
+    offset: usize,
+    bytes: Vec<u8>,
+    has_ended: bool,
+    /// Covered by a sync that failed: no later one makes it durable.
+    is_forsaken: bool,
+}
+
+impl SimDisk {
+    /// An empty disk with room for everything.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self::from_files(seed, BTreeMap::new())
+    }
+
+    /// A disk with these files, all durable.
+    #[must_use]
+    pub fn from_files(seed: u64, files: BTreeMap<BlobId, Vec<u8>>) -> Self {
+        let files = files
+            .into_iter()
+            .map(|(id, bytes)| {
+                (
+                    id,
+                    File {
+                        durable: bytes.clone(),
+                        cached: bytes,
+                        is_created: true,
+                        ..File::default()
+                    },
+                )
+            })
+            .collect();
+        let state = State {
+            files,
+            random: Random::new(seed),
+            faults: Vec::new(),
+            free_bytes: 1 << 40,
+            delay_max: 3,
+            op_count: 0,
+            counts: [0; ALL_OPS.len()],
+            next_write: 0,
+            held: Vec::new(),
+            is_dead: false,
+        };
+        Self {
+            state: Rc::new(RefCell::new(state)),
+        }
+    }
+
+    /// Stops this disk for ever (its operations never end) and returns it as it would be found after a power cut.
+    #[must_use]
+    pub fn crash(&self, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut state = self.state.borrow_mut();
+        state.is_dead = true;
+        let mut files = BTreeMap::new();
+        for (&id, file) in &state.files {
+            let is_certain = file.is_created && !file.is_being_removed;
+            if is_certain || random.below(2) == 0 {
+                files.insert(id, file.after_crash(&mut random));
+            }
+        }
+        let free_bytes = state.free_bytes;
+        drop(state);
+        let disk = Self::from_files(random.next(), files);
+        disk.set_free_bytes(free_bytes);
+        disk
+    }
+
+    /// What reads see now, file by file.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<BlobId, Vec<u8>> {
+        let state = self.state.borrow();
+        state
+            .files
+            .iter()
+            .filter(|(_, file)| file.is_created)
+            .map(|(&id, file)| (id, file.cached.clone()))
+            .collect()
+    }
+
+    /// Changes a file behind the store's back: durably, and in what reads see.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file.
+    pub fn edit(&self, id: BlobId, edit: impl Fn(&mut Vec<u8>)) {
+        let mut state = self.state.borrow_mut();
+        let file = state
+            .files
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("no blob {id} to edit"));
+        edit(&mut file.durable);
+        edit(&mut file.cached);
+    }
+
+    /// Arms an error.
+    pub fn inject(&self, fault: Fault) {
+        self.state.borrow_mut().faults.push(fault);
+    }
+
+    /// Disarms all errors.
+    pub fn heal(&self) {
+        self.state.borrow_mut().faults.clear();
+    }
+
+    /// Sets how much the files may still grow.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.state.borrow_mut().free_bytes = bytes;
+    }
+
+    /// Lets no operation of this kind end until [`release`](Self::release).
+    pub fn hold(&self, op: Op) {
+        self.state
+            .borrow_mut()
+            .held
+            .push((op, Rc::new(Event::default())));
+    }
+
+    /// Lets operations of this kind end again.
+    pub fn release(&self, op: Op) {
+        let mut released = Vec::new();
+        self.state.borrow_mut().held.retain(|(held, event)| {
+            if *held == op {
+                released.push(Rc::clone(event));
+            }
+            *held != op
+        });
+        for event in released {
+            event.set();
+        }
+    }
+
+    /// Operations begun so far.
+    #[must_use]
+    pub fn op_count(&self) -> u64 {
+        self.state.borrow().op_count
+    }
+
+    /// Operations of one kind begun so far.
+    #[must_use]
+    pub fn count(&self, op: Op) -> u64 {
+        self.state.borrow().counts[op as usize]
+    }
+
+    /// Begins an operation: draws its delay and decides whether it fails.
+    fn begin(&self, op: Op) -> (u64, Option<Failure>) {
+        let mut state = self.state.borrow_mut();
+        state.op_count += 1;
+        state.counts[op as usize] += 1;
+        let mut failure = None;
+        state.faults.retain_mut(|fault| {
+            if !fault.ops.contains(&op) {
+                return true;
+            }
+            fault.nth = fault.nth.saturating_sub(1);
+            if fault.nth == 0 {
+                failure = Some(fault.failure);
+            }
+            fault.nth > 0 || fault.is_sticky
+        });
+        let delay_max = state.delay_max;
+        (state.random.below(delay_max + 1), failure)
+    }
+
+    async fn pass_time(&self, op: Op, polls: u64) {
+        for _ in 0..polls {
+            yield_now().await;
+        }
+        loop {
+            let held = {
+                let state = self.state.borrow();
+                if state.is_dead {
+                    None
+                } else if let Some((_, event)) = state.held.iter().find(|(held, _)| *held == op) {
+                    Some(Rc::clone(event))
+                } else {
+                    return;
+                }
+            };
+            match held {
+                Some(event) => event.wait().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn simple(&self, op: Op) -> Result<(), DiskError> {
+        let (polls, failure) = self.begin(op);
+        self.pass_time(op, polls).await;
+        failure.map_or(Ok(()), |failure| Err(failure.error(0, 0)))
+    }
+
+    fn begin_write(&self, id: BlobId, offset: u64, bytes: &[u8]) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let number = state.next_write;
+        state.next_write += 1;
+        if let Some(file) = state.files.get_mut(&id) {
+            file.unsynced.push(Write {
+                number,
+                offset: offset as usize,
+                bytes: bytes.to_vec(),
+                has_ended: false,
+                is_forsaken: false,
+            });
+        }
+        number
+    }
+
+    /// Ends a write with its first `written` bytes in the file.
+    fn end_write(&self, id: BlobId, number: u64, written: usize) -> Result<(), DiskError> {
+        let mut state = self.state.borrow_mut();
+        let free_bytes = state.free_bytes;
+        let file = state.files.get_mut(&id).ok_or(DiskError::NotFound)?;
+        let Some(at) = file
+            .unsynced
+            .iter()
+            .position(|write| write.number == number)
+        else {
+            return Err(DiskError::NotFound);
+        };
+        let write = &mut file.unsynced[at];
+        let end = write.offset + written;
+        let growth = end.saturating_sub(file.cached.len()) as u64;
+        if growth > free_bytes {
+            let fitting = (written as u64 - growth.min(written as u64) + free_bytes) as usize
+                / SECTOR_BYTES
+                * SECTOR_BYTES;
+            write.bytes.truncate(fitting.min(written));
+            write.has_ended = true;
+            let (offset, bytes) = (write.offset, write.bytes.clone());
+            overlay(&mut file.cached, offset, &bytes);
+            state.free_bytes = 0;
+            return Err(DiskError::NoSpace);
+        }
+        write.bytes.truncate(written);
+        write.has_ended = true;
+        overlay(&mut file.cached, write.offset, &write.bytes);
+        state.free_bytes -= growth;
+        Ok(())
+    }
+}
+
+impl Failure {
+    fn error(self, written: u64, wanted: u64) -> DiskError {
+        match self {
+            Self::Eio => DiskError::Io { errno: 5 },
+            Self::NoSpace => DiskError::NoSpace,
+            Self::Short if wanted > 0 => DiskError::ShortWrite { written, wanted },
+            Self::Short => DiskError::Io { errno: 5 },
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    async fn list(&self) -> Result<Vec<(BlobId, u64)>, DiskError> {
+        self.simple(Op::List).await?;
+        let state = self.state.borrow();
+        let files = state.files.iter().filter(|(_, file)| file.is_created);
+        Ok(files
+            .map(|(&id, file)| (id, file.cached.len() as u64))
+            .collect())
+    }
+
+    async fn create(&self, id: BlobId) -> Result<SimFile, DiskError> {
+        let is_new = !self.state.borrow().files.contains_key(&id);
+        if is_new {
+            self.state.borrow_mut().files.insert(id, File::default());
+        }
+        let result = self.simple(Op::Create).await;
+        let mut state = self.state.borrow_mut();
+        match result {
+            Ok(()) if is_new => {
+                if let Some(file) = state.files.get_mut(&id) {
+                    file.is_created = true;
+                }
+                Ok(SimFile { id })
+            }
+            Ok(()) => Err(DiskError::Io { errno: 17 }),
+            Err(error) => {
+                if is_new {
+                    state.files.remove(&id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, id: BlobId) -> Result<SimFile, DiskError> {
+        self.simple(Op::Open).await?;
+        let state = self.state.borrow();
+        state
+            .files
+            .get(&id)
+            .filter(|file| file.is_created)
+            .map(|_| SimFile { id })
+            .ok_or(DiskError::NotFound)
+    }
+
+    async fn read(
+        &self,
+        file: &SimFile,
+        offset: u64,
+        mut buffer: IoBuffer,
+    ) -> (Result<usize, DiskError>, IoBuffer) {
+        assert!(
+            offset.is_multiple_of(BLOCK_BYTES as u64),
+            "reads begin at blocks"
+        );
+        if let Err(error) = self.simple(Op::Read).await {
+            return (Err(error), buffer);
+        }
+        let state = self.state.borrow();
+        let Some(file) = state.files.get(&file.id) else {
+            return (Err(DiskError::NotFound), buffer);
+        };
+        let rest = file.cached.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        (Ok(count), buffer)
+    }
+
+    async fn write(
+        &self,
+        file: &SimFile,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+    ) -> (Result<(), DiskError>, IoBuffer) {
+        assert!(
+            offset.is_multiple_of(BLOCK_BYTES as u64),
+            "writes begin at blocks"
+        );
+        assert!(
+            len.is_multiple_of(BLOCK_BYTES) && len <= buffer.len(),
+            "writes are whole blocks"
+        );
+        let (polls, failure) = self.begin(Op::Write);
+        let number = self.begin_write(file.id, offset, &buffer[..len]);
+        self.pass_time(Op::Write, polls).await;
+        let written = match failure {
+            None => len,
+            Some(_) => {
+                let sectors = self
+                    .state
+                    .borrow_mut()
+                    .random
+                    .below((len / SECTOR_BYTES) as u64);
+                sectors as usize * SECTOR_BYTES
+            }
+        };
+        let result = self.end_write(file.id, number, written);
+        let failed = failure.map(|failure| failure.error(written as u64, len as u64));
+        (failed.map_or(result, Err), buffer)
+    }
+
+    async fn sync(&self, file: &SimFile) -> Result<(), DiskError> {
+        let (polls, failure) = self.begin(Op::Sync);
+        let covered: Vec<u64> = {
+            let state = self.state.borrow();
+            let file = state.files.get(&file.id).ok_or(DiskError::NotFound)?;
+            let covered = file
+                .unsynced
+                .iter()
+                .filter(|write| write.has_ended && !write.is_forsaken);
+            covered.map(|write| write.number).collect()
+        };
+        self.pass_time(Op::Sync, polls).await;
+        let mut state = self.state.borrow_mut();
+        let Some(file) = state.files.get_mut(&file.id) else {
+            return Err(DiskError::NotFound);
+        };
+        let File {
+            durable, unsynced, ..
+        } = file;
+        if let Some(failure) = failure {
+            for write in unsynced
+                .iter_mut()
+                .filter(|write| covered.contains(&write.number))
+            {
+                write.is_forsaken = true;
+            }
+            return Err(failure.error(0, 0));
+        }
+        unsynced.retain(|write| {
+            let is_covered = covered.contains(&write.number);
+            if is_covered {
+                overlay(durable, write.offset, &write.bytes);
+            }
+            !is_covered
+        });
+        Ok(())
+    }
+
+    async fn remove(&self, id: BlobId) -> Result<(), DiskError> {
+        if let Some(file) = self.state.borrow_mut().files.get_mut(&id) {
+            file.is_being_removed = true;
+        }
+        self.simple(Op::Remove).await?;
+        self.state
+            .borrow_mut()
+            .files
+            .remove(&id)
+            .map(|_| ())
+            .ok_or(DiskError::NotFound)
+    }
+
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        Ok(self.state.borrow().free_bytes)
+    }
+}
+
+impl File {
+    fn after_crash(&self, random: &mut Random) -> Vec<u8> {
+        let mut found = self.durable.clone();
+        for write in &self.unsynced {
+            match random.below(4) {
+                0 => {}
+                1 => overlay(&mut found, write.offset, &write.bytes),
+                _ => tear(&mut found, write, random),
+            }
+        }
+        let longest = self
+            .unsynced
+            .iter()
+            .map(|write| write.offset + write.bytes.len())
+            .max()
+            .unwrap_or_default();
+        if longest > found.len() && random.below(4) == 0 {
+            found.resize(longest, 0);
+        }
+        found
+    }
+}
+
+fn tear(found: &mut Vec<u8>, write: &Write, random: &mut Random) {
+    for (index, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
+        let offset = write.offset + index * SECTOR_BYTES;
+        match random.below(16) {
+            0..8 => overlay(found, offset, sector),
+            8 => {
+                let garbage: Vec<u8> = sector.iter().map(|_| random.next() as u8).collect();
+                overlay(found, offset, &garbage);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Puts bytes into a file, growing it with zeros.
+fn overlay(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let end = offset + bytes.len();
+    if file.len() < end {
+        file.resize(end, 0);
+    }
+    file[offset..end].copy_from_slice(bytes);
+}

@@ -1,1 +1,4 @@
-mod placeholder {}
+//! The store on a simulated disk, from outside.
+
+mod basics;
+mod support;

@@ -1,0 +1,295 @@
+//! The read path: find a record, confirm that it is the piece asked for, verify what is handed out.
+//!
+//! Nothing here trusts a byte of the disk: damage is an answer ([`GetError::Corrupt`] names what), never a panic.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::blobs::Blob;
+use crate::buffer::IoBuffer;
+use crate::commit::Replaced;
+use crate::disk::{Disk, DiskError};
+use crate::error::{Damage, GetError};
+use crate::index::{Entry, Place};
+use crate::layout::{self, RECORD_HEADER_BYTES, SHARE_BYTES};
+use crate::piece::Piece;
+use crate::record::{Found, Kind, RecordHeader, Trailer};
+use crate::store::Store;
+
+/// A record up to this long is read whole when its piece is looked up, so a small piece costs one read.
+const WHOLE_READ_BYTES_MAX: u64 = 64 * 1_024;
+
+// A one-share piece's root is computed from its body when it is looked up.
+const _: () = assert!(
+    (SHARE_BYTES + RECORD_HEADER_BYTES + 4 + 8 * 32 + 36) as u64 * 9 / 8 <= WHOLE_READ_BYTES_MAX
+);
+
+/// What is known of one (satellite, piece id).
+#[derive(Default)]
+pub(crate) struct Lookup {
+    /// The piece, if its newest readable record is whole.
+    pub(crate) piece: Option<Piece>,
+    /// Index entries whose records are certainly this piece's.
+    pub(crate) confirmed: Vec<Confirmed>,
+    /// Damage met on the way.
+    pub(crate) error: Option<GetError>,
+}
+
+/// A record that is certainly this piece's.
+#[derive(Clone, Copy)]
+pub(crate) struct Confirmed {
+    pub(crate) replaced: Replaced,
+    pub(crate) place: Place,
+    pub(crate) expiry_s: u32,
+}
+
+enum Loaded {
+    /// Another piece with the same fingerprint.
+    Other,
+    Whole(Box<Piece>, Confirmed),
+    /// The piece's, but its trailer (or only share) is damaged.
+    Damaged(Confirmed, GetError),
+    /// Nobody knows whose.
+    Unknown(GetError),
+}
+
+/// Bytes of a blob that were read in whole blocks.
+struct Span {
+    buffer: IoBuffer,
+    skip: usize,
+    len: usize,
+}
+
+impl Span {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.skip..self.skip + self.len]
+    }
+
+    fn into_bytes(self) -> Bytes {
+        let range = self.skip..self.skip + self.len;
+        Bytes::from_owner(self.buffer).slice(range)
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Finds a piece: reads and verifies its header and trailer, and confirms its identity.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::NotFound`]; [`GetError::Corrupt`] if its record is damaged; [`GetError::Disk`] if the disk fails the read.
+    pub async fn piece(&self, satellite: &[u8; 32], id: &[u8; 32]) -> Result<Piece, GetError> {
+        let lookup = self.look_up(satellite, id, false).await;
+        if let Some(piece) = lookup.piece {
+            return Ok(piece);
+        }
+        let error = lookup.error.unwrap_or(GetError::NotFound);
+        self.note_damage(error);
+        Err(error)
+    }
+
+    /// Reads shares of a piece, the CRC of each one checked before any byte is handed out.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Range`] if the piece has no such shares; [`GetError::Corrupt`] naming the first damaged share; [`GetError::Disk`].
+    pub async fn read_shares(&self, piece: &Piece, shares: Range<u32>) -> Result<Bytes, GetError> {
+        let share_count = piece.share_count();
+        if shares.start >= shares.end || shares.end > share_count {
+            return Err(GetError::Range {
+                start: shares.start,
+                end: shares.end,
+                share_count,
+            });
+        }
+        let start = u64::from(shares.start) * SHARE_BYTES as u64;
+        let end = (u64::from(shares.end) * SHARE_BYTES as u64).min(piece.body_len);
+        let blob = self.blob(piece.place);
+        let bytes = match &piece.body {
+            Some(body) => body.slice(start as usize..end as usize),
+            None => {
+                let offset = piece.place.offset + RECORD_HEADER_BYTES as u64 + start;
+                self.read_span(&blob, offset, end - start)
+                    .await?
+                    .into_bytes()
+            }
+        };
+        let mut parts = bytes.chunks(SHARE_BYTES);
+        for share in shares.clone() {
+            let is_last = share + 1 == share_count;
+            let wanted = if is_last {
+                piece.body_len as usize - share as usize * SHARE_BYTES
+            } else {
+                SHARE_BYTES
+            };
+            let found = parts.next().unwrap_or_default();
+            if found.len() != wanted || crc32fast::hash(found) != piece.crcs[share as usize] {
+                let error = corrupt(&blob, piece.place, Damage::Share(share));
+                self.note_damage(error);
+                return Err(error);
+            }
+        }
+        self.count(|counters| counters.shares_read += u64::from(shares.end - shares.start));
+        Ok(bytes)
+    }
+
+    /// Reads all records that may be this piece, newest first; unless `all`, up to the first whole one.
+    pub(crate) async fn look_up(&self, satellite: &[u8; 32], id: &[u8; 32], all: bool) -> Lookup {
+        let fingerprint = self.fingerprinter.of(satellite, id);
+        let candidates = self.index.borrow().candidates(fingerprint);
+        let mut lookup = Lookup::default();
+        for entry in candidates {
+            match self.load(entry, satellite, id).await {
+                Ok(Loaded::Other) => {}
+                Ok(Loaded::Whole(piece, confirmed)) => {
+                    lookup.confirmed.push(confirmed);
+                    lookup.piece.get_or_insert(*piece);
+                    if !all {
+                        break;
+                    }
+                }
+                Ok(Loaded::Damaged(confirmed, error)) => {
+                    lookup.confirmed.push(confirmed);
+                    lookup.error.get_or_insert(error);
+                }
+                Ok(Loaded::Unknown(error)) => {
+                    lookup.error.get_or_insert(error);
+                }
+                Err(error) => {
+                    lookup.error.get_or_insert(GetError::Disk(error));
+                }
+            }
+        }
+        lookup
+    }
+
+    async fn load(
+        &self,
+        entry: Entry,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+    ) -> Result<Loaded, DiskError> {
+        let place = entry.place();
+        let blob = self.blob(place);
+        let len_max = entry.record_len_max();
+        let is_small = len_max <= WHOLE_READ_BYTES_MAX;
+        let first = self
+            .read_span(
+                &blob,
+                place.offset,
+                if is_small {
+                    len_max
+                } else {
+                    RECORD_HEADER_BYTES as u64
+                },
+            )
+            .await?;
+        let header = match RecordHeader::parse(first.bytes(), &blob.check, blob.id, place.offset) {
+            Some(Found::Record(header)) if header.kind == Kind::Piece => header,
+            _ => return Ok(Loaded::Unknown(corrupt(&blob, place, Damage::RecordHeader))),
+        };
+        if header.id != *id
+            || blob.satellites.get(usize::from(header.satellite_slot)) != Some(satellite)
+        {
+            return Ok(Loaded::Other);
+        }
+        let body_len = u64::from(header.body_len);
+        let confirmed = Confirmed {
+            replaced: Replaced { entry, body_len },
+            place,
+            expiry_s: header.expiry_s,
+        };
+        let trailer_at = RECORD_HEADER_BYTES as u64 + body_len;
+        let (trailer, body) = if is_small {
+            let bytes = first.bytes();
+            let trailer = bytes.get(trailer_at as usize..).unwrap_or_default();
+            let trailer = Trailer::parse(trailer, body_len, usize::from(header.path_len));
+            let has_body = bytes.len() as u64 >= trailer_at;
+            let body = has_body.then(|| {
+                first
+                    .into_bytes()
+                    .slice(RECORD_HEADER_BYTES..trailer_at as usize)
+            });
+            (trailer, body)
+        } else {
+            let span = self
+                .read_span(&blob, place.offset + trailer_at, header.trailer_len())
+                .await?;
+            (
+                Trailer::parse(span.bytes(), body_len, usize::from(header.path_len)),
+                None,
+            )
+        };
+        let Some(trailer) = trailer else {
+            return Ok(Loaded::Damaged(
+                confirmed,
+                corrupt(&blob, place, Damage::Trailer),
+            ));
+        };
+        let root = match (trailer.root, &body) {
+            (Some(root), _) => root,
+            (None, Some(body)) if crc32fast::hash(body) == trailer.crcs[0] => {
+                blake3::hash(body).into()
+            }
+            _ => {
+                return Ok(Loaded::Damaged(
+                    confirmed,
+                    corrupt(&blob, place, Damage::Share(0)),
+                ));
+            }
+        };
+        let piece = Piece {
+            satellite: *satellite,
+            id: *id,
+            body_len,
+            root,
+            path: trailer.path,
+            commitment: trailer.commitment,
+            share_hashes: trailer.share_hashes,
+            created_s: header.created_s,
+            expiry_s: header.expiry_s,
+            place,
+            crcs: trailer.crcs,
+            body,
+        };
+        Ok(Loaded::Whole(Box::new(piece), confirmed))
+    }
+
+    /// Reads `len` bytes at `offset`, in whole blocks; fewer if the file ends before.
+    async fn read_span(
+        &self,
+        blob: &Blob<D::File>,
+        offset: u64,
+        len: u64,
+    ) -> Result<Span, DiskError> {
+        let start = layout::block_of(offset);
+        let skip = (offset - start) as usize;
+        let buffer = IoBuffer::zeroed(skip + len as usize);
+        let (result, buffer) = self.disk.read(&blob.file, start, buffer).await;
+        let available = result?.min(buffer.len()).saturating_sub(skip);
+        Ok(Span {
+            buffer,
+            skip,
+            len: available.min(len as usize),
+        })
+    }
+
+    pub(crate) fn blob(&self, place: Place) -> Rc<Blob<D::File>> {
+        Rc::clone(&self.blobs.borrow()[place.slot as usize])
+    }
+
+    fn note_damage(&self, error: GetError) {
+        if matches!(error, GetError::Corrupt { .. }) {
+            self.count(|counters| counters.corrupt_reads += 1);
+        }
+    }
+}
+
+fn corrupt<F>(blob: &Blob<F>, place: Place, what: Damage) -> GetError {
+    GetError::Corrupt {
+        what,
+        blob: blob.id,
+        offset: place.offset,
+    }
+}

@@ -1,0 +1,196 @@
+//! A store on a simulated disk, and pieces to put into it.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use blake3::hazmat::HasherExt;
+use bytes::Bytes;
+use strand_blob::disk::sim::SimDisk;
+use strand_blob::testing::{Executor, Random};
+use strand_blob::{
+    GetError, NewPiece, OpenError, Piece, PutError, Recovery, Store, StoreOptions, Stored,
+};
+
+pub(crate) const NODE: [u8; 32] = [0x4e; 32];
+pub(crate) const SATELLITE: [u8; 32] = [0x5a; 32];
+pub(crate) const NOW_S: u32 = 1_800_000_000;
+pub(crate) const DAY_S: u32 = 86_400;
+
+/// Blobs of 256 KiB and groups of 64 KiB, so that a few pieces fill several.
+pub(crate) fn small_options() -> StoreOptions {
+    let mut options = StoreOptions::new(NODE, 1 << 30);
+    options.blob_bytes_max = 256 << 10;
+    options.group_bytes_max = 64 << 10;
+    options
+}
+
+/// The id of test piece `key`.
+pub(crate) fn id_of(key: u64) -> [u8; 32] {
+    let mut id = [0x1d; 32];
+    id[..8].copy_from_slice(&key.to_le_bytes());
+    id
+}
+
+/// Body of a piece: every (key, variant, length) another one.
+pub(crate) fn body_of(key: u64, variant: u64, len: usize) -> Vec<u8> {
+    let mut body = vec![0; len];
+    Random::new(key << 32 ^ variant << 24 ^ len as u64).fill(&mut body);
+    body
+}
+
+/// A piece with this body, its hashes as docs/format.md section 4 has them.
+pub(crate) fn piece_of(key: u64, body: &[u8]) -> NewPiece {
+    let shares = body.chunks(16_384).enumerate().map(|(share, bytes)| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(share as u64 * 16_384);
+        hasher.update(bytes).finalize_non_root()
+    });
+    let split = body.len() / 3;
+    NewPiece {
+        satellite: SATELLITE,
+        id: id_of(key),
+        created_s: NOW_S,
+        expiry_s: 0,
+        body: vec![
+            Bytes::copy_from_slice(&body[..split]),
+            Bytes::copy_from_slice(&body[split..]),
+        ],
+        share_hashes: if body.len() > 16_384 {
+            shares.collect()
+        } else {
+            Vec::new()
+        },
+        root: blake3::hash(body).into(),
+        path: (0..7).map(|step| [0x70 + step; 32]).collect(),
+        commitment: *blake3::hash(&id_of(key)).as_bytes(),
+    }
+}
+
+pub(crate) fn piece(key: u64, len: usize) -> NewPiece {
+    piece_of(key, &body_of(key, 0, len))
+}
+
+/// A running store, its disk and its executor.
+pub(crate) struct World {
+    pub(crate) executor: Executor,
+    pub(crate) disk: SimDisk,
+    pub(crate) store: Rc<Store<SimDisk>>,
+    pub(crate) recovery: Recovery,
+}
+
+pub(crate) fn try_open(
+    disk: &SimDisk,
+    options: StoreOptions,
+    seed: u64,
+) -> Result<World, OpenError> {
+    let executor = Executor::new(seed);
+    let on = disk.clone();
+    let opened = executor.run(async move {
+        let mut random = Random::new(seed ^ 0x0be7);
+        Store::open(on, options, NOW_S, &mut |bytes: &mut [u8]| {
+            random.fill(bytes)
+        })
+        .await
+    });
+    let (store, recovery) = opened?;
+    executor.spawn(Rc::clone(&store).run_commits());
+    Ok(World {
+        executor,
+        disk: disk.clone(),
+        store,
+        recovery,
+    })
+}
+
+pub(crate) fn open(disk: &SimDisk, options: StoreOptions, seed: u64) -> World {
+    try_open(disk, options, seed).unwrap()
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        open(&SimDisk::new(seed), small_options(), seed)
+    }
+
+    pub(crate) fn run<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        work: impl FnOnce(Rc<Store<SimDisk>>) -> F,
+    ) -> T {
+        self.executor.run(work(Rc::clone(&self.store)))
+    }
+
+    pub(crate) fn put(&self, piece: NewPiece) -> Result<Stored, PutError> {
+        self.run(|store| async move { store.put(piece).await })
+    }
+
+    pub(crate) fn delete(&self, key: u64) -> Result<bool, PutError> {
+        self.run(|store| async move { store.delete(&SATELLITE, &id_of(key), NOW_S).await })
+    }
+
+    pub(crate) fn piece(&self, key: u64) -> Result<Piece, GetError> {
+        self.run(|store| async move { store.piece(&SATELLITE, &id_of(key)).await })
+    }
+
+    /// The whole body, every share verified.
+    pub(crate) fn body(&self, key: u64) -> Result<Vec<u8>, GetError> {
+        self.run(|store| async move { read_body(&store, key).await })
+    }
+
+    pub(crate) fn close(&self) {
+        self.run(|store| async move { store.close().await });
+        self.executor.run_until_stalled();
+    }
+
+    /// Closes in order and opens again.
+    pub(crate) fn reopen(self, options: StoreOptions, seed: u64) -> Self {
+        self.close();
+        open(&self.disk, options, seed)
+    }
+
+    /// Cuts the power; the disk as it is found.
+    pub(crate) fn crash(self, seed: u64) -> SimDisk {
+        let found = self.disk.crash(seed);
+        self.executor.abandon();
+        found
+    }
+
+    /// Every byte of every file must have a use.
+    pub(crate) fn check_space(&self) {
+        let space = self.store.space();
+        let file_bytes: usize = self.disk.files().values().map(Vec::len).sum();
+        assert!(space.adds_up(), "{space:?}");
+        assert_eq!(space.file_bytes, file_bytes as u64, "{space:?}");
+        assert_eq!(space.reserved_bytes, 0, "{space:?}");
+    }
+}
+
+pub(crate) async fn read_body(store: &Store<SimDisk>, key: u64) -> Result<Vec<u8>, GetError> {
+    let piece = store.piece(&SATELLITE, &id_of(key)).await?;
+    let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
+    assert_eq!(bytes.len() as u64, piece.body_len);
+    Ok(bytes.to_vec())
+}
+
+/// Asserts that a stored piece is the one put, field by field.
+pub(crate) fn check_same(world: &World, new: &NewPiece) {
+    let (satellite, id) = (new.satellite, new.id);
+    let (found, body) = world.run(|store| async move {
+        let found = store.piece(&satellite, &id).await.unwrap();
+        let body = store
+            .read_shares(&found, 0..found.share_count())
+            .await
+            .unwrap();
+        (found, body)
+    });
+    assert_eq!(body.to_vec(), new.body.concat());
+    assert_eq!(found.body_len, new.body_len());
+    assert_eq!((found.satellite, found.id), (new.satellite, new.id));
+    assert_eq!((found.root, found.commitment), (new.root, new.commitment));
+    assert_eq!(
+        (&found.path, &found.share_hashes),
+        (&new.path, &new.share_hashes)
+    );
+    assert_eq!(
+        (found.created_s, found.expiry_s),
+        (new.created_s, new.expiry_s)
+    );
+}
