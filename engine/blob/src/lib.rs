@@ -17,6 +17,7 @@ mod error;
 mod group;
 mod header;
 mod index;
+pub mod inspect;
 pub mod layout;
 mod piece;
 mod poison;

@@ -1,4 +1,5 @@
 //! The store on a simulated disk, from outside.
 
 mod basics;
+mod crash;
 mod support;
