@@ -1,0 +1,85 @@
+//! What a core's tasks need of their executor, so that the same code runs on glommio and in
+//! simulated time.
+//!
+//! An executor runs its tasks on one thread, in turns: nothing here is `Send`, and a task that
+//! works long calls [`Executor::yield_now`]. Timers may fire late under load, never early.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The wall clock. Only expiry and permits look at it; waiting uses [`Executor::now`].
+pub trait Clock {
+    /// Milliseconds since 1970-01-01 UTC.
+    fn now_ms(&self) -> u64;
+}
+
+/// The machine's wall clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> u64 {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One thread's scheduler.
+#[expect(async_fn_in_trait, reason = "a core's tasks never leave their thread")]
+pub trait Executor: Clone + 'static {
+    /// Starts a task. It runs until it ends or the executor does; hold a
+    /// [`Pass`](crate::core::Pass) in it so that somebody can wait for it.
+    fn spawn(&self, future: impl Future<Output = ()> + 'static);
+
+    /// Waits for at least `duration`.
+    async fn sleep(&self, duration: Duration);
+
+    /// Lets every other task that is ready run once.
+    async fn yield_now(&self);
+
+    /// The monotonic clock that [`sleep`](Self::sleep) goes by.
+    fn now(&self) -> Instant;
+}
+
+/// Waits for `future`, at most `limit` long; `None` says that it was too slow and is dropped.
+pub async fn timeout<E: Executor, T>(
+    executor: &E,
+    limit: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = pin!(future);
+    let mut deadline = pin!(executor.sleep(limit));
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        deadline.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::simulated::SimExecutor;
+
+    #[test]
+    fn timeout_gives_the_output_in_time_and_none_after() {
+        let executor = SimExecutor::new(1);
+        let inner = executor.clone();
+        executor.run(async move {
+            let started = inner.now();
+            let work = async {
+                inner.sleep(Duration::from_secs(3)).await;
+                7
+            };
+            assert_eq!(timeout(&inner, Duration::from_secs(4), work).await, Some(7));
+            assert_eq!(inner.now() - started, Duration::from_secs(3));
+            let forever = std::future::pending::<()>();
+            assert_eq!(timeout(&inner, Duration::from_secs(5), forever).await, None);
+            assert_eq!(inner.now() - started, Duration::from_secs(8));
+        });
+    }
+}

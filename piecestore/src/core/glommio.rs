@@ -1,0 +1,184 @@
+//! The executor of a core, on glommio: the only module that names that crate.
+//!
+//! glommio schedules tasks and timers and sleeps in its own io_uring; every byte moves through
+//! ours (`ring`), whose completions wake it through an eventfd ([`Glommio::bridge`]). Of glommio's
+//! I/O only that one read is used: its UDP has no GSO or GRO, its direct files misjudge fresh ones.
+//! glommio panics or exits where io_uring is missing, so [`probe`] comes first.
+
+use std::future::Future;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use glommio::io::BufferedFile;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use crate::core::executor::{Clock, Executor, SystemClock};
+use crate::core::gate::Pass;
+use crate::core::notify::Notify;
+use crate::ring;
+
+/// Memory glommio registers in each of its three rings, for buffers that we do not use; its least.
+///
+/// Kernels count it three times against the memory-lock limit: 192 KiB an executor.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+/// Entries of each of glommio's rings. We keep a handful of operations in them.
+const RING_DEPTH: usize = 32;
+/// How often a busy executor looks at its timers and wakes. glommio's own 100 ms would let
+/// every time-out of a busy node be late by that.
+const PREEMPT_INTERVAL: Duration = Duration::from_millis(2);
+/// What glommio asks of `RLIMIT_MEMLOCK` before it starts.
+const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+
+/// Why this machine cannot run a node. The text is the sentence to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsupported {
+    /// See [`ring::Unsupported`].
+    #[error("{0}")]
+    Ring(#[from] ring::Unsupported),
+    /// The memory-lock limit is below what the executor needs.
+    #[error(
+        "piecestore needs a locked-memory limit of 512 KiB and has {limit_bytes} bytes: \
+         raise it with `ulimit -l` or LimitMEMLOCK="
+    )]
+    MemoryLock {
+        /// The limit found.
+        limit_bytes: u64,
+    },
+}
+
+/// Why a core did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CoreError {
+    /// The executor could not be made.
+    #[error("executor did not start: {0}")]
+    Executor(String),
+    /// The ring could not be made.
+    #[error("io_uring did not start: {0}")]
+    Ring(#[source] std::io::Error),
+}
+
+/// Which thread a core runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CoreOptions {
+    /// Number of the core within the process; it names the thread.
+    pub index: usize,
+    /// CPU to stay on; `None` leaves it to the kernel.
+    pub pin: Option<usize>,
+}
+
+/// A running core's thread.
+#[derive(Debug)]
+pub struct CoreThread<T: Send + 'static>(ExecutorJoinHandle<Result<T, CoreError>>);
+
+/// The executor of the current thread. Valid in its tasks only.
+#[derive(Clone, Copy, Debug)]
+pub struct Glommio(());
+
+/// Checks that io_uring and the limits it needs are there.
+///
+/// # Errors
+///
+/// [`Unsupported`]; its text is one sentence for the user.
+pub fn probe() -> Result<(), Unsupported> {
+    let limit_bytes = ring::raise_memory_lock_limit();
+    if limit_bytes < MEMLOCK_BYTES_MIN {
+        return Err(Unsupported::MemoryLock { limit_bytes });
+    }
+    Ok(ring::probe()?)
+}
+
+/// Starts a thread with an executor on it and runs `make`'s future to its end.
+///
+/// [`start`](crate::core::start) does this for a whole core.
+///
+/// # Errors
+///
+/// If the thread or the executor cannot be made.
+pub fn spawn_core<T, F>(
+    options: CoreOptions,
+    make: impl FnOnce(Glommio) -> F + Send + 'static,
+) -> Result<CoreThread<T>, CoreError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, CoreError>> + 'static,
+{
+    let placement = options.pin.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("core{}", options.index))
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT_INTERVAL)
+        .spawn(move || make(Glommio(())))
+        .map(CoreThread)
+        .map_err(|error| CoreError::Executor(error.to_string()))
+}
+
+impl<T: Send + 'static> CoreThread<T> {
+    /// Waits for the core's end and gives what its future returned.
+    ///
+    /// # Errors
+    ///
+    /// If the executor could not be made or a task panicked.
+    pub fn join(self) -> Result<T, CoreError> {
+        self.0.join().map_err(|error| CoreError::Executor(error.to_string()))?
+    }
+}
+
+impl Glommio {
+    /// Raises `wake` whenever `eventfd` is signalled, until `is_closing` says so after a signal.
+    pub(crate) fn bridge(
+        self,
+        eventfd: BorrowedFd<'_>,
+        wake: Rc<Notify>,
+        pass: Pass,
+        is_closing: impl Fn() -> bool + 'static,
+    ) -> std::io::Result<()> {
+        let raw_fd = eventfd.try_clone_to_owned()?.into_raw_fd();
+        self.spawn(async move {
+            let _pass = pass;
+            #[allow(unsafe_code, reason = "glommio takes foreign descriptors no other way")]
+            // SAFETY: `raw_fd` was given up by the owned clone above; only this file holds it.
+            let file = unsafe { BufferedFile::from_raw_fd(raw_fd) };
+            while !is_closing() {
+                // Completes when the eventfd is signalled; the count read does not matter.
+                if let Err(error) = file.read_at(0, 8).await {
+                    tracing::error!(%error, "eventfd of the ring cannot be read");
+                    break;
+                }
+                wake.notify();
+            }
+            if let Err(error) = file.close().await {
+                tracing::warn!(%error, "eventfd of the ring was not closed");
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Executor for Glommio {
+    fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        glommio::spawn_local(future).detach();
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        glommio::timer::sleep(duration).await;
+    }
+
+    async fn yield_now(&self) {
+        // The run loop itself stops between tasks when the preemption timer has fired.
+        glommio::executor().yield_now().await;
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+impl Clock for Glommio {
+    fn now_ms(&self) -> u64 {
+        SystemClock.now_ms()
+    }
+}

@@ -1,0 +1,283 @@
+//! A node's blob files through its core's ring: the real [`Disk`].
+//!
+//! Files are opened for direct I/O, so that what the store wrote is what the disk got and the
+//! page cache holds nothing twice; a file system that refuses (`EINVAL`: tmpfs, some overlays)
+//! is used through the page cache, said once. Names are made durable by syncing the folder.
+//! What stays true: a write is whole or an error; nothing retries a failed sync; an operation
+//! that takes longer than [`OPERATION_TIMEOUT`] is an error to its caller, while its memory
+//! stays with the kernel until it comes back.
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
+
+use crate::core::executor::{Executor, timeout};
+use crate::ring::{FileOperation, FileOutcome, Ring};
+
+/// A hung disk costs its requests within this time (design: 10 s), never the process.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+const SUFFIX: &str = ".blob";
+
+/// The blob files in one folder. Clones are the same disk.
+#[derive(Clone)]
+pub struct RingDisk<E> {
+    ring: Rc<Ring>,
+    executor: E,
+    path: PathBuf,
+    directory: Rc<OwnedFd>,
+    /// Whether direct I/O was refused here once.
+    is_buffered: Rc<Cell<bool>>,
+}
+
+impl<E: Executor> RingDisk<E> {
+    /// The files in an existing folder.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be opened.
+    pub fn open(ring: Rc<Ring>, executor: E, path: &Path) -> std::io::Result<Self> {
+        let directory = Rc::new(OwnedFd::from(File::open(path)?));
+        let is_buffered = Rc::new(Cell::new(false));
+        Ok(Self { ring, executor, path: path.to_owned(), directory, is_buffered })
+    }
+
+    async fn perform(&self, operation: FileOperation) -> Option<FileOutcome> {
+        let outcome = timeout(&self.executor, OPERATION_TIMEOUT, self.ring.file(operation)).await;
+        if outcome.is_none() {
+            self.ring.count_disk_timeout();
+            tracing::error!(directory = %self.path.display(), "disk did not answer");
+        }
+        outcome
+    }
+
+    /// For operations that own nothing anybody wants back.
+    async fn perform_plainly(&self, operation: FileOperation) -> Result<u32, DiskError> {
+        match self.perform(operation).await {
+            Some(outcome) => outcome.result.map_err(disk_error),
+            None => Err(DiskError::Io { errno: libc::ETIMEDOUT }),
+        }
+    }
+
+    async fn open_file(&self, id: BlobId, flags: i32) -> Result<Rc<OwnedFd>, DiskError> {
+        let open = |direct| {
+            let name = file_name(id);
+            let flags = libc::O_RDWR | flags | direct;
+            let directory = self.directory.clone();
+            self.perform_plainly(FileOperation::Open { directory, name, flags, mode: 0o600 })
+        };
+        let direct = if self.is_buffered.get() { 0 } else { libc::O_DIRECT };
+        let fd = match open(direct).await {
+            Err(DiskError::Io { errno: libc::EINVAL }) if direct != 0 => {
+                if !self.is_buffered.replace(true) {
+                    let directory = self.path.display();
+                    tracing::warn!(%directory, "no direct I/O here: using the page cache");
+                }
+                // A file system may make the file before it refuses the flag.
+                let flags = flags & !libc::O_EXCL;
+                let name = file_name(id);
+                let directory = self.directory.clone();
+                let flags = libc::O_RDWR | flags;
+                self.perform_plainly(FileOperation::Open { directory, name, flags, mode: 0o600 })
+                    .await?
+            }
+            other => other?,
+        };
+        #[allow(unsafe_code, reason = "the ring opens files as numbers")]
+        // SAFETY: the ring has just opened this descriptor for us; nobody else holds it.
+        Ok(Rc::new(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+    }
+
+    async fn sync_directory(&self) -> Result<(), DiskError> {
+        let file = self.directory.clone();
+        self.perform_plainly(FileOperation::Sync { file, data_only: false }).await.map(drop)
+    }
+}
+
+impl<E: Executor> Disk for RingDisk<E> {
+    type File = Rc<OwnedFd>;
+
+    /// Reads the folder without the ring: once, before a node serves.
+    async fn list(&self) -> Result<Vec<(BlobId, u64)>, DiskError> {
+        let mut blobs = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(|error| io_error(&error))? {
+            let entry = entry.map_err(|error| io_error(&error))?;
+            let Some(id) = entry.file_name().to_str().and_then(parse_file_name) else { continue };
+            let len = entry.metadata().map_err(|error| io_error(&error))?.len();
+            blobs.push((id, len));
+        }
+        Ok(blobs)
+    }
+
+    async fn create(&self, id: BlobId) -> Result<Self::File, DiskError> {
+        let file = self.open_file(id, libc::O_CREAT | libc::O_EXCL).await?;
+        self.sync_directory().await?;
+        Ok(file)
+    }
+
+    async fn open(&self, id: BlobId) -> Result<Self::File, DiskError> {
+        self.open_file(id, 0).await
+    }
+
+    async fn read(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> (Result<usize, DiskError>, IoBuffer) {
+        let end = buffer.len();
+        let (mut buffer, mut filled) = (buffer, 0);
+        while filled < end {
+            let file = file.clone();
+            let operation = FileOperation::Read {
+                file,
+                offset: offset + filled as u64,
+                buffer,
+                start: filled,
+                end,
+            };
+            let Some(outcome) = self.perform(operation).await else {
+                let errno = libc::ETIMEDOUT;
+                return (Err(DiskError::Io { errno }), IoBuffer::zeroed(end));
+            };
+            buffer = outcome.operation.into_buffer();
+            match outcome.result {
+                Ok(0) => break,
+                Ok(len) => {
+                    filled += len as usize;
+                    // Direct reads come in whole blocks but for the file's last one.
+                    if !filled.is_multiple_of(BLOCK_BYTES) {
+                        break;
+                    }
+                }
+                Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
+                Err(errno) => return (Err(disk_error(errno)), buffer),
+            }
+        }
+        (Ok(filled), buffer)
+    }
+
+    async fn write(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+    ) -> (Result<(), DiskError>, IoBuffer) {
+        let (mut buffer, mut written) = (buffer, 0);
+        let buffer_len = buffer.len();
+        let mut is_stuck = false;
+        while written < len {
+            let operation = FileOperation::Write {
+                file: file.clone(),
+                offset: offset + written as u64,
+                buffer,
+                start: written,
+                end: len,
+            };
+            let Some(outcome) = self.perform(operation).await else {
+                let errno = libc::ETIMEDOUT;
+                return (Err(DiskError::Io { errno }), IoBuffer::zeroed(buffer_len));
+            };
+            buffer = outcome.operation.into_buffer();
+            match outcome.result {
+                // Direct I/O goes on at a block's start only; a torn block is written again.
+                Ok(count) => {
+                    let whole = count as usize / BLOCK_BYTES * BLOCK_BYTES;
+                    if whole == 0 && std::mem::replace(&mut is_stuck, true) {
+                        let (written, wanted) = (written as u64, len as u64);
+                        return (Err(DiskError::ShortWrite { written, wanted }), buffer);
+                    }
+                    written += whole;
+                }
+                Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
+                Err(errno) => return (Err(disk_error(errno)), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
+    async fn sync(&self, file: &Self::File) -> Result<(), DiskError> {
+        let file = file.clone();
+        self.perform_plainly(FileOperation::Sync { file, data_only: true }).await.map(drop)
+    }
+
+    async fn remove(&self, id: BlobId) -> Result<(), DiskError> {
+        let (directory, name) = (self.directory.clone(), file_name(id));
+        self.perform_plainly(FileOperation::Unlink { directory, name }).await?;
+        self.sync_directory().await
+    }
+
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        crate::ring::free_bytes(self.directory.as_fd()).map_err(|error| io_error(&error))
+    }
+}
+
+impl<E> std::fmt::Debug for RingDisk<E> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("RingDisk")
+            .field("path", &self.path)
+            .field("directory", &self.directory.as_raw_fd())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Unit of direct I/O: offsets, lengths and addresses are multiples of it.
+const BLOCK_BYTES: usize = 4_096;
+
+//= docs/format.md#6
+fn file_name(id: BlobId) -> CString {
+    #[expect(clippy::expect_used, reason = "hex digits and a suffix hold no NUL")]
+    CString::new(format!("{:016x}{SUFFIX}", id.0)).expect("no NUL")
+}
+
+/// The inverse of [`file_name`]; `None` for anything else that lies in the folder.
+fn parse_file_name(name: &str) -> Option<BlobId> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    let is_hex = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if digits.len() != 16 || !is_hex {
+        return None;
+    }
+    u64::from_str_radix(digits, 16).ok().map(BlobId)
+}
+
+fn disk_error(errno: i32) -> DiskError {
+    match errno {
+        libc::ENOSPC | libc::EDQUOT => DiskError::NoSpace,
+        libc::ENOENT => DiskError::NotFound,
+        errno => DiskError::Io { errno },
+    }
+}
+
+fn io_error(error: &std::io::Error) -> DiskError {
+    disk_error(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sixteen_hex_digits_name_a_blob() {
+        let id = BlobId(0x00ab_cdef_0123_4567);
+        assert_eq!(file_name(id).to_str(), Ok("00abcdef01234567.blob"));
+        assert_eq!(parse_file_name("00abcdef01234567.blob").map(|id| id.0), Some(id.0));
+        for name in ["abcdef.blob", "00ABcdef01234567.blob", "+0abcdef01234567.blob", "lock"] {
+            assert!(parse_file_name(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_the_store_must_know() {
+        assert_eq!(disk_error(libc::EDQUOT), DiskError::NoSpace);
+        assert_eq!(disk_error(libc::ENOENT), DiskError::NotFound);
+        assert_eq!(disk_error(libc::EIO), DiskError::Io { errno: libc::EIO });
+    }
+}

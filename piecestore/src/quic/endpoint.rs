@@ -1,0 +1,215 @@
+//! One node's end of the network: its socket, its identity, its dial-outs.
+//!
+//! Dialling goes through the same socket that serves, so whoever is dialled sees the address
+//! under which the node can be reached.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn_proto::{ClientConfig, ConnectionError, EndpointConfig, ServerConfig};
+use strand_protocol::limits::CONNECT_TIMEOUT;
+use strand_protocol::{Code, NodeId};
+use strand_transport::{
+    Identity, NODE_ALPN, Role, TlsError, client_crypto, server_crypto, transport_config,
+};
+
+use super::connection::Connection;
+use super::driver::{Driver, Handler, Node};
+use crate::core::executor::{Executor, timeout};
+
+/// How long a closing endpoint waits for its handlers once their connections are closed.
+const HANDLERS_WAIT: Duration = Duration::from_secs(5);
+/// How long it waits for connections to drain, which takes three probe time-outs each.
+const DRAIN_WAIT: Duration = Duration::from_secs(1);
+
+/// See the module's head. Clones are the same endpoint.
+pub struct Endpoint<E> {
+    driver: Driver<E>,
+    node: Rc<Node>,
+}
+
+/// Why a node could not be added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The address is taken, not ours, or the socket lacks an option.
+    #[error("cannot listen on {address}: {source}")]
+    Socket {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The identity is of no use for TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Why a peer could not be dialled.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// No handshake within `limits::CONNECT_TIMEOUT`.
+    #[error("no answer from {address} within {} s", CONNECT_TIMEOUT.as_secs())]
+    TimedOut {
+        /// Where it was dialled.
+        address: SocketAddr,
+    },
+    /// This socket cannot reach addresses of that kind.
+    #[error("{address} cannot be reached from this node's socket")]
+    Unreachable {
+        /// Where it should have been dialled.
+        address: SocketAddr,
+    },
+    /// The handshake failed: another key, another protocol, or a refusal.
+    #[error("connection to {address} failed: {reason}")]
+    Failed {
+        /// Where it was dialled.
+        address: SocketAddr,
+        /// What QUIC or TLS says.
+        reason: ConnectionError,
+    },
+    /// Nothing was tried: our own configuration or state forbids it.
+    #[error("cannot dial {address}: {reason}")]
+    Local {
+        /// Where it should have been dialled.
+        address: SocketAddr,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl<E: Executor> Driver<E> {
+    /// Opens a node's socket and begins to serve on it.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`].
+    pub fn add_node(
+        &self,
+        identity: &Identity,
+        listen: SocketAddr,
+        handler: Handler,
+    ) -> Result<Endpoint<E>, BindError> {
+        let mut server = ServerConfig::with_crypto(server_crypto(identity, NODE_ALPN)?);
+        server.transport_config(Arc::new(transport_config(Role::NodeServer)));
+        let socket = self
+            .core
+            .datagram
+            .bind(listen)
+            .map_err(|source| BindError::Socket { address: listen, source })?;
+        let local = self.core.datagram.local_address(socket).unwrap_or(listen);
+        let config = Arc::new(EndpointConfig::default());
+        // The socket never fragments, so path MTU discovery may be trusted.
+        let proto = quinn_proto::Endpoint::new(config, Some(Arc::new(server)), true, None);
+        let node = Rc::new(Node::new(socket, local, identity.clone(), proto, handler));
+        self.core.nodes.borrow_mut().insert(socket, node.clone());
+        Ok(Endpoint { driver: self.clone(), node })
+    }
+}
+
+impl<E: Executor> Endpoint<E> {
+    /// Who this node is.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.node.node_id()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.node.local
+    }
+
+    /// Connections it has, its own dial-outs included.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        self.node.connections.borrow().len()
+    }
+
+    /// Requests being answered.
+    #[must_use]
+    pub fn request_count(&self) -> usize {
+        self.node.gate.inside_count()
+    }
+
+    /// Connects to the node `id`, and to no other, from this node's socket.
+    ///
+    /// # Errors
+    ///
+    /// [`DialError`], within `limits::CONNECT_TIMEOUT`.
+    pub async fn dial(
+        &self,
+        id: NodeId,
+        address: SocketAddr,
+        alpn: &'static [u8],
+    ) -> Result<Connection, DialError> {
+        let core = &self.driver.core;
+        let local = |reason: &dyn std::fmt::Display| DialError::Local {
+            address,
+            reason: reason.to_string(),
+        };
+        if self.node.gate.is_closing() {
+            return Err(local(&"the node is closing"));
+        }
+        let remote = self.node.reachable(address).ok_or(DialError::Unreachable { address })?;
+        let crypto =
+            client_crypto(&self.node.identity, alpn, id).map_err(|error| local(&error))?;
+        let mut config = ClientConfig::new(crypto);
+        config.transport_config(Arc::new(transport_config(Role::Client)));
+        let now = self.driver.executor.now();
+        let (handle, proto) = self
+            .node
+            .proto
+            .borrow_mut()
+            .connect(now, config, remote, &id.to_string())
+            .map_err(|error| local(&error))?;
+        let cell = core.add_connection(&self.node, handle, proto);
+        // From here on giving up closes it.
+        let connection = Connection::new(cell, id, remote);
+        match timeout(&self.driver.executor, CONNECT_TIMEOUT, connection.connected()).await {
+            Some(Ok(())) => Ok(connection),
+            Some(Err(reason)) => Err(DialError::Failed { address, reason }),
+            None => Err(DialError::TimedOut { address }),
+        }
+    }
+
+    /// Refuses what is new, closes every connection with `code`, waits for the handlers to see
+    /// it and for the last packets to leave, and frees the socket.
+    pub async fn close(&self, code: Code) {
+        let executor = &self.driver.executor;
+        self.node.gate.begin_close();
+        let open: Vec<_> = self.node.connections.borrow().values().cloned().collect();
+        for cell in open {
+            cell.close(code);
+        }
+        if timeout(executor, HANDLERS_WAIT, self.node.gate.close()).await.is_none() {
+            let left = self.node.gate.inside_count();
+            tracing::warn!(left, "requests did not end with their connections");
+        }
+        let deadline = executor.now() + DRAIN_WAIT;
+        while self.connection_count() > 0 && executor.now() < deadline {
+            let wait = deadline - executor.now();
+            let _ = timeout(executor, wait, self.node.emptied.notified()).await;
+        }
+        self.driver.core.datagram.unbind(self.node.socket);
+        self.driver.core.nodes.borrow_mut().remove(&self.node.socket);
+    }
+}
+
+impl<E: Clone> Clone for Endpoint<E> {
+    fn clone(&self) -> Self {
+        Self { driver: self.driver.clone(), node: self.node.clone() }
+    }
+}
+
+impl<E> std::fmt::Debug for Endpoint<E> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Endpoint")
+            .field("local", &self.node.local)
+            .finish_non_exhaustive()
+    }
+}

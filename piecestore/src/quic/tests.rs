@@ -1,0 +1,386 @@
+//! Two nodes on a simulated network: everything above the ring, in virtual time.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use strand_protocol::limits::{CONNECT_TIMEOUT, IDLE_TIMEOUT, NODE_CONNECTIONS_MAX};
+use strand_protocol::{Code, NodeId};
+use strand_transport::{Identity, NODE_ALPN};
+
+use super::simulated::{SimNetwork, Weather};
+use super::{DialError, Driver, Endpoint, Handler, QuicRecv, QuicSend};
+use crate::core::counters::Counters;
+use crate::core::executor::Executor;
+use crate::core::simulated::SimExecutor;
+use crate::stream::{RecvStream, Request, SendStream, StreamError};
+
+const FAIR: Weather = Weather {
+    delay_min: Duration::from_millis(1),
+    delay_max: Duration::from_millis(3),
+    lost_permille: 0,
+};
+const FOUL: Weather = Weather {
+    delay_min: Duration::from_millis(2),
+    delay_max: Duration::from_millis(20),
+    lost_permille: 30,
+};
+
+/// One node of a test.
+struct Host {
+    endpoint: Endpoint<SimExecutor>,
+    driver: Driver<SimExecutor>,
+    counters: Rc<Counters>,
+}
+
+fn host(network: &SimNetwork, executor: &SimExecutor, gso: bool, handler: Handler) -> Host {
+    let counters = Rc::new(Counters::default());
+    let driver = Driver::new(executor.clone(), network.host(gso), counters.clone());
+    let running = driver.clone();
+    executor.spawn(async move { running.run().await });
+    let identity = Identity::generate();
+    let endpoint = driver.add_node(&identity, "10.0.0.1:0".parse().unwrap(), handler).unwrap();
+    Host { endpoint, driver, counters }
+}
+
+fn handler<F: Future<Output = ()> + 'static>(
+    answer: impl Fn(Request<QuicSend, QuicRecv>) -> F + 'static,
+) -> Handler {
+    Rc::new(move |request| -> Pin<Box<dyn Future<Output = ()>>> { Box::pin(answer(request)) })
+}
+
+/// Sends back what it gets, to the end.
+fn echo() -> Handler {
+    handler(|mut request| async move {
+        while let Ok(Some(bytes)) = request.recv.chunk(usize::MAX).await {
+            if request.send.send(bytes).await.is_err() {
+                return;
+            }
+        }
+        request.send.finish();
+    })
+}
+
+fn deaf() -> Handler {
+    handler(|_request| async {})
+}
+
+/// Period 251, so that a shifted or repeated block shows.
+fn pattern(len: usize) -> Bytes {
+    (0..len).map(|index| (index % 251) as u8).collect()
+}
+
+async fn read_to_end(recv: &mut QuicRecv) -> Result<Vec<u8>, StreamError> {
+    let mut all = Vec::new();
+    while let Some(bytes) = recv.chunk(100_000).await? {
+        all.extend_from_slice(&bytes);
+    }
+    Ok(all)
+}
+
+/// Runs `test` with a server that uses `handler` and a client, on a network of that weather.
+fn check<T: 'static, F: Future<Output = T> + 'static>(
+    seed: u64,
+    weather: Weather,
+    handler: Handler,
+    test: impl FnOnce(SimExecutor, SimNetwork, Host, Host) -> F + 'static,
+) -> T {
+    let executor = SimExecutor::new(seed);
+    let network = SimNetwork::new(executor.clone(), weather);
+    let inner = executor.clone();
+    executor.run(async move {
+        let server = host(&network, &inner, true, handler);
+        let client = host(&network, &inner, true, deaf());
+        test(inner, network, server, client).await
+    })
+}
+
+#[test]
+fn a_request_is_echoed_and_both_ends_know_each_other() {
+    let seen = Rc::new(Cell::new(None::<NodeId>));
+    let noted = seen.clone();
+    let handler = handler(move |mut request: Request<QuicSend, QuicRecv>| {
+        noted.set(Some(request.peer));
+        async move {
+            let bytes = read_to_end(&mut request.recv).await.unwrap();
+            request.send.send(bytes.into()).await.unwrap();
+            request.send.finish();
+        }
+    });
+    check(1, FAIR, handler, |_, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        assert_eq!(connection.peer(), id);
+        let (mut send, mut recv) = connection.open().await.unwrap();
+        send.send(Bytes::from_static(b"ping")).await.unwrap();
+        send.finish();
+        assert_eq!(read_to_end(&mut recv).await.unwrap(), b"ping");
+        assert_eq!(seen.get(), Some(client.endpoint.node_id()));
+        assert_eq!(server.counters.read().handshakes, 1);
+        assert_eq!(server.counters.read().requests, 1);
+    });
+}
+
+#[test]
+fn big_transfers_survive_loss_and_reordering_for_every_seed() {
+    for seed in 0..6 {
+        check(seed, FOUL, echo(), |executor, network, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            let body = pattern(1_000_003);
+            let expected = body.clone();
+            let (mut send, mut recv) = connection.open().await.unwrap();
+            executor.spawn(async move {
+                send.send(body).await.unwrap();
+                send.finish();
+            });
+            assert_eq!(read_to_end(&mut recv).await.unwrap(), expected);
+            assert!(network.lost_count() > 0);
+        });
+    }
+}
+
+#[test]
+fn a_network_without_segmentation_carries_single_datagrams() {
+    let executor = SimExecutor::new(9);
+    let network = SimNetwork::new(executor.clone(), FAIR);
+    let inner = executor.clone();
+    executor.run(async move {
+        // The simulated host asserts that no train of several comes from here.
+        let server = host(&network, &inner, false, echo());
+        let client = host(&network, &inner, false, deaf());
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        let (mut send, mut recv) = connection.open().await.unwrap();
+        let body = pattern(100_000);
+        send.send(body.clone()).await.unwrap();
+        send.finish();
+        assert_eq!(read_to_end(&mut recv).await.unwrap(), body);
+    });
+}
+
+#[test]
+fn a_sender_waits_for_a_reader_who_does_not_read() {
+    let handler = handler(|mut request| async move {
+        // The first byte, and then never again.
+        let _ = request.recv.chunk(1).await;
+        std::future::pending::<()>().await;
+    });
+    check(10, FAIR, handler, |executor, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        let (mut send, _recv) = connection.open().await.unwrap();
+        let sent = Rc::new(Cell::new(0));
+        let counted = sent.clone();
+        executor.spawn(async move {
+            loop {
+                if send.send(pattern(10_000)).await.is_err() {
+                    return;
+                }
+                counted.set(counted.get() + 10_000);
+            }
+        });
+        executor.sleep(Duration::from_secs(20)).await;
+        let after_20_s = sent.get();
+        executor.sleep(Duration::from_secs(20)).await;
+        // The peer's window and what we keep unacknowledged, and nothing more however long it takes.
+        assert_eq!(sent.get(), after_20_s);
+        assert!((500_000..=4_000_000).contains(&after_20_s), "{after_20_s}");
+    });
+}
+
+#[test]
+fn resets_stops_and_dropped_halves_carry_their_codes() {
+    let outcomes = Rc::new(RefCell::new(Vec::new()));
+    let noted = outcomes.clone();
+    let handler = handler(move |mut request: Request<QuicSend, QuicRecv>| {
+        let noted = noted.clone();
+        async move {
+            let order = request.recv.chunk(1).await.unwrap().unwrap()[0];
+            match order {
+                // Wait for the client's reset.
+                0 => {
+                    let end = read_to_end(&mut request.recv).await;
+                    noted.borrow_mut().push(end.unwrap_err());
+                }
+                // Refuse with a code.
+                1 => {
+                    request.recv.stop(Code::Busy);
+                    request.send.reset(Code::Busy);
+                }
+                // Drop both halves.
+                _ => {}
+            }
+        }
+    });
+    check(11, FAIR, handler, |executor, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        let busy = u32::from(Code::Busy);
+        let cancelled = u32::from(Code::Cancelled);
+
+        let (mut send, _recv) = connection.open().await.unwrap();
+        send.send(Bytes::from_static(&[0])).await.unwrap();
+        executor.sleep(Duration::from_millis(50)).await;
+        send.reset(Code::Timeout);
+        executor.sleep(Duration::from_millis(50)).await;
+        let timeout = u32::from(Code::Timeout);
+        assert_eq!(*outcomes.borrow(), [StreamError::Reset(timeout)]);
+
+        for (order, code) in [(1, busy), (2, cancelled)] {
+            let (mut send, mut recv) = connection.open().await.unwrap();
+            send.send(Bytes::copy_from_slice(&[order])).await.unwrap();
+            assert_eq!(recv.chunk(9).await, Err(StreamError::Reset(code)));
+            // Said again for as long as it is asked.
+            assert_eq!(recv.chunk(9).await, Err(StreamError::Reset(code)));
+            assert_eq!(send.send(pattern(9)).await, Err(StreamError::Stopped(code)));
+        }
+    });
+}
+
+#[test]
+fn an_end_that_was_not_read_is_not_stopped() {
+    let handler = handler(|mut request| async move {
+        // Reads the request, not its end, and answers.
+        let _ = request.recv.chunk(4).await;
+        request.send.send(Bytes::from_static(b"done")).await.unwrap();
+        request.send.finish();
+    });
+    check(12, FAIR, handler, |executor, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        let (mut send, mut recv) = connection.open().await.unwrap();
+        send.send(Bytes::from_static(b"work")).await.unwrap();
+        send.finish();
+        assert_eq!(read_to_end(&mut recv).await.unwrap(), b"done");
+        executor.sleep(Duration::from_secs(1)).await;
+        assert_eq!(client.endpoint.connection_count(), 1);
+        assert_eq!(server.endpoint.request_count(), 0);
+    });
+}
+
+#[test]
+fn a_vanished_peer_is_noticed_by_its_silence() {
+    let outcome = Rc::new(Cell::new(None));
+    let noted = outcome.clone();
+    let handler = handler(move |mut request: Request<QuicSend, QuicRecv>| {
+        let noted = noted.clone();
+        async move { noted.set(read_to_end(&mut request.recv).await.err()) }
+    });
+    check(13, FAIR, handler, |executor, network, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        let (mut send, _recv) = connection.open().await.unwrap();
+        send.send(pattern(10)).await.unwrap();
+        executor.sleep(Duration::from_secs(1)).await;
+        network.set_weather(Weather { lost_permille: 1000, ..FAIR });
+        executor.sleep(IDLE_TIMEOUT + Duration::from_secs(2)).await;
+        assert_eq!(outcome.get(), Some(StreamError::TimedOut));
+        assert_eq!(server.endpoint.connection_count(), 0);
+        assert!(connection.is_closed());
+        assert_eq!(connection.open().await.unwrap_err(), StreamError::TimedOut);
+    });
+}
+
+#[test]
+fn dialling_fails_for_another_key_for_nobody_and_for_another_protocol() {
+    check(14, FAIR, echo(), |executor, _, server, client| async move {
+        let address = server.endpoint.local_addr();
+        let stranger = Identity::generate().node_id();
+        let error = client.endpoint.dial(stranger, address, NODE_ALPN).await.unwrap_err();
+        assert!(matches!(error, DialError::Failed { .. }), "{error}");
+
+        let id = server.endpoint.node_id();
+        let error = client.endpoint.dial(id, address, b"strand-other/9").await.unwrap_err();
+        assert!(matches!(error, DialError::Failed { .. }), "{error}");
+
+        let started = executor.now();
+        let nowhere: SocketAddr = "10.9.9.9:9".parse().unwrap();
+        let error = client.endpoint.dial(id, nowhere, NODE_ALPN).await.unwrap_err();
+        assert!(matches!(error, DialError::TimedOut { .. }), "{error}");
+        assert_eq!(executor.now() - started, CONNECT_TIMEOUT);
+
+        let v6: SocketAddr = "[2001:db8::1]:9".parse().unwrap();
+        let error = client.endpoint.dial(id, v6, NODE_ALPN).await.unwrap_err();
+        assert!(matches!(error, DialError::Unreachable { .. }), "{error}");
+        executor.sleep(Duration::from_secs(30)).await;
+        assert_eq!(client.endpoint.connection_count(), 0);
+        assert_eq!(server.endpoint.connection_count(), 0);
+    });
+}
+
+#[test]
+fn connections_beyond_the_limit_are_refused_and_room_comes_back() {
+    check(15, FAIR, echo(), |executor, network, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        // Two clients, since each may have no more connections than a server.
+        let second = host(&network, &executor, true, deaf());
+        let mut held = Vec::new();
+        for index in 0..NODE_CONNECTIONS_MAX {
+            let dialler = if index % 2 == 0 { &client } else { &second };
+            held.push(dialler.endpoint.dial(id, address, NODE_ALPN).await.unwrap());
+        }
+        let error = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap_err();
+        assert!(matches!(error, DialError::Failed { .. }), "{error}");
+        assert_eq!(server.counters.read().handshakes_refused, 1);
+        held.pop();
+        executor.sleep(Duration::from_secs(2)).await;
+        let again = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        assert!(!again.is_closed());
+    });
+}
+
+#[test]
+fn closing_an_endpoint_tells_peers_ends_handlers_and_frees_the_address() {
+    let handler = handler(|mut request| async move {
+        // Answers only when the connection ends.
+        let _ = read_to_end(&mut request.recv).await;
+    });
+    check(16, FAIR, handler, |executor, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        let (mut send, mut recv) = connection.open().await.unwrap();
+        send.send(pattern(10)).await.unwrap();
+        executor.sleep(Duration::from_secs(1)).await;
+        assert_eq!(server.endpoint.request_count(), 1);
+        let started = executor.now();
+        server.endpoint.close(Code::Shutdown).await;
+        assert!(executor.now() - started < Duration::from_secs(1));
+        assert_eq!(server.endpoint.request_count(), 0);
+        assert_eq!(recv.chunk(9).await, Err(StreamError::Closed));
+        assert!(connection.is_closed());
+        let again = server.driver.add_node(&Identity::generate(), address, echo()).unwrap();
+        assert_eq!(again.local_addr(), address);
+        server.driver.close().await;
+    });
+}
+
+#[test]
+fn dropping_the_last_handle_of_a_connection_closes_it() {
+    check(17, FAIR, echo(), |executor, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        let copy = connection.clone();
+        drop(connection);
+        executor.sleep(Duration::from_secs(1)).await;
+        assert_eq!(server.endpoint.connection_count(), 1);
+        drop(copy);
+        executor.sleep(Duration::from_secs(2)).await;
+        assert_eq!(server.endpoint.connection_count(), 0);
+        assert_eq!(client.endpoint.connection_count(), 0);
+    });
+}

@@ -1,0 +1,350 @@
+//! Files on the ring: reads and writes at an offset, syncs, opens and unlinks.
+//!
+//! An operation owns what the kernel looks at (buffer, name, descriptor) and gives it back with
+//! its outcome. Whoever stops waiting leaves it behind: it is cancelled if the kernel can, and its
+//! memory goes when its completion has come. No more than a fixed number fly; others wait.
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::{opcode, squeue, types};
+use strand_blob::IoBuffer;
+
+use super::turn::{Kind, Ring};
+use crate::core::counters::Counters;
+
+/// What to do with a file.
+#[derive(Debug)]
+pub enum FileOperation {
+    /// Fills `buffer[start..end]` from `offset`.
+    Read {
+        /// The file.
+        file: Rc<OwnedFd>,
+        /// Where in the file.
+        offset: u64,
+        /// Where to.
+        buffer: IoBuffer,
+        /// First byte of the buffer to fill.
+        start: usize,
+        /// One past the last.
+        end: usize,
+    },
+    /// Writes `buffer[start..end]` at `offset`.
+    Write {
+        /// The file.
+        file: Rc<OwnedFd>,
+        /// Where in the file.
+        offset: u64,
+        /// Where from.
+        buffer: IoBuffer,
+        /// First byte of the buffer to write.
+        start: usize,
+        /// One past the last.
+        end: usize,
+    },
+    /// Makes a file's writes durable.
+    Sync {
+        /// The file or directory.
+        file: Rc<OwnedFd>,
+        /// `fdatasync` in place of `fsync`.
+        data_only: bool,
+    },
+    /// Opens a name in a directory; the result is a descriptor.
+    Open {
+        /// The directory.
+        directory: Rc<OwnedFd>,
+        /// Name within it.
+        name: CString,
+        /// `O_` flags; `O_CLOEXEC` is added.
+        flags: i32,
+        /// Permissions of a file that this makes.
+        mode: u32,
+    },
+    /// Removes a name from a directory.
+    Unlink {
+        /// The directory.
+        directory: Rc<OwnedFd>,
+        /// Name within it.
+        name: CString,
+    },
+}
+
+/// How an operation went, and what it owned.
+#[derive(Debug)]
+pub struct FileOutcome {
+    /// Bytes, a descriptor, or zero; the error is a positive errno.
+    pub result: Result<u32, i32>,
+    /// The operation as it was given.
+    pub operation: FileOperation,
+}
+
+/// File operations in flight.
+pub(super) struct Files {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    in_flight_max: usize,
+    waiters: Vec<Waker>,
+}
+
+enum Slot {
+    Free,
+    InFlight { operation: FileOperation, waker: Option<Waker>, is_abandoned: bool },
+    Done(FileOutcome),
+}
+
+impl Ring {
+    /// Does one file operation. Dropping the future abandons it: see the module's head.
+    pub async fn file(&self, operation: FileOperation) -> FileOutcome {
+        let mut operation = Some(operation);
+        let slot = poll_fn(|context| {
+            self.look(|state| match operation.take() {
+                Some(next) if state.files.has_room() => {
+                    Poll::Ready(state.files.start(next, &mut state.queue))
+                }
+                next => {
+                    operation = next;
+                    state.files.waiters.push(context.waker().clone());
+                    Poll::Pending
+                }
+            })
+        })
+        .await;
+        self.wake_flag().notify();
+        InFlight { ring: self, slot, is_done: Cell::new(false) }.await
+    }
+}
+
+impl Ring {
+    /// Counts a disk operation whose waiter gave up.
+    pub fn count_disk_timeout(&self) {
+        self.counters.disk_timeouts.add(1);
+    }
+}
+
+/// Bytes an ordinary user may still write to the file system of a directory.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn free_bytes(directory: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: the structure is integers, for which zero is a value.
+    let mut status: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `status` a valid place for the answer.
+    if unsafe { libc::fstatvfs(directory.as_raw_fd(), &raw mut status) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(status.f_bavail * status.f_frsize)
+}
+
+impl Files {
+    pub(super) fn new(in_flight_max: usize) -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), in_flight_max, waiters: Vec::new() }
+    }
+
+    pub(super) fn in_flight_count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight_count() < self.in_flight_max
+    }
+
+    fn start(
+        &mut self,
+        operation: FileOperation,
+        queue: &mut std::collections::VecDeque<squeue::Entry>,
+    ) -> usize {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::Free);
+            self.slots.len() - 1
+        });
+        self.slots[index] = Slot::InFlight { operation, waker: None, is_abandoned: false };
+        // The entry points into the operation where it now lies; only names and buffers are
+        // pointed to, and those are allocations of their own.
+        if let Slot::InFlight { operation, .. } = &mut self.slots[index] {
+            queue.push_back(operation.entry().user_data(Kind::File.tag(index)));
+        }
+        index
+    }
+
+    pub(super) fn completed(
+        &mut self,
+        index: usize,
+        result: Result<u32, i32>,
+        counters: &Counters,
+        woken: &mut Vec<Waker>,
+    ) {
+        let slot = std::mem::replace(&mut self.slots[index], Slot::Free);
+        let Slot::InFlight { operation, waker, is_abandoned } = slot else {
+            panic!("file operation {index} completed twice");
+        };
+        count(&operation, result, counters);
+        if is_abandoned {
+            if let (FileOperation::Open { .. }, Ok(fd)) = (&operation, result) {
+                close(fd);
+            }
+            self.release(index, woken);
+            return;
+        }
+        self.slots[index] = Slot::Done(FileOutcome { result, operation });
+        woken.extend(waker);
+    }
+
+    /// Frees a slot and wakes those who wait for one; they queue up again in their turn.
+    fn release(&mut self, index: usize, woken: &mut Vec<Waker>) {
+        self.slots[index] = Slot::Free;
+        self.free.push(index);
+        woken.append(&mut self.waiters);
+    }
+
+    fn poll(&mut self, index: usize, context: &Context<'_>) -> Poll<(FileOutcome, Vec<Waker>)> {
+        if let Slot::InFlight { waker, .. } = &mut self.slots[index] {
+            *waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let mut woken = Vec::new();
+        let Slot::Done(outcome) = std::mem::replace(&mut self.slots[index], Slot::Free) else {
+            panic!("file operation {index} was taken twice");
+        };
+        self.release(index, &mut woken);
+        Poll::Ready((outcome, woken))
+    }
+}
+
+impl FileOperation {
+    /// The buffer of a read or write.
+    ///
+    /// # Panics
+    ///
+    /// For other operations.
+    #[must_use]
+    pub fn into_buffer(self) -> IoBuffer {
+        match self {
+            Self::Read { buffer, .. } | Self::Write { buffer, .. } => buffer,
+            other => panic!("{other:?} has no buffer"),
+        }
+    }
+
+    fn entry(&mut self) -> squeue::Entry {
+        match self {
+            Self::Read { file, offset, buffer, start, end } => {
+                let range = &mut buffer[*start..*end];
+                opcode::Read::new(raw(file), range.as_mut_ptr(), range.len() as u32)
+                    .offset(*offset)
+                    .build()
+            }
+            Self::Write { file, offset, buffer, start, end } => {
+                let range = &buffer[*start..*end];
+                opcode::Write::new(raw(file), range.as_ptr(), range.len() as u32)
+                    .offset(*offset)
+                    .build()
+            }
+            Self::Sync { file, data_only } => {
+                let flags = if *data_only {
+                    types::FsyncFlags::DATASYNC
+                } else {
+                    types::FsyncFlags::empty()
+                };
+                opcode::Fsync::new(raw(file)).flags(flags).build()
+            }
+            Self::Open { directory, name, flags, mode } => {
+                opcode::OpenAt::new(raw(directory), name.as_ptr())
+                    .flags(*flags | libc::O_CLOEXEC)
+                    .mode(*mode)
+                    .build()
+            }
+            Self::Unlink { directory, name } => {
+                opcode::UnlinkAt::new(raw(directory), name.as_ptr()).build()
+            }
+        }
+    }
+}
+
+/// Waits for one operation; dropped early, leaves it behind.
+struct InFlight<'a> {
+    ring: &'a Ring,
+    slot: usize,
+    is_done: Cell<bool>,
+}
+
+impl Future for InFlight<'_> {
+    type Output = FileOutcome;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FileOutcome> {
+        match self.ring.look(|state| state.files.poll(self.slot, context)) {
+            Poll::Ready((outcome, woken)) => {
+                self.is_done.set(true);
+                for waker in woken {
+                    waker.wake();
+                }
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if self.is_done.get() {
+            return;
+        }
+        let slot = self.slot;
+        let woken = self.ring.with(|state| {
+            let mut woken = Vec::new();
+            match &mut state.files.slots[slot] {
+                Slot::InFlight { waker, is_abandoned, .. } => {
+                    *waker = None;
+                    *is_abandoned = true;
+                    let entry = opcode::AsyncCancel::new(Kind::File.tag(slot))
+                        .build()
+                        .user_data(Kind::Nobody.tag(0));
+                    state.queue.push_back(entry);
+                }
+                Slot::Done(outcome) => {
+                    if let (FileOperation::Open { .. }, Ok(fd)) =
+                        (&outcome.operation, outcome.result)
+                    {
+                        close(fd);
+                    }
+                    state.files.release(slot, &mut woken);
+                }
+                Slot::Free => panic!("file operation {slot} was freed while awaited"),
+            }
+            woken
+        });
+        for waker in woken {
+            waker.wake();
+        }
+    }
+}
+
+fn raw(file: &OwnedFd) -> types::Fd {
+    types::Fd(file.as_raw_fd())
+}
+
+fn close(fd: u32) {
+    // SAFETY: the kernel has just opened this descriptor for us and nobody else was told of it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+}
+
+fn count(operation: &FileOperation, result: Result<u32, i32>, counters: &Counters) {
+    match (operation, result) {
+        (FileOperation::Read { .. }, Ok(len)) => {
+            counters.disk_reads.add(1);
+            counters.disk_bytes_read.add(u64::from(len));
+        }
+        (FileOperation::Write { .. }, Ok(len)) => {
+            counters.disk_writes.add(1);
+            counters.disk_bytes_written.add(u64::from(len));
+        }
+        (FileOperation::Sync { .. }, Ok(_)) => counters.disk_syncs.add(1),
+        _ => {}
+    }
+}
