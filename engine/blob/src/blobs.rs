@@ -1,10 +1,14 @@
 //! One open blob: its file, what its header says, and how far it is written and durable.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use crate::check::KeyedCheck;
 use crate::header::{BlobHeader, ExpiryClass};
 use crate::layout::{BLOB_HEADER_BYTES, BlobId};
+
+/// The blob that takes the next group, per expiry class.
+pub(crate) type OpenBlobs<F> = [Option<Rc<Blob<F>>>; ExpiryClass::COUNT];
 
 /// An open blob.
 #[derive(Debug)]

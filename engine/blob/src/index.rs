@@ -4,7 +4,7 @@
 //! aim for collisions; identity is always confirmed by the record, and records whose fingerprints collide stand side
 //! by side in an overflow list. An entry is 8 bytes and its key 8; with the table's growth (7/8 to 7/16 full) a piece costs 19 to 39.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::layout::STEP_BYTES;
@@ -174,11 +174,11 @@ impl Index {
     }
 
     pub(crate) fn insert(&mut self, fingerprint: u64, entry: Entry) {
-        let partition = &mut self.partitions[partition_of(fingerprint)];
-        if partition.contains_key(&fingerprint) {
-            self.overflow.push((fingerprint, entry));
-        } else {
-            partition.insert(fingerprint, entry);
+        match self.partitions[partition_of(fingerprint)].entry(fingerprint) {
+            hash_map::Entry::Occupied(_) => self.overflow.push((fingerprint, entry)),
+            hash_map::Entry::Vacant(free) => {
+                free.insert(entry);
+            }
         }
     }
 

@@ -105,11 +105,18 @@ impl StoredRecord {
 ///
 /// If the slice is not as long as [`StoredRecord::body_and_trailer`].
 pub fn danger_recompute_checksums(record: &StoredRecord, body_and_trailer: &mut [u8]) {
-    assert_eq!(body_and_trailer.len() as u64, record.body_len + record.trailer_len);
+    assert_eq!(
+        body_and_trailer.len() as u64,
+        record.body_len + record.trailer_len
+    );
     let (body, trailer) = body_and_trailer.split_at_mut(record.body_len as usize);
     let slot_bytes = if body.len() > SHARE_BYTES { 36 } else { 4 };
     for (index, share) in body.chunks(SHARE_BYTES).enumerate() {
-        put(trailer, index * slot_bytes, &crc32fast::hash(share).to_le_bytes());
+        put(
+            trailer,
+            index * slot_bytes,
+            &crc32fast::hash(share).to_le_bytes(),
+        );
     }
     let crc_at = trailer.len() - 4;
     let crc = crc32fast::hash(&trailer[..crc_at]);
@@ -159,7 +166,11 @@ pub fn records_with<E>(
     len: u64,
     read_at: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
 ) -> Result<Vec<StoredRecord>, InspectError<E>> {
-    let mut walk = Walk { len, read_at, found: Vec::new() };
+    let mut walk = Walk {
+        len,
+        read_at,
+        found: Vec::new(),
+    };
     let header = walk.header()?;
     let check = KeyedCheck::new(header.salt);
     let mut at = BLOB_HEADER_BYTES;
@@ -227,7 +238,8 @@ impl<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>> Walk<R> {
     fn note(&mut self, blob: &BlobHeader, offset: u64, record: &RecordHeader, end: u64) {
         let is_wanted = matches!(record.kind, Kind::Piece | Kind::Tombstone);
         let satellite = blob.satellites.get(usize::from(record.satellite_slot));
-        let Some(&satellite) = satellite.filter(|_| is_wanted && offset + record.record_len() <= end)
+        let Some(&satellite) =
+            satellite.filter(|_| is_wanted && offset + record.record_len() <= end)
         else {
             return;
         };

@@ -14,11 +14,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::rc::Rc;
 
-use crate::blobs::{Blob, Tail};
+use crate::blobs::{Blob, OpenBlobs, Tail};
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, OpenError};
 use crate::group::GroupHeader;
-use crate::header::{BlobHeader, ExpiryClass, NoHeader};
+use crate::header::{BlobHeader, NoHeader};
 use crate::index::{Entry, Fingerprinter, Fingerprints, Index, Place};
 use crate::layout::{self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, STEP_BYTES};
 use crate::poison::{Poison, WriteOperation};
@@ -65,7 +65,7 @@ pub struct Rot {
 pub(crate) struct Recovered<F> {
     pub(crate) index: Index,
     pub(crate) blobs: Vec<Rc<Blob<F>>>,
-    pub(crate) open_blobs: [Option<Rc<Blob<F>>>; ExpiryClass::COUNT],
+    pub(crate) open_blobs: OpenBlobs<F>,
     pub(crate) satellites: Vec<[u8; 32]>,
     pub(crate) next_blob: u64,
     pub(crate) next_sequence: u64,
@@ -113,7 +113,7 @@ pub(crate) async fn recover<D: Disk>(
     };
     let poison = Poison::default();
     let mut blobs = Vec::new();
-    let mut open_blobs: [Option<Rc<Blob<D::File>>>; ExpiryClass::COUNT] = Default::default();
+    let mut open_blobs = OpenBlobs::<D::File>::default();
     let next_blob = files.last().map_or(1, |(id, _)| id.0.saturating_add(1));
     for (id, len) in files {
         tally.space.file_bytes += len;
@@ -248,12 +248,15 @@ impl Tally {
             .latest
             .entry(self.fingerprinter.wide(satellite, &record.id))
         {
-            // Equal: one record twice, moved by compaction; the newer blob's stays.
-            Occupied(mut known) if latest.sequence >= known.get().sequence => {
-                drop(known.insert(latest))
+            Occupied(mut known) => {
+                // Equal: one record twice, moved by compaction; the newer blob's stays.
+                if latest.sequence >= known.get().sequence {
+                    known.insert(latest);
+                }
             }
-            Occupied(_) => {}
-            Vacant(unknown) => drop(unknown.insert(latest)),
+            Vacant(unknown) => {
+                unknown.insert(latest);
+            }
         }
     }
 

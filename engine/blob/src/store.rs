@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::blobs::Blob;
+use crate::blobs::{Blob, OpenBlobs};
 use crate::commit::{Item, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
@@ -86,7 +86,7 @@ pub struct Store<D: Disk> {
     pub(crate) index: RefCell<Index>,
     pub(crate) blobs: RefCell<Vec<Rc<Blob<D::File>>>>,
     /// The blob that takes the next group, per expiry class.
-    pub(crate) open_blobs: RefCell<[Option<Rc<Blob<D::File>>>; ExpiryClass::COUNT]>,
+    pub(crate) open_blobs: RefCell<OpenBlobs<D::File>>,
     /// The table of the next blob; holds the tables of all others.
     pub(crate) satellites: RefCell<Vec<[u8; 32]>>,
     pub(crate) next_blob: Cell<u64>,

@@ -37,7 +37,11 @@ struct Call {
 #[derive(Clone, Debug)]
 enum Step {
     Run(Vec<Call>),
-    Crash { calls: Vec<Call>, polls: u64, seed: u64 },
+    Crash {
+        calls: Vec<Call>,
+        polls: u64,
+        seed: u64,
+    },
     Reopen,
 }
 
@@ -88,7 +92,11 @@ async fn perform(store: Rc<Store<SimDisk>>, call: Call) -> Answer {
 impl Model {
     fn new(options: StoreOptions, seed: u64) -> Self {
         let world = open(&SimDisk::new(seed), options, seed);
-        Self { options, world, states: (0..KEYS).map(|key| (key, vec![None])).collect() }
+        Self {
+            options,
+            world,
+            states: (0..KEYS).map(|key| (key, vec![None])).collect(),
+        }
     }
 
     fn step(mut self, step: &Step) -> Self {
@@ -96,7 +104,11 @@ impl Model {
             Step::Run(calls) => {
                 let answers = self.start(calls);
                 self.world.executor.run_until_stalled();
-                assert_eq!(answers.borrow().iter().flatten().count(), answers.borrow().len(), "stuck");
+                assert_eq!(
+                    answers.borrow().iter().flatten().count(),
+                    answers.borrow().len(),
+                    "stuck"
+                );
                 self.learn(calls, &answers.borrow());
                 self.world.check_space();
                 self
@@ -108,16 +120,37 @@ impl Model {
                 }
                 assert_eq!(self.world.store.counters().acks_before_sync, 0);
                 self.learn(calls, &answers.borrow());
-                let Self { options, world, states } = self;
+                let Self {
+                    options,
+                    world,
+                    states,
+                } = self;
                 let world = open(&world.crash(*seed), options, *seed);
                 assert_eq!(world.recovery.rotten, [], "a crash is no rot");
-                Self { options, world, states }.look()
+                Self {
+                    options,
+                    world,
+                    states,
+                }
+                .look()
             }
             Step::Reopen => {
-                let Self { options, world, states } = self;
+                let Self {
+                    options,
+                    world,
+                    states,
+                } = self;
                 let world = world.reopen(options, 11);
-                assert_eq!((world.recovery.rotten.len(), world.store.is_read_only()), (0, false));
-                Self { options, world, states }.look()
+                assert_eq!(
+                    (world.recovery.rotten.len(), world.store.is_read_only()),
+                    (0, false)
+                );
+                Self {
+                    options,
+                    world,
+                    states,
+                }
+                .look()
             }
         }
     }
@@ -161,8 +194,13 @@ impl Model {
     /// Reads every piece; what is found is the state from now on.
     fn look(mut self) -> Self {
         for (&key, states) in &mut self.states {
-            let found = self.world.run(|store| async move { read_state(&store, key).await });
-            assert!(states.contains(&found), "piece {key} is {found:?}, may be {states:?}");
+            let found = self
+                .world
+                .run(|store| async move { read_state(&store, key).await });
+            assert!(
+                states.contains(&found),
+                "piece {key} is {found:?}, may be {states:?}"
+            );
             *states = vec![found];
         }
         self.world.check_space();
@@ -172,7 +210,9 @@ impl Model {
 
 /// Before a batch the model knows each piece's one state, so it knows the answers.
 fn check_answers(call: &Call, answers: &[Option<Answer>], states: &[State]) {
-    let &[state] = states else { panic!("the model is certain before a batch") };
+    let &[state] = states else {
+        panic!("the model is certain before a batch")
+    };
     let mut news = 0;
     for answer in answers.iter().flatten() {
         match (call.op, answer, state) {
@@ -180,10 +220,17 @@ fn check_answers(call: &Call, answers: &[Option<Answer>], states: &[State]) {
             (Op::Put { .. }, Answer::Put(Ok(Stored::Already)), None) => {
                 assert!(call.is_doubled, "{call:?}: acked as stored before it was");
             }
-            (Op::Put { variant }, Answer::Put(Ok(Stored::Already)), Some(there)) => assert_eq!(variant, there),
-            (Op::Put { variant }, Answer::Put(Err(PutError::Conflict)), Some(there)) => assert_ne!(variant, there),
+            (Op::Put { variant }, Answer::Put(Ok(Stored::Already)), Some(there)) => {
+                assert_eq!(variant, there)
+            }
+            (Op::Put { variant }, Answer::Put(Err(PutError::Conflict)), Some(there)) => {
+                assert_ne!(variant, there)
+            }
             (Op::Delete, Answer::Delete(Ok(existed)), _) => {
-                assert!(*existed == state.is_some() || call.is_doubled, "{call:?} {state:?}");
+                assert!(
+                    *existed == state.is_some() || call.is_doubled,
+                    "{call:?} {state:?}"
+                );
             }
             (Op::Get, Answer::Get(found), _) => assert_eq!(*found, state),
             _ => panic!("{call:?} in state {state:?}: {answer:?}"),
@@ -202,7 +249,16 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     prop::collection::vec(call, 1..7).prop_map(|calls| {
         let one_a_key: BTreeMap<u64, Call> = calls
             .into_iter()
-            .map(|(key, op, is_doubled)| (key, Call { key, op, is_doubled }))
+            .map(|(key, op, is_doubled)| {
+                (
+                    key,
+                    Call {
+                        key,
+                        op,
+                        is_doubled,
+                    },
+                )
+            })
             .collect();
         one_a_key.into_values().collect()
     })
@@ -236,11 +292,19 @@ proptest! {
 #[test]
 fn a_crash_at_any_moment_of_concurrent_puts_keeps_what_was_acked() {
     let calls: Vec<Call> = (0..4)
-        .map(|key| Call { key, op: Op::Put { variant: key % 2 }, is_doubled: key < 3 })
+        .map(|key| Call {
+            key,
+            op: Op::Put { variant: key % 2 },
+            is_doubled: key < 3,
+        })
         .collect();
     for polls in 0..150 {
         for seed in 0..6 {
-            Model::new(small_options(), seed).step(&Step::Crash { calls: calls.clone(), polls, seed });
+            Model::new(small_options(), seed).step(&Step::Crash {
+                calls: calls.clone(),
+                polls,
+                seed,
+            });
         }
     }
 }
@@ -305,7 +369,10 @@ fn the_simulated_disk_drops_what_was_not_synced() {
             for (block, is_synced) in [(0_u64, true), (1, false)] {
                 let mut buffer = IoBuffer::zeroed(4_096);
                 Random::new(block).fill(&mut buffer);
-                disk.write(&file, block * 4_096, buffer, 4_096).await.0.unwrap();
+                disk.write(&file, block * 4_096, buffer, 4_096)
+                    .await
+                    .0
+                    .unwrap();
                 if is_synced {
                     disk.sync(&file).await.unwrap();
                 }
@@ -316,5 +383,10 @@ fn the_simulated_disk_drops_what_was_not_synced() {
         assert_eq!(before[..4_096], after[..4_096], "synced bytes are kept");
         kept[usize::from(after == before)] += 1;
     }
-    assert!(kept[0] > 20 && kept[1] > 5, "unsynced bytes: {} lost or torn, {} kept", kept[0], kept[1]);
+    assert!(
+        kept[0] > 20 && kept[1] > 5,
+        "unsynced bytes: {} lost or torn, {} kept",
+        kept[0],
+        kept[1]
+    );
 }

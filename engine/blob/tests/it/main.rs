@@ -1,5 +1,14 @@
 //! The store on a simulated disk, from outside.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should fail there"
+)]
 
 mod basics;
 mod crash;
+mod damage;
+mod faults;
+mod golden;
+mod group_commit;
+mod independent;
 mod support;

@@ -1,0 +1,312 @@
+//! Disks that fail: what is acked stays acked, a failed sync ends all writing, a full disk does not end reading.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use strand_blob::disk::sim::{ALL_OPS, Failure, Fault, Op, SimDisk};
+use strand_blob::{
+    BlobId, DiskError, GetError, NewPiece, PoisonCause, PutError, Stored, WriteOperation,
+};
+
+use crate::support::{
+    SATELLITE, World, check_same, id_of, open, piece, read_body, small_options, try_open,
+};
+
+const fn once(ops: &'static [Op], nth: u64, failure: Failure) -> Fault {
+    Fault {
+        ops,
+        nth,
+        failure,
+        is_sticky: false,
+    }
+}
+
+#[test]
+fn a_failed_sync_poisons_until_the_store_is_opened_again() {
+    let world = World::new(1);
+    world.put(piece(1, 576)).unwrap();
+    world.disk.inject(once(&[Op::Sync], 1, Failure::Eio));
+    let syncs = world.disk.count(Op::Sync);
+    assert_eq!(world.put(piece(2, 576)), Err(PutError::ReadOnly));
+    // Everything is well again with the disk; the store must not believe it.
+    assert!(world.store.is_read_only());
+    let error = DiskError::Io { errno: 5 };
+    let cause = PoisonCause::clone(&world.store.poison_cause().unwrap());
+    assert_eq!(
+        (cause.blob, cause.operation, cause.error),
+        (BlobId(1), WriteOperation::Sync, error)
+    );
+    assert_eq!(world.put(piece(3, 576)), Err(PutError::ReadOnly));
+    assert_eq!(world.delete(1), Err(PutError::ReadOnly));
+    assert!(!world.store.has_room(1));
+    assert_eq!(world.piece(2).unwrap_err(), GetError::NotFound);
+    check_same(&world, &piece(1, 576));
+    world.close();
+    assert_eq!(
+        world.disk.count(Op::Sync),
+        syncs + 1,
+        "a failed sync is never repeated, nor followed by another"
+    );
+    for seed in 0..20 {
+        let world = open(&world.disk.crash(seed), small_options(), seed);
+        check_same(&world, &piece(1, 576));
+        assert!(matches!(
+            world.put(piece(2, 576)),
+            Ok(Stored::New | Stored::Already)
+        ));
+        check_same(&world, &piece(2, 576));
+    }
+}
+
+#[test]
+fn a_failed_write_poisons_unless_the_disk_is_full_or_the_write_short() {
+    let short = PutError::Disk(DiskError::ShortWrite {
+        written: 0,
+        wanted: 0,
+    });
+    for (failure, answer) in [
+        (Failure::Eio, PutError::ReadOnly),
+        (Failure::NoSpace, PutError::Full),
+        (Failure::Short, short),
+    ] {
+        let world = World::new(1);
+        world.put(piece(1, 576)).unwrap();
+        world.disk.inject(once(&[Op::Write], 1, failure));
+        let refused = world.put(piece(2, 576)).unwrap_err();
+        assert_eq!(
+            std::mem::discriminant(&refused),
+            std::mem::discriminant(&answer),
+            "{failure:?}"
+        );
+        assert_eq!(world.store.is_read_only(), failure == Failure::Eio);
+        check_same(&world, &piece(1, 576));
+        assert_eq!(world.piece(2).unwrap_err(), GetError::NotFound);
+        if failure != Failure::Eio {
+            assert_eq!(world.put(piece(2, 576)), Ok(Stored::New));
+            world.check_space();
+            let world = world.reopen(small_options(), 2);
+            assert_eq!(
+                world.recovery.rotten,
+                [],
+                "what a failed write left is torn, not rotten"
+            );
+            check_same(&world, &piece(2, 576));
+            world.check_space();
+        }
+    }
+}
+
+/// A write that fails may have left a whole record. Deleting that piece must outrank it, although the index lacks it.
+#[test]
+fn a_piece_deleted_after_its_put_failed_does_not_come_back() {
+    for seed in 0..200 {
+        let world = World::new(seed);
+        world.put(piece(1, 100)).unwrap();
+        world.disk.inject(once(&[Op::Write], 1, Failure::NoSpace));
+        assert_eq!(world.put(piece(2, 100)), Err(PutError::Full));
+        assert_eq!(world.delete(2), Ok(false));
+        let world = world.reopen(small_options(), seed);
+        assert_eq!(
+            world.piece(2).unwrap_err(),
+            GetError::NotFound,
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_puts_but_reads_and_deletes() {
+    let mut options = small_options();
+    options.capacity_bytes = 8 << 20;
+    let world = World::new(1).reopen(options, 2);
+    for key in 0..5 {
+        world.put(piece(key, 20_000)).unwrap();
+    }
+    // The reserve for tombstones is 128 KiB here; what is left after it does not hold a piece.
+    world.disk.set_free_bytes((128 << 10) + 30_000);
+    assert!(!world.store.has_room(20_000));
+    assert_eq!(world.put(piece(9, 20_000)), Err(PutError::Full));
+    assert_eq!(
+        world.disk.count(Op::Create),
+        1,
+        "refused before anything is written"
+    );
+    for key in 0..5 {
+        check_same(&world, &piece(key, 20_000));
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    // The disk lied about its room.
+    let world = world.reopen(options, 3);
+    world.disk.set_free_bytes(1 << 30);
+    world.disk.inject(Fault {
+        ops: &[Op::Write],
+        nth: 1,
+        failure: Failure::NoSpace,
+        is_sticky: true,
+    });
+    assert_eq!(world.put(piece(9, 20_000)), Err(PutError::Full));
+    assert!(!world.store.is_read_only());
+    world.disk.heal();
+    assert_eq!(world.put(piece(9, 20_000)), Ok(Stored::New));
+    check_same(&world, &piece(9, 20_000));
+    world.check_space();
+}
+
+#[test]
+fn the_capacity_bounds_the_files() {
+    let mut options = small_options();
+    options.capacity_bytes = 1 << 20;
+    let world = World::new(1).reopen(options, 2);
+    let mut stored = 0;
+    loop {
+        let has_room = world.store.has_room(10_000);
+        match world.put(piece(stored, 10_000)) {
+            Ok(_) => stored += 1,
+            Err(error) => {
+                assert_eq!(error, PutError::Full);
+                break;
+            }
+        }
+        assert!(has_room);
+    }
+    assert!(!world.store.has_room(10_000));
+    assert!((70..100).contains(&stored), "{stored} pieces");
+    assert!(world.store.space().file_bytes <= options.capacity_bytes);
+    assert_eq!(world.delete(0), Ok(true));
+    world.check_space();
+}
+
+#[test]
+fn a_read_that_fails_costs_that_read_only() {
+    let world = World::new(1);
+    world.put(piece(1, 100_000)).unwrap();
+    let found = world.piece(1).unwrap();
+    for nth in 1..=3 {
+        world.disk.inject(once(&[Op::Read], nth, Failure::Eio));
+        let found = found.clone();
+        let shares = world.run(|store| async move {
+            let first = store
+                .piece(&SATELLITE, &id_of(1))
+                .await
+                .map(|piece| piece.share_count());
+            let shares = store
+                .read_shares(&found, 0..7)
+                .await
+                .map(|bytes| bytes.len());
+            (first, shares)
+        });
+        let eio = GetError::Disk(DiskError::Io { errno: 5 });
+        // A lookup reads header and trailer, then come the shares.
+        let wanted = if nth == 3 {
+            (Ok(7), Err(eio))
+        } else {
+            (Err(eio), Ok(100_000))
+        };
+        assert_eq!(shares, wanted);
+        assert!(!world.store.is_read_only());
+    }
+    check_same(&world, &piece(1, 100_000));
+}
+
+/// What a scenario was told, by piece: true = acked as stored, false = acked as deleted. Absent: cut off or failed.
+type Told = Rc<RefCell<BTreeMap<u64, bool>>>;
+
+fn sized(key: u64) -> NewPiece {
+    piece(key, [100, 5_000, 20_000, 70_000][key as usize % 4])
+}
+
+/// Runs puts side by side, deletes some, puts more, closes. Never panics, whatever the disk does.
+fn run_scenario(disk: &SimDisk, seed: u64, keys: std::ops::Range<u64>, told: &Told) {
+    let Ok(world) = try_open(disk, small_options(), seed) else {
+        return;
+    };
+    for key in keys.clone() {
+        let (store, told) = (Rc::clone(&world.store), Rc::clone(told));
+        world.executor.spawn(async move {
+            if store.put(sized(key)).await.is_ok() {
+                told.borrow_mut().insert(key, true);
+            }
+            let _may_fail = read_body(&store, key).await;
+            if key % 3 == 0 {
+                told.borrow_mut().remove(&key);
+                if store
+                    .delete(&SATELLITE, &id_of(key), crate::support::NOW_S)
+                    .await
+                    .is_ok()
+                {
+                    told.borrow_mut().insert(key, false);
+                }
+            }
+        });
+    }
+    world.executor.run_until_stalled();
+    world.close();
+    assert_eq!(world.store.counters().acks_before_sync, 0);
+}
+
+fn check_told(disk: &SimDisk, seed: u64, told: &Told, keys: std::ops::Range<u64>) {
+    let world = open(disk, small_options(), seed);
+    assert_eq!(world.recovery.rotten, []);
+    for key in keys {
+        match (told.borrow().get(&key), world.body(key)) {
+            (Some(true) | None, Ok(body)) => assert_eq!(body, sized(key).body.concat()),
+            (Some(false) | None, Err(GetError::NotFound)) => {}
+            (told, found) => panic!(
+                "piece {key}: told {told:?}, found {:?}",
+                found.map(|body| body.len())
+            ),
+        }
+    }
+    world.check_space();
+}
+
+/// Each operation of the scenario fails in turn: EIO, ENOSPC or short, once or from then on. Then the power goes, too.
+#[test]
+fn whichever_operation_fails_acks_hold() {
+    let prepared = {
+        let world = World::new(5);
+        for key in 20..30 {
+            world.put(sized(key)).unwrap();
+        }
+        world.close();
+        world.disk.files()
+    };
+    for (files, keys) in [(BTreeMap::new(), 0..8), (prepared, 18..26)] {
+        let kept: Vec<u64> = if files.is_empty() {
+            vec![]
+        } else {
+            (26..30).collect()
+        };
+        let disk = SimDisk::from_files(7, files.clone());
+        run_scenario(&disk, 7, keys.clone(), &Told::default());
+        let op_count = disk.op_count();
+        assert!(op_count > 20, "{op_count}");
+        for nth in 1..=op_count {
+            for failure in [Failure::Eio, Failure::NoSpace, Failure::Short] {
+                for is_sticky in [false, true] {
+                    let disk = SimDisk::from_files(7, files.clone());
+                    disk.inject(Fault {
+                        ops: ALL_OPS,
+                        nth,
+                        failure,
+                        is_sticky,
+                    });
+                    let told = Told::default();
+                    run_scenario(&disk, 7, keys.clone(), &told);
+                    told.borrow_mut()
+                        .extend(kept.iter().map(|&key| (key, true)));
+                    let found = disk.crash(nth);
+                    check_told(&found, nth, &told, keys.start..30);
+                    // What the first opening served must hold through the next crash as well.
+                    let told_again = Told::default();
+                    run_scenario(&found, nth, keys.clone(), &told_again);
+                    told_again
+                        .borrow_mut()
+                        .extend(kept.iter().map(|&key| (key, true)));
+                    check_told(&found.crash(nth + 1), nth, &told_again, keys.start..30);
+                }
+            }
+        }
+    }
+}

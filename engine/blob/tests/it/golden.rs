@@ -1,0 +1,175 @@
+//! The bytes of release 1 are frozen: a directory written once must open for ever, and must be written the same today.
+//!
+//! `tests/golden/v1-*.blob` hold two expiry classes, one-share and longer pieces, a tombstone, a replaced piece, several groups
+//! and a clean end. After a change of format *with a new version number*, write new files beside them:
+//! `STRAND_WRITE_GOLDEN=1 cargo test -p strand-blob golden`.
+
+use std::collections::BTreeMap;
+
+use blake3::hazmat::HasherExt;
+use strand_blob::disk::sim::SimDisk;
+use strand_blob::{BlobId, GetError, NewPiece, Stored};
+
+use crate::independent::{self, RawBlob};
+use crate::support::{
+    DAY_S, NODE, NOW_S, SATELLITE, World, check_same, open, piece, small_options,
+};
+
+const FIRST: &[u8] = include_bytes!("../golden/v1-0000000000000001.blob");
+const SECOND: &[u8] = include_bytes!("../golden/v1-0000000000000002.blob");
+
+fn golden_files() -> BTreeMap<BlobId, Vec<u8>> {
+    BTreeMap::from([(BlobId(1), FIRST.to_vec()), (BlobId(2), SECOND.to_vec())])
+}
+
+/// Pieces 1 to 5; piece 4 is deleted, piece 5 deleted and put again.
+fn golden_pieces() -> Vec<NewPiece> {
+    let mut pieces = vec![
+        piece(1, 576),
+        piece(2, 16_384),
+        piece(3, 40_000),
+        piece(4, 64),
+        piece(5, 1_000),
+    ];
+    pieces[1].path.clear();
+    pieces[2].expiry_s = NOW_S + DAY_S;
+    pieces
+}
+
+fn write_golden() -> BTreeMap<BlobId, Vec<u8>> {
+    let world = World::new(1);
+    for new in golden_pieces() {
+        assert_eq!(world.put(new), Ok(Stored::New));
+    }
+    assert_eq!(world.delete(4), Ok(true));
+    assert_eq!(world.delete(5), Ok(true));
+    assert_eq!(world.put(golden_pieces().remove(4)), Ok(Stored::New));
+    world.close();
+    world.disk.files()
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the generator writes the committed files, on request only"
+)]
+fn golden_bytes_are_written_the_same_today() {
+    let written = write_golden();
+    if std::env::var_os("STRAND_WRITE_GOLDEN").is_some() {
+        for (id, bytes) in &written {
+            let path = format!("{}/tests/golden/v1-{id}.blob", env!("CARGO_MANIFEST_DIR"));
+            std::fs::write(path, bytes).unwrap();
+        }
+        return;
+    }
+    let golden = golden_files();
+    assert_eq!(
+        written.keys().collect::<Vec<_>>(),
+        golden.keys().collect::<Vec<_>>()
+    );
+    for (id, bytes) in &golden {
+        let differing = bytes
+            .iter()
+            .zip(&written[id])
+            .position(|(golden, today)| golden != today);
+        assert_eq!(
+            (differing, bytes.len()),
+            (None, written[id].len()),
+            "blob {id}: first differing byte, length"
+        );
+    }
+}
+
+#[test]
+fn golden_blobs_still_open() {
+    let world = open(&SimDisk::from_files(1, golden_files()), small_options(), 2);
+    assert_eq!((world.recovery.pieces, world.recovery.tombstones), (4, 2));
+    assert_eq!(
+        (world.recovery.torn_bytes, world.recovery.rotten.len()),
+        (0, 0)
+    );
+    for (index, new) in golden_pieces().iter().enumerate() {
+        if index == 3 {
+            assert_eq!(world.piece(4).unwrap_err(), GetError::NotFound);
+        } else {
+            check_same(&world, new);
+        }
+    }
+    world.check_space();
+}
+
+#[test]
+fn an_independent_reader_finds_the_golden_pieces() {
+    let blobs: Vec<RawBlob> = golden_files()
+        .values()
+        .map(|bytes| independent::read_blob(bytes))
+        .collect();
+    assert_eq!([blobs[0].class, blobs[1].class], [3, 0]);
+    for (blob, id) in blobs.iter().zip(1..) {
+        assert_eq!(
+            (blob.blob_id, blob.node_id, blob.created_s),
+            (id, NODE, u64::from(NOW_S))
+        );
+    }
+    let live = independent::live_pieces(&blobs);
+    assert_eq!(live.len(), 4);
+    for found in live {
+        let wanted = golden_pieces()
+            .into_iter()
+            .find(|piece| piece.id == found.id)
+            .unwrap();
+        assert_eq!(found.satellite, SATELLITE);
+        assert_eq!(found.body, wanted.body.concat());
+        assert_eq!(found.root, *blake3::hash(&found.body).as_bytes());
+        assert_eq!(
+            (found.root, found.commitment),
+            (wanted.root, wanted.commitment)
+        );
+        assert_eq!(
+            (&found.path, &found.share_hashes),
+            (&wanted.path, &wanted.share_hashes)
+        );
+        assert_eq!(
+            (found.created_s, found.expiry_s),
+            (wanted.created_s, wanted.expiry_s)
+        );
+        for (share, hash) in found.share_hashes.iter().enumerate() {
+            let mut hasher = blake3::Hasher::new();
+            hasher.set_input_offset(share as u64 * 16_384);
+            let end = found.body.len().min((share + 1) * 16_384);
+            hasher.update(&found.body[share * 16_384..end]);
+            assert_eq!(hasher.finalize_non_root(), *hash);
+        }
+    }
+}
+
+#[test]
+fn the_inspector_agrees_with_the_independent_reader() {
+    for bytes in golden_files().values() {
+        let raw = independent::read_blob(bytes);
+        let records = strand_blob::inspect::records(bytes).unwrap();
+        assert_eq!(
+            strand_blob::inspect::blob_id(bytes),
+            Ok(BlobId(raw.blob_id))
+        );
+        let tombstones = records.iter().filter(|record| record.is_tombstone);
+        assert_eq!(tombstones.count(), raw.tombstones.len());
+        let pieces: Vec<_> = records
+            .iter()
+            .filter(|record| !record.is_tombstone)
+            .collect();
+        assert_eq!(pieces.len(), raw.pieces.len());
+        for (found, wanted) in pieces.iter().zip(&raw.pieces) {
+            assert_eq!(
+                (found.satellite, found.id, found.sequence),
+                (wanted.satellite, wanted.id, wanted.sequence)
+            );
+            let body = &bytes[found.body_offset as usize..][..found.body_len as usize];
+            assert_eq!(body, wanted.body);
+            assert_eq!(
+                (found.created_s, found.expiry_s),
+                (wanted.created_s, wanted.expiry_s)
+            );
+        }
+    }
+}
