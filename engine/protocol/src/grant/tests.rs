@@ -244,10 +244,8 @@ fn keys_that_are_no_keys_are_refused() {
         value.extend_from_slice(&key.epoch.to_le_bytes());
         value
     };
-    assert_eq!(
-        forged(|fields| fields[6].1 = encode(&good)).unwrap().keys,
-        [good.clone()]
-    );
+    let read = forged(|fields| fields[6].1 = encode(&good)).unwrap();
+    assert_eq!(read.keys.first(), Some(&good));
     let bad = [
         GrantKey {
             bucket: "No".into(),

@@ -328,7 +328,9 @@ fn caveats_can_be_neither_dropped_nor_swapped_nor_moved() {
     }
 }
 
-fn raw(fields: &[(u16, &[u8])]) -> Result<Macaroon, MacaroonError> {
+type RawField<'a> = (u16, &'a [u8]);
+
+fn raw(fields: &[RawField<'_>]) -> Result<Macaroon, MacaroonError> {
     let mut bytes = b"SMC1".to_vec();
     for (kind, value) in fields {
         push_field(&mut bytes, *kind, value);
@@ -338,14 +340,15 @@ fn raw(fields: &[(u16, &[u8])]) -> Result<Macaroon, MacaroonError> {
 
 #[test]
 fn anything_but_the_one_encoding_is_refused() {
-    let (id, tail): ((u16, &[u8]), (u16, &[u8])) = ((1, &[0; 32]), (127, &[0; 32]));
+    let id: RawField<'_> = (1, &[0; 32]);
+    let tail: RawField<'_> = (127, &[0; 32]);
     assert!(raw(&[id, tail]).is_ok());
     assert!(
         raw(&[id, (8, &[0; 16]), (8, &[0; 16]), tail]).is_ok(),
         "types may repeat"
     );
     let structure = |error| Err(MacaroonError::Structure(error));
-    let cases: [(&[(u16, &[u8])], TlvError); 22] = [
+    let cases: [(&[RawField<'_>], TlvError); 22] = [
         (&[], TlvError::Missing { kind: 1 }),
         (&[tail], TlvError::Missing { kind: 1 }),
         (&[id], TlvError::Missing { kind: 127 }),
