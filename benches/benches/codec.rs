@@ -1,0 +1,309 @@
+//! The codec's building blocks, the stock crate beside ours.
+//!
+//! Throughput counts data bytes (for a code: those of the k data shares), as
+//! docs/format.md counts a segment.
+
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use reed_solomon_simd::engine::DefaultEngine;
+use reed_solomon_simd::rate::{LowRateDecoder, LowRateEncoder, RateDecoder, RateEncoder};
+use strand_benches::{Buffers, random_bytes, report_output};
+use strand_codec::{
+    Backend, CHUNK_BYTES, ContentKey, Encoder, Opener, PieceHasher, RowPlan, SHARE_BYTES, Sealer,
+    SegmentContext, SegmentTree, Shape, prove_slice, verify_slice,
+};
+
+const REQUIRED: u8 = 29;
+const TOTAL: u8 = 93;
+const K: usize = REQUIRED as usize;
+const ROWS: usize = (TOTAL - REQUIRED) as usize;
+const KIB: usize = 1_024;
+
+fn encode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("encode");
+    for share_len in [4 * KIB, 16 * KIB, 64 * KIB] {
+        group.throughput(Throughput::Bytes((K * share_len) as u64));
+        let data = Buffers::random(1, K, share_len);
+        let data = data.slices();
+        let mut recovery = Buffers::random(2, ROWS, share_len);
+
+        // Into the caller's buffers, as ours: pieces are stored, not looked at.
+        let mut stock =
+            LowRateEncoder::new(K, ROWS, share_len, DefaultEngine::new(), None).expect("shape");
+        let mut run_stock = |recovery: &mut [&mut [u8]]| {
+            data.iter()
+                .for_each(|share| stock.add_original_shard(share).expect("share"));
+            let result = stock.encode().expect("all shares");
+            for (share, row) in recovery.iter_mut().zip(result.recovery_iter()) {
+                share.copy_from_slice(row);
+            }
+        };
+        run_stock(&mut recovery.slices_mut());
+        let expected = report_output("encode/stock", recovery.slices());
+        group.bench_function(BenchmarkId::new("stock", share_len), |bencher| {
+            let mut recovery = recovery.slices_mut();
+            bencher.iter(|| run_stock(&mut recovery));
+        });
+
+        let mut encoder = Encoder::new(REQUIRED, TOTAL).expect("scheme");
+        encoder
+            .encode_into(&data, &mut recovery.slices_mut())
+            .expect("shares");
+        assert_eq!(report_output("encode/strand", recovery.slices()), expected);
+        group.bench_function(BenchmarkId::new("strand", share_len), |bencher| {
+            let mut recovery = recovery.slices_mut();
+            bencher.iter(|| encoder.encode_into(&data, &mut recovery).expect("shares"));
+        });
+    }
+    group.finish();
+}
+
+/// 19 of 29 data shares are missing, and one.
+fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    for (missing, share_len) in [
+        (19, 16 * KIB),
+        (19, 64 * KIB),
+        (19, 256 * KIB),
+        (1, 64 * KIB),
+    ] {
+        group.throughput(Throughput::Bytes((K * share_len) as u64));
+        let data = Buffers::random(3, K, share_len);
+        let data = data.slices();
+        let mut recovery = Buffers::random(4, ROWS, share_len);
+        let mut encoder = Encoder::new(REQUIRED, TOTAL).expect("scheme");
+        encoder
+            .encode_into(&data, &mut recovery.slices_mut())
+            .expect("shares");
+        let all = [data.clone(), recovery.slices()].concat();
+        // The last recovery shares stand in for the first data shares: the widest transform.
+        let wanted: Vec<u8> = (0..missing).collect();
+        let present: Vec<u8> = (missing..REQUIRED).chain(TOTAL - missing..TOTAL).collect();
+        let sources: Vec<&[u8]> = present
+            .iter()
+            .map(|&index| all[usize::from(index)])
+            .collect();
+        let mut rebuilt = Buffers::random(5, wanted.len(), share_len);
+        let id = |name| BenchmarkId::new(name, format!("{missing} missing, {share_len}"));
+
+        let mut stock =
+            LowRateDecoder::new(K, ROWS, share_len, DefaultEngine::new(), None).expect("shape");
+        let mut run_stock = |rebuilt: &mut [&mut [u8]]| {
+            for (&index, source) in present.iter().zip(&sources) {
+                match usize::from(index).checked_sub(K) {
+                    None => stock.add_original_shard(usize::from(index), source),
+                    Some(row) => stock.add_recovery_shard(row, source),
+                }
+                .expect("share");
+            }
+            let result = stock.decode().expect("enough shares");
+            for (share, (_, row)) in rebuilt.iter_mut().zip(result.restored_original_iter()) {
+                share.copy_from_slice(row);
+            }
+        };
+        run_stock(&mut rebuilt.slices_mut());
+        assert!(rebuilt.slices() == data[..wanted.len()]);
+        group.bench_function(id("stock"), |bencher| {
+            let mut rebuilt = rebuilt.slices_mut();
+            bencher.iter(|| run_stock(&mut rebuilt));
+        });
+
+        let mut rebuilt = Buffers::random(5, wanted.len(), share_len);
+        let mut plan = RowPlan::new(REQUIRED, TOTAL, &present, &wanted).expect("plan");
+        plan.apply(&sources, &mut rebuilt.slices_mut())
+            .expect("shares");
+        assert!(rebuilt.slices() == data[..wanted.len()]);
+        report_output("decode", rebuilt.slices());
+        group.bench_function(id("strand"), |bencher| {
+            let mut rebuilt = rebuilt.slices_mut();
+            bencher.iter(|| plan.apply(&sources, &mut rebuilt).expect("shares"));
+        });
+    }
+    group.finish();
+}
+
+fn seal(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("seal");
+    group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
+    let plain = random_bytes(6, CHUNK_BYTES);
+    let (key, salt) = (ContentKey::new([1; 32]), [2; 24]);
+    let context = SegmentContext {
+        object_id: [3; 16],
+        part_number: 1,
+        segment_index: 0,
+    };
+    let mut expected = None;
+    for backend in [Backend::AwsLc, Backend::Portable] {
+        let sealer = Sealer::with_backend(backend, &key, &salt, &context);
+        let commitment = sealer.key_commitment();
+        let opener = Opener::with_backend(backend, &key, &salt, &commitment, &context)
+            .expect("the commitment is the sealer's");
+        let mut sealed = vec![0; CHUNK_BYTES + 16];
+        sealer.seal_chunk(0, &plain, &mut sealed);
+        let output = report_output("seal", [sealed.as_slice()]);
+        assert_eq!(*expected.get_or_insert(output), output);
+        group.bench_function(
+            BenchmarkId::new("seal 16 KiB", format!("{backend:?}")),
+            |bencher| {
+                bencher.iter(|| sealer.seal_chunk(0, &plain, &mut sealed));
+            },
+        );
+
+        let mut chunk = vec![0; CHUNK_BYTES + 16];
+        let mut open = || {
+            chunk.copy_from_slice(&sealed);
+            opener
+                .open_chunk(0, false, &mut chunk)
+                .expect("sealed above")
+                == plain
+        };
+        assert!(open());
+        group.bench_function(
+            BenchmarkId::new("open 16 KiB", format!("{backend:?}")),
+            |bencher| {
+                bencher.iter(&mut open);
+            },
+        );
+    }
+    group.finish();
+}
+
+fn tree(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tree");
+    let share_count = 4;
+    let piece_len = share_count * SHARE_BYTES;
+    let shares = Buffers::random(7, usize::from(TOTAL), SHARE_BYTES);
+    let shares = shares.slices();
+
+    group.throughput(Throughput::Bytes((usize::from(TOTAL) * SHARE_BYTES) as u64));
+    group.bench_function("93 pieces, one share each", |bencher| {
+        bencher.iter_batched(
+            || vec![PieceHasher::new(piece_len as u64); usize::from(TOTAL)],
+            |mut hashers| {
+                hashers
+                    .iter_mut()
+                    .zip(&shares)
+                    .for_each(|(hasher, share)| hasher.push_share(share));
+                hashers
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+
+    let piece = random_bytes(8, 2_316_416);
+    let hash_piece = || {
+        let mut hasher = PieceHasher::new(piece.len() as u64);
+        piece
+            .chunks(SHARE_BYTES)
+            .for_each(|share| hasher.push_share(share));
+        hasher.finish()
+    };
+    group.throughput(Throughput::Bytes(piece.len() as u64));
+    group.bench_function("full piece", |bencher| bencher.iter(hash_piece));
+    group.bench_function("full piece, stock", |bencher| {
+        bencher.iter(|| blake3::hash(&piece))
+    });
+    let piece_tree = hash_piece();
+    assert_eq!(blake3::hash(&piece), piece_tree.root);
+    report_output("full piece", [piece_tree.root.as_slice()]);
+
+    let shape = Shape::new(REQUIRED, TOTAL, 67_174_416).expect("a full segment");
+    let roots = vec![piece_tree.root; usize::from(TOTAL)];
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("segment tree", |bencher| {
+        bencher.iter(|| {
+            SegmentTree::new(&shape, &roots)
+                .expect("93 roots")
+                .commitment()
+        });
+    });
+
+    let leaves = 1_000..1_001_u32;
+    let prove = || {
+        prove_slice(
+            shape.piece_len(),
+            &piece_tree.share_hashes,
+            leaves.clone(),
+            |share| {
+                piece
+                    .chunks(SHARE_BYTES)
+                    .nth(share as usize)
+                    .expect("share")
+                    .to_vec()
+            },
+        )
+        .expect("leaf of the piece")
+    };
+    let proof = prove();
+    let bytes = &piece[1_000 * KIB..1_001 * KIB];
+    group.bench_function("prove a leaf", |bencher| bencher.iter(prove));
+    group.bench_function("verify a leaf", |bencher| {
+        bencher.iter(|| {
+            verify_slice(
+                shape.piece_len(),
+                &piece_tree.root,
+                leaves.clone(),
+                &proof,
+                bytes,
+            )
+            .expect("a true proof")
+        });
+    });
+    report_output("proof", proof.iter().map(<[u8; 32]>::as_slice));
+    group.finish();
+}
+
+/// What an upload does with a stripe: seal, encode, hash all 93 shares.
+fn stripe(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("stripe");
+    group.throughput(Throughput::Bytes((K * CHUNK_BYTES) as u64));
+    let plain = random_bytes(9, K * CHUNK_BYTES);
+    let context = SegmentContext {
+        object_id: [3; 16],
+        part_number: 1,
+        segment_index: 0,
+    };
+    let sealer = Sealer::new(&ContentKey::new([1; 32]), &[2; 24], &context);
+    // Chunks are a little longer than shares: 29 of them fill a stripe and 464 bytes.
+    let mut sealed = vec![0; K * (CHUNK_BYTES + 16)];
+    let mut recovery = Buffers::random(10, ROWS, SHARE_BYTES);
+    let mut encoder = Encoder::new(REQUIRED, TOTAL).expect("scheme");
+    let mut run = || {
+        let chunks = plain
+            .chunks(CHUNK_BYTES)
+            .zip(sealed.chunks_mut(CHUNK_BYTES + 16));
+        for (index, (plain, sealed)) in chunks.enumerate() {
+            sealer.seal_chunk(index as u64, plain, sealed);
+        }
+        let data: Vec<&[u8]> = sealed.chunks(SHARE_BYTES).take(K).collect();
+        encoder
+            .encode_into(&data, &mut recovery.slices_mut())
+            .expect("shares");
+        let hash = |share: &[u8]| {
+            let mut hasher = PieceHasher::new(SHARE_BYTES as u64);
+            hasher.push_share(share);
+            hasher.finish().root
+        };
+        data.into_iter()
+            .chain(recovery.slices())
+            .map(hash)
+            .collect::<Vec<[u8; 32]>>()
+    };
+    report_output("stripe", run().iter().map(<[u8; 32]>::as_slice));
+    group.bench_function("seal, encode 29 + 64, hash 93", |bencher| {
+        bencher.iter(&mut run)
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    // Half a minute in all; `cargo bench -- --measurement-time 5` for more certainty.
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+        .sample_size(20);
+    targets = encode, decode, seal, tree, stripe
+}
+criterion_main!(benches);
