@@ -1,0 +1,71 @@
+//! The bounds of one node process, each with its reason.
+//!
+//! What both ends of the network must agree on (frame sizes, windows, stream counts) is in `strand_protocol::limits`;
+//! here is what only this program needs to know. Full always means a typed refusal to the peer, never growth.
+
+use std::time::Duration;
+
+use strand_protocol::limits::{
+    CONNECT_TIMEOUT, DIAL_BACK_TIMEOUT, FULL_PIECE_BYTES, NODE_REQUEST_TIMEOUT, PIECE_BYTES_MAX,
+    STALL_TIMEOUT,
+};
+
+/// Bytes of piece bodies that one core holds in memory for puts, over all its nodes, by default.
+///
+/// 28 full pieces of 2,316,416 bytes are 62 MiB.
+pub const WRITE_BUDGET_BYTES: u64 = 64 << 20;
+
+/// The least write budget that can be asked for: below it two of the longest pieces would not fit.
+pub const WRITE_BUDGET_BYTES_MIN: u64 = 9 << 20;
+
+/// Bytes read from disk and not yet handed to the network, over all gets of a core.
+pub const READ_BUDGET_BYTES: u64 = 64 << 20;
+
+/// One read of a get: 16 shares.
+pub const READ_RUN_SHARES: u32 = 16;
+
+/// What one get holds at most: the run being sent and the run being read.
+pub const READ_HELD_BYTES_MAX: u64 = 2 * READ_RUN_SHARES as u64 * strand_codec::SHARE_BYTES as u64;
+
+/// Bytes of hashing between two yields to the executor: some 60 us.
+pub const HASH_RUN_BYTES: usize = 256 << 10;
+
+/// Used serials one node remembers, until their limits expire. 40 bytes each: 40 MiB at the very most.
+pub const USED_SERIALS_MAX: usize = 1 << 20;
+
+/// How long the first frame of a request may take.
+pub const REQUEST_WAIT: Duration = NODE_REQUEST_TIMEOUT;
+
+/// The window over which a body's progress is judged, also the wait for its first byte (docs/wire.md, put).
+pub const PACE_WINDOW: Duration = STALL_TIMEOUT;
+
+/// Progress a body must make in each window: 4 KiB/s. 80 pieces in flight at this floor are 2.6 Mbit/s of uplink.
+pub const PACE_BYTES_MIN: u64 = 40 << 10;
+
+/// How long the commit frame may lag behind the last body byte: the client computes the commitment over all pieces.
+pub const COMMIT_WAIT: Duration = Duration::from_secs(30);
+
+/// How long one run (256 KiB) may take to leave: slower readers are cut.
+pub const SEND_WAIT: Duration = Duration::from_secs(30);
+
+/// How long an answer of one frame may take to leave.
+pub const ANSWER_WAIT: Duration = NODE_REQUEST_TIMEOUT;
+
+/// How long a node that is told to stop waits for the requests it has begun.
+pub const DRAIN_WAIT: Duration = Duration::from_secs(20);
+
+/// The first wait after a check-in that failed; doubles up to the period.
+pub const CHECK_IN_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a check-in may take, the satellite's dial-back included.
+pub const CHECK_IN_WAIT: Duration = Duration::from_secs(30);
+
+/// Nodes in one process.
+pub const NODES_MAX: usize = 256;
+
+const _: () = assert!(WRITE_BUDGET_BYTES_MIN >= 2 * PIECE_BYTES_MAX);
+const _: () = assert!(WRITE_BUDGET_BYTES >= WRITE_BUDGET_BYTES_MIN);
+const _: () = assert!(READ_BUDGET_BYTES >= 32 * READ_HELD_BYTES_MAX);
+const _: () = assert!(28 * FULL_PIECE_BYTES <= WRITE_BUDGET_BYTES);
+const _: () =
+    assert!(CHECK_IN_WAIT.as_secs() > DIAL_BACK_TIMEOUT.as_secs() + CONNECT_TIMEOUT.as_secs());

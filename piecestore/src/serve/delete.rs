@@ -1,0 +1,53 @@
+//! `DeleteRequest{limit}` -> `Deleted{existed}`, durable when answered.
+
+use strand_protocol::pb::node_response::Answer;
+use strand_protocol::permit::LimitAction;
+use strand_protocol::{NodeId, pb};
+
+use super::error::{Failure, VerbError};
+use super::service::Service;
+use crate::core::executor::{Clock, Executor};
+use crate::stream::SendStream;
+
+impl<D, E, C> Service<D, E, C>
+where
+    D: strand_blob::Disk + 'static,
+    E: Executor,
+    C: Clock,
+{
+    pub(super) async fn delete<S: SendStream>(
+        &self,
+        request: pb::DeleteRequest,
+        peer: NodeId,
+        send: &mut S,
+    ) -> Result<(), Failure> {
+        let now_ms = self.now_ms();
+        let limit = self
+            .permission()
+            .check(&request.limit, peer, &[LimitAction::Delete], now_ms)
+            .map_err(VerbError::from)?
+            .limit;
+        let mut spend = self
+            .permission()
+            .spend(&limit, 1, 1, now_ms)
+            .map_err(VerbError::from)?;
+
+        let existed = self
+            .store()
+            .delete(
+                limit.satellite.as_bytes(),
+                limit.piece_id.as_bytes(),
+                seconds(self.satellite_ms()),
+            )
+            .await
+            .map_err(VerbError::from)?;
+        spend.settle(1);
+        self.answer(send, Answer::Deleted(pb::Deleted { existed }))
+            .await
+    }
+}
+
+/// Seconds since 1970, as records carry them (until 2106).
+pub(super) fn seconds(ms: u64) -> u32 {
+    u32::try_from(ms / 1000).unwrap_or(u32::MAX)
+}

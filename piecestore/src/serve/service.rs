@@ -1,0 +1,278 @@
+//! One node's answers: what its verbs share, and the way in.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use strand_blob::{Disk, Store};
+use strand_protocol::limits::NODE_FRAME_BYTES_MAX;
+use strand_protocol::pb::node_request::Verb;
+use strand_protocol::pb::node_response::Answer;
+use strand_protocol::{NodeId, pb};
+
+use super::error::{Failure, VerbError};
+use super::frame::{FrameError, read_frame, send_frame};
+use crate::budget::Budget;
+use crate::core::executor::{Clock, Executor, timeout};
+use crate::limits::{ANSWER_WAIT, REQUEST_WAIT, SEND_WAIT};
+use crate::permission::Permission;
+use crate::stream::{RecvStream, Request, SendStream, StreamError};
+
+/// What a node's verbs work with.
+pub struct ServiceOptions<D: Disk, E, C> {
+    /// Who we are.
+    pub node_id: NodeId,
+    /// Where pieces are.
+    pub store: Rc<Store<D>>,
+    /// Keys, satellite time, serials.
+    pub permission: Rc<Permission>,
+    /// The core's memory for bodies coming in.
+    pub write_budget: Rc<Budget>,
+    /// The core's memory for bodies going out.
+    pub read_budget: Rc<Budget>,
+    /// The core's executor.
+    pub executor: E,
+    /// Our wall clock.
+    pub clock: C,
+}
+
+/// One node, as its peers see it.
+pub struct Service<D: Disk, E, C> {
+    options: ServiceOptions<D, E, C>,
+    is_draining: Cell<bool>,
+    in_flight: Cell<usize>,
+    counters: Cell<VerbCounts>,
+    errors: RefCell<BTreeMap<&'static str, u64>>,
+}
+
+/// Requests taken and how they ended.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct RequestCounters {
+    /// Requests that named the verb, whatever became of them.
+    #[serde(flatten)]
+    pub verbs: VerbCounts,
+    /// Requests running now.
+    pub in_flight: usize,
+    /// Failures by the code that the peer was given.
+    pub errors: BTreeMap<&'static str, u64>,
+}
+
+/// Requests by verb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct VerbCounts {
+    /// Puts.
+    pub puts: u64,
+    /// Gets, audits and repairs among them.
+    pub gets: u64,
+    /// Deletes.
+    pub deletes: u64,
+    /// Pings.
+    pub pings: u64,
+}
+
+/// A request in flight, counted until it is dropped.
+struct InFlight<'a>(&'a Cell<usize>);
+
+impl<D, E, C> Service<D, E, C>
+where
+    D: Disk + 'static,
+    E: Executor,
+    C: Clock,
+{
+    /// A node ready to answer.
+    #[must_use]
+    pub fn new(options: ServiceOptions<D, E, C>) -> Rc<Self> {
+        Rc::new(Self {
+            options,
+            is_draining: Cell::new(false),
+            in_flight: Cell::new(0),
+            counters: Cell::default(),
+            errors: RefCell::default(),
+        })
+    }
+
+    /// Answers one request, to its end.
+    pub async fn handle<S: SendStream, R: RecvStream>(&self, request: Request<S, R>) {
+        let Request {
+            peer,
+            mut send,
+            mut recv,
+        } = request;
+        let _in_flight = InFlight::new(&self.in_flight);
+        let Err(failure) = self.dispatch(peer, &mut send, &mut recv).await else {
+            return;
+        };
+
+        let code = failure.error().code();
+        *self.errors.borrow_mut().entry(code.name()).or_default() += 1;
+        tracing::debug!(node = %self.options.node_id, %peer, %code, error = %failure.error(), "request failed");
+        recv.stop(code);
+        match failure {
+            Failure::Reset(_) => send.reset(code),
+            Failure::Answer(error) => {
+                if self
+                    .answer(&mut send, Answer::Error(error.to_message()))
+                    .await
+                    .is_err()
+                {
+                    send.reset(code);
+                }
+            }
+        }
+    }
+
+    /// From now on new requests are refused; those begun go on.
+    pub fn drain(&self) {
+        self.is_draining.set(true);
+    }
+
+    /// Requests running now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// What was asked and how it ended.
+    #[must_use]
+    pub fn counters(&self) -> RequestCounters {
+        RequestCounters {
+            verbs: self.counters.get(),
+            in_flight: self.in_flight.get(),
+            errors: self.errors.borrow().clone(),
+        }
+    }
+
+    /// Where the pieces are.
+    #[must_use]
+    pub fn store(&self) -> &Rc<Store<D>> {
+        &self.options.store
+    }
+
+    /// Keys, satellite time, serials.
+    #[must_use]
+    pub fn permission(&self) -> &Rc<Permission> {
+        &self.options.permission
+    }
+
+    pub(super) fn node_id(&self) -> NodeId {
+        self.options.node_id
+    }
+
+    pub(super) fn executor(&self) -> &E {
+        &self.options.executor
+    }
+
+    pub(super) fn write_budget(&self) -> &Rc<Budget> {
+        &self.options.write_budget
+    }
+
+    pub(super) fn read_budget(&self) -> &Rc<Budget> {
+        &self.options.read_budget
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.options.clock.now_ms()
+    }
+
+    pub(super) fn satellite_ms(&self) -> u64 {
+        self.permission().satellite_ms(self.now_ms())
+    }
+
+    /// Sends the answer's first frame; more follows.
+    pub(super) async fn answer_more<S: SendStream>(
+        &self,
+        send: &mut S,
+        answer: Answer,
+    ) -> Result<(), Failure> {
+        let response = pb::NodeResponse {
+            answer: Some(answer),
+        };
+        sent(timeout(self.executor(), ANSWER_WAIT, send_frame(send, &response)).await)
+    }
+
+    /// Sends the answer's last frame.
+    pub(super) async fn answer<S: SendStream>(
+        &self,
+        send: &mut S,
+        answer: Answer,
+    ) -> Result<(), Failure> {
+        self.answer_more(send, answer).await?;
+        send.finish();
+        Ok(())
+    }
+
+    /// Sends bytes that follow an answer's frame.
+    pub(super) async fn send_bytes<S: SendStream>(
+        &self,
+        send: &mut S,
+        bytes: Bytes,
+    ) -> Result<(), Failure> {
+        sent(timeout(self.executor(), SEND_WAIT, send.send(bytes)).await)
+    }
+
+    async fn dispatch<S: SendStream, R: RecvStream>(
+        &self,
+        peer: NodeId,
+        send: &mut S,
+        recv: &mut R,
+    ) -> Result<(), Failure> {
+        if self.is_draining.get() {
+            return Err(VerbError::ShuttingDown.into());
+        }
+        let first = read_frame::<pb::NodeRequest, R>(recv, NODE_FRAME_BYTES_MAX);
+        let request = match timeout(self.executor(), REQUEST_WAIT, first).await {
+            Some(Ok(request)) => request,
+            Some(Err(FrameError::Stream(error))) => return Err(Failure::Reset(error.into())),
+            Some(Err(error)) => return Err(VerbError::Frame(error).into()),
+            None => return Err(Failure::Reset(VerbError::Slow)),
+        };
+        let mut counts = self.counters.get();
+        match request.verb {
+            Some(Verb::Put(request)) => {
+                counts.puts += 1;
+                self.counters.set(counts);
+                // Boxed: the widest of the verbs' futures would otherwise be every request's size.
+                Box::pin(self.put(request, peer, send, recv)).await
+            }
+            Some(Verb::Get(request)) => {
+                counts.gets += 1;
+                self.counters.set(counts);
+                Box::pin(self.get(request, peer, send)).await
+            }
+            Some(Verb::Delete(request)) => {
+                counts.deletes += 1;
+                self.counters.set(counts);
+                Box::pin(self.delete(request, peer, send)).await
+            }
+            Some(Verb::Ping(pb::Ping {})) => {
+                counts.pings += 1;
+                self.counters.set(counts);
+                self.ping(send).await
+            }
+            None => Err(VerbError::UnknownVerb.into()),
+        }
+    }
+}
+
+impl<'a> InFlight<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A send that failed or took too long leaves nobody to answer.
+fn sent(result: Option<Result<(), StreamError>>) -> Result<(), Failure> {
+    match result {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(Failure::Reset(error.into())),
+        None => Err(Failure::Reset(VerbError::Slow)),
+    }
+}
