@@ -6,7 +6,10 @@ pub mod quic;
 pub mod ring;
 pub mod stream;
 
+pub mod admin;
 pub mod budget;
+pub mod config;
+pub mod directory;
 pub mod limits;
 pub mod permission;
 pub mod serials;

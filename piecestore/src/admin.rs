@@ -1,0 +1,266 @@
+//! The socket in a node's directory through which its owner asks how it is.
+//!
+//! One connection is one question: a line `status`, and one JSON object back. The sockets are served by a thread of
+//! their own with plain blocking I/O, so that no owner's script ever costs a core anything but the figures themselves:
+//! the thread raises a number on the node's [`Board`], and the core, which looks ten times a second, puts the answer up.
+
+use std::fs::{File, Permissions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// The socket's name in a node's directory.
+pub const SOCKET_FILE: &str = "node.sock";
+
+/// The longest path that fits an address of a unix socket, its final zero not counted.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// How long a question may take to arrive.
+const QUESTION_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the core may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// Longest question.
+const QUESTION_BYTES_MAX: u64 = 256;
+
+/// Where a core puts one node's figures up when asked.
+#[derive(Debug, Default)]
+pub struct Board {
+    asked: AtomicU64,
+    shown: Mutex<Shown>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    answered: u64,
+    json: String,
+}
+
+/// A node's socket, bound.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    board: Arc<Board>,
+}
+
+/// Why a running node could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no process serves {0}; `piecestore run --dir {0}` starts one")]
+    NotRunning(PathBuf),
+    /// Somebody listens and does not answer.
+    #[error("the process that serves {path} does not answer: {error}")]
+    NoAnswer {
+        /// The directory.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+}
+
+impl Board {
+    /// The number of the last question that has no answer yet. The core's side.
+    pub fn question(&self) -> Option<u64> {
+        let asked = self.asked.load(Ordering::Acquire);
+        (asked
+            > self
+                .shown
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .answered)
+            .then_some(asked)
+    }
+
+    /// Answers all questions up to that number. The core's side.
+    pub fn show(&self, question: u64, json: String) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown {
+            answered: question,
+            json,
+        };
+        self.changed.notify_all();
+    }
+
+    /// Asks and waits. The admin thread's side.
+    fn ask(&self) -> Option<String> {
+        let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let (shown, _) = self
+            .changed
+            .wait_timeout_while(shown, ANSWER_WAIT, |shown| shown.answered < question)
+            .unwrap_or_else(PoisonError::into_inner);
+        (shown.answered >= question).then(|| shown.json.clone())
+    }
+}
+
+impl Socket {
+    /// Binds a directory's socket, which only its owner may open. The caller holds the directory's lock, so whatever
+    /// socket is there is a dead process's.
+    pub fn bind(directory: &Path, board: Arc<Board>) -> io::Result<Self> {
+        let path = directory.join(SOCKET_FILE);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let listener = with_short_path(directory, |path| UnixListener::bind(path))?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, board })
+    }
+}
+
+/// Serves sockets until the process ends.
+pub fn serve(sockets: Vec<Socket>) -> io::Result<()> {
+    let run = move || {
+        loop {
+            let mut waiting: Vec<_> = sockets
+                .iter()
+                .map(|socket| PollFd::new(&socket.listener, PollFlags::IN))
+                .collect();
+            if let Err(error) = poll(&mut waiting, None)
+                && error != rustix::io::Errno::INTR
+            {
+                tracing::error!(%error, "the admin sockets are closed");
+                return;
+            }
+            let ready: Vec<bool> = waiting.iter().map(|fd| !fd.revents().is_empty()).collect();
+            for (socket, _) in sockets.iter().zip(ready).filter(|(_, is_ready)| *is_ready) {
+                if let Ok((stream, _)) = socket.listener.accept()
+                    && let Err(error) = answer(stream, &socket.board)
+                {
+                    tracing::debug!(%error, "an admin connection failed");
+                }
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("admin".to_owned())
+        .stack_size(256 << 10)
+        .spawn(run)?;
+    Ok(())
+}
+
+/// Asks the process that serves a directory for the node's status: one JSON object.
+pub fn ask_status(directory: &Path) -> Result<String, AskError> {
+    let stream = with_short_path(directory, |path| UnixStream::connect(path))
+        .map_err(|_| AskError::NotRunning(directory.to_owned()))?;
+    let ask = || -> io::Result<String> {
+        let mut stream = stream;
+        stream.set_read_timeout(Some(ANSWER_WAIT + QUESTION_WAIT))?;
+        stream.write_all(b"status\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(answer)
+    };
+    ask().map_err(|error| AskError::NoAnswer {
+        path: directory.to_owned(),
+        error,
+    })
+}
+
+fn answer(stream: UnixStream, board: &Board) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(QUESTION_WAIT))?;
+    stream.set_write_timeout(Some(QUESTION_WAIT))?;
+    let mut question = String::new();
+    BufReader::new((&stream).take(QUESTION_BYTES_MAX)).read_line(&mut question)?;
+    let answer = match question.trim_end() {
+        "status" => board
+            .ask()
+            .unwrap_or_else(|| r#"{"error":"the core does not answer"}"#.to_owned()),
+        _ => r#"{"error":"unknown question"}"#.to_owned(),
+    };
+    (&stream).write_all(answer.as_bytes())
+}
+
+/// Runs `operation` on the socket's path, or on a short one to the same place where the real one is too long for a
+/// socket's address.
+fn with_short_path<T>(
+    directory: &Path,
+    operation: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let path = directory.join(SOCKET_FILE);
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return operation(&path);
+    }
+    let folder = File::open(directory)?;
+    operation(&PathBuf::from(format!(
+        "/proc/self/fd/{}/{SOCKET_FILE}",
+        folder.as_raw_fd()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Binds in a directory whose name has that many bytes, and answers with the question's number.
+    fn check_round_trip(name_bytes: usize) {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("n".repeat(name_bytes));
+        std::fs::create_dir(&directory).unwrap();
+        assert!(matches!(
+            ask_status(&directory),
+            Err(AskError::NotRunning(_))
+        ));
+
+        // A socket that a dead process left.
+        drop(with_short_path(&directory, |path| UnixListener::bind(path)).unwrap());
+        assert!(matches!(
+            ask_status(&directory),
+            Err(AskError::NotRunning(_))
+        ));
+
+        let board = Arc::new(Board::default());
+        let socket = Socket::bind(&directory, Arc::clone(&board)).unwrap();
+        let mode = directory
+            .join(SOCKET_FILE)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        serve(vec![socket]).unwrap();
+        let core = std::thread::spawn(move || {
+            let mut answered = 0;
+            while answered < 3 {
+                if let Some(question) = board.question() {
+                    board.show(question, format!(r#"{{"n":{question}}}"#));
+                    answered += 1;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        for question in 1..=3 {
+            assert_eq!(
+                ask_status(&directory).unwrap(),
+                format!(r#"{{"n":{question}}}"#)
+            );
+        }
+        core.join().unwrap();
+    }
+
+    #[test]
+    fn every_question_gets_a_fresh_answer() {
+        check_round_trip(8);
+    }
+
+    #[test]
+    fn a_directory_deeper_than_a_socket_address_works() {
+        check_round_trip(200);
+    }
+}

@@ -1,0 +1,334 @@
+//! A node's directory: made once, then opened by one process at a time.
+//!
+//! What must stay true: an identity is never overwritten; a directory is served only under the identity it was set up
+//! with; two processes never serve one directory (the lock is the kernel's, so it ends with the process however that
+//! ends). The blobs inside are the store's.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use strand_protocol::NodeId;
+use strand_transport::{Identity, IdentityError};
+
+use crate::config::{Capacity, Config, ConfigError, HostPort, SatelliteAddress};
+
+/// The identity's file.
+const IDENTITY_FILE: &str = "identity.key";
+
+/// The file whose lock says that a process serves the directory.
+const LOCK_FILE: &str = "lock";
+
+/// The folder of the store.
+const BLOBS_FOLDER: &str = "blobs";
+
+/// A directory that this process has locked.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    config: Config,
+    identity: Identity,
+    /// Held open for its lock.
+    _lock: File,
+}
+
+/// What the owner chooses at setup.
+#[derive(Clone, Debug)]
+pub struct Choices {
+    /// Whom to work for.
+    pub satellite: SatelliteAddress,
+    /// How much to offer.
+    pub capacity: Capacity,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How others reach it.
+    pub advertise: Option<HostPort>,
+}
+
+/// Why a directory is not served, or not set up. Each message is one sentence and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// Its settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The identity is gone.
+    #[error(
+        "{0} has no {IDENTITY_FILE}: restore it from a backup, because without it the pieces in this directory are lost"
+    )]
+    NoIdentity(PathBuf),
+    /// The identity cannot be read or written.
+    #[error("{path}: {error}")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: IdentityError,
+    },
+    /// Settings of one node beside the key of another.
+    #[error(
+        "{path} belongs to node {configured}, but its {IDENTITY_FILE} is that of node {found}: put the right key back"
+    )]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// By its settings.
+        configured: NodeId,
+        /// By its key.
+        found: NodeId,
+    },
+    /// Another process serves it.
+    #[error("{0} is in use by another process; stop that one first")]
+    Locked(PathBuf),
+    /// Set up before.
+    #[error(
+        "{path} is set up already, for node {node_id}; `piecestore run --dir {path}` starts it"
+    )]
+    AlreadySetUp {
+        /// The directory.
+        path: PathBuf,
+        /// Its node.
+        node_id: NodeId,
+    },
+    /// The operating system said no.
+    #[error("cannot {what} {path}: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// How it failed.
+        error: io::Error,
+    },
+}
+
+impl Directory {
+    /// Makes a directory into a node's: identity, settings, an empty store.
+    ///
+    /// A setup that was interrupted is taken up again: the identity that it made is kept.
+    pub fn set_up(path: &Path, choices: Choices) -> Result<Config, DirectoryError> {
+        match Config::load(path) {
+            Ok(config) => {
+                return Err(DirectoryError::AlreadySetUp {
+                    path: path.to_owned(),
+                    node_id: config.node_id,
+                });
+            }
+            Err(ConfigError::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        make_folder(path)?;
+        let _lock = lock(path)?;
+        make_folder(&path.join(BLOBS_FOLDER))?;
+        let key_path = path.join(IDENTITY_FILE);
+        let key_exists = key_path
+            .try_exists()
+            .map_err(|error| failed("look for", &key_path, error))?;
+        let identity = if key_exists {
+            Identity::load(&key_path)
+        } else {
+            Identity::create(&key_path)
+        }
+        .map_err(|error| DirectoryError::Identity {
+            path: key_path,
+            error,
+        })?;
+        let Choices {
+            satellite,
+            capacity,
+            listen,
+            advertise,
+        } = choices;
+        let config = Config {
+            node_id: identity.node_id(),
+            satellite,
+            capacity,
+            listen,
+            advertise,
+        };
+        config.create(path)?;
+        Ok(config)
+    }
+
+    /// Opens a directory to serve it.
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
+        let config = Config::load(path)?;
+        let lock = lock(path)?;
+        let key_path = path.join(IDENTITY_FILE);
+        if !key_path
+            .try_exists()
+            .map_err(|error| failed("look for", &key_path, error))?
+        {
+            return Err(DirectoryError::NoIdentity(path.to_owned()));
+        }
+        let identity = Identity::load(&key_path).map_err(|error| DirectoryError::Identity {
+            path: key_path,
+            error,
+        })?;
+        if identity.node_id() != config.node_id {
+            return Err(DirectoryError::OtherNode {
+                path: path.to_owned(),
+                configured: config.node_id,
+                found: identity.node_id(),
+            });
+        }
+        make_folder(&path.join(BLOBS_FOLDER))?;
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            identity,
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its node's key.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
+        self.path.join(BLOBS_FOLDER)
+    }
+}
+
+/// The free and total bytes of the file system under a path, for advice at setup.
+pub fn file_system_bytes(path: &Path) -> io::Result<(u64, u64)> {
+    let figures = rustix::fs::statvfs(path)?;
+    Ok((
+        figures.f_bavail * figures.f_frsize,
+        figures.f_blocks * figures.f_frsize,
+    ))
+}
+
+fn make_folder(path: &Path) -> Result<(), DirectoryError> {
+    match DirBuilder::new().mode(0o700).recursive(true).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(failed("create", path, error)),
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, DirectoryError> {
+    let path = directory.join(LOCK_FILE);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| failed("open", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked(directory.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &path, error)),
+    }
+}
+
+fn failed(what: &'static str, path: &Path, error: io::Error) -> DirectoryError {
+    DirectoryError::Io {
+        what,
+        path: path.to_owned(),
+        error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn choices() -> Choices {
+        Choices {
+            satellite: format!("{}@127.0.0.1:7777", NodeId::from([9; 32]))
+                .parse()
+                .unwrap(),
+            capacity: "1GB".parse().unwrap(),
+            listen: "127.0.0.1:7778".parse().unwrap(),
+            advertise: None,
+        }
+    }
+
+    fn set_up() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/node");
+        Directory::set_up(&path, choices()).unwrap();
+        (root, path)
+    }
+
+    #[test]
+    fn a_directory_that_was_set_up_opens_with_its_identity() {
+        let (_root, path) = set_up();
+        let directory = Directory::open(&path).unwrap();
+        assert_eq!(directory.identity().node_id(), directory.config().node_id);
+        assert!(directory.blobs().is_dir());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn setup_refuses_a_directory_that_has_a_node() {
+        let (_root, path) = set_up();
+        let key = std::fs::read(path.join(IDENTITY_FILE)).unwrap();
+        let error = Directory::set_up(&path, choices()).unwrap_err();
+        assert!(
+            matches!(error, DirectoryError::AlreadySetUp { .. }),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(path.join(IDENTITY_FILE)).unwrap(), key);
+    }
+
+    #[test]
+    fn an_interrupted_setup_goes_on_with_its_identity() {
+        let (_root, path) = set_up();
+        let before = Config::load(&path).unwrap();
+        std::fs::remove_file(path.join(crate::config::FILE_NAME)).unwrap();
+        assert_eq!(Directory::set_up(&path, choices()).unwrap(), before);
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let (_root, path) = set_up();
+        let first = Directory::open(&path).unwrap();
+        assert!(matches!(
+            Directory::open(&path),
+            Err(DirectoryError::Locked(_))
+        ));
+        drop(first);
+        assert!(Directory::open(&path).is_ok());
+    }
+
+    #[test]
+    fn a_foreign_or_missing_identity_is_refused_in_one_sentence() {
+        let (_root, path) = set_up();
+        let (_other_root, other) = set_up();
+        std::fs::copy(other.join(IDENTITY_FILE), path.join(IDENTITY_FILE)).unwrap();
+        let error = Directory::open(&path).unwrap_err();
+        assert!(matches!(error, DirectoryError::OtherNode { .. }), "{error}");
+        assert!(!error.to_string().contains('\n'));
+        std::fs::remove_file(path.join(IDENTITY_FILE)).unwrap();
+        assert!(matches!(
+            Directory::open(&path),
+            Err(DirectoryError::NoIdentity(_))
+        ));
+        assert!(matches!(
+            Directory::open(path.parent().unwrap()),
+            Err(DirectoryError::Config(ConfigError::Missing(_)))
+        ));
+    }
+}
