@@ -8,9 +8,16 @@ pub mod stream;
 
 pub mod admin;
 pub mod budget;
+pub mod check_in;
+pub mod cli;
 pub mod config;
 pub mod directory;
 pub mod limits;
+pub mod node;
 pub mod permission;
+pub mod process;
 pub mod serials;
 pub mod serve;
+pub mod status;
+
+pub use cli::cli_main;

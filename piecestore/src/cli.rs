@@ -1,0 +1,254 @@
+//! The command line: `piecestore setup`, `run`, `status`.
+//!
+//! [`cli_main`] is the whole program, so that others can be this program: a test network starts itself again as a node.
+//! Errors are one sentence on standard error with the next step in it; exit code 1 for those, 2 for a misspelt command.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::admin::{AskError, ask_status};
+use crate::config::{self, Capacity, Config, HostPort, SatelliteAddress};
+use crate::directory::{Choices, Directory, file_system_bytes};
+use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
+use crate::process::{self, ProcessOptions};
+use crate::status::{for_people, human_bytes};
+
+/// A Strand storage node: stores encrypted pieces for others and never sees what is in them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "piecestore",
+    version,
+    arg_required_else_help = true,
+    after_help = "A node is a directory on one disk. To run one:\n\
+                  \n  1. Ask whoever runs the satellite for its NODEID@HOST:PORT (`satellite status` prints it).\
+                  \n  2. Forward a UDP port, 7778 by default, from the router to this machine.\
+                  \n  3. piecestore setup --dir /volume1/strand --satellite NODEID@HOST:PORT --capacity 2TB\
+                  \n  4. piecestore run --dir /volume1/strand\
+                  \n\nA process can serve many nodes: give --dir more than once, one for each disk. Keep a copy of identity.key \
+                  of each: without it the pieces are lost.\n\nLogs go to standard error; RUST_LOG=debug shows more."
+)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a directory into a node's: identity, settings, an empty store.
+    Setup(Setup),
+    /// Serve one node or several, until SIGTERM or Ctrl-C.
+    Run(Run),
+    /// Say how a node is that runs on this machine.
+    Status(StatusOptions),
+}
+
+#[derive(Debug, Args)]
+struct Setup {
+    /// The node's directory, on the disk that it is to fill; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The satellite to work for.
+    #[arg(long, value_name = "NODEID@HOST:PORT")]
+    satellite: SatelliteAddress,
+    /// Disk space to offer, everything counted: 500GB, 2TB, 1.5TiB.
+    #[arg(long, value_name = "SIZE")]
+    capacity: Capacity,
+    /// Where to listen (UDP).
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:7778", value_parser = config::parse_listen)]
+    listen: SocketAddr,
+    /// Under which address others reach this node, if it is not the one that it calls from.
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<HostPort>,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// A node's directory; more than once for several nodes.
+    #[arg(long, value_name = "DIR", required = true)]
+    dir: Vec<PathBuf>,
+    /// How many CPU cores to use; nodes are spread over them. One by default for each node, up to the machine's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    cores: Option<u16>,
+    /// Memory for pieces being received, for each core. Uploads that find it full are told to come back later.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_write_buffer)]
+    write_buffer: u64,
+}
+
+#[derive(Debug, Args)]
+struct StatusOptions {
+    /// The node's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// One JSON object with every counter.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the program. `args` is what follows the program's name.
+pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = std::iter::once(OsString::from("piecestore")).chain(args);
+    let command = match Command::try_parse_from(args) {
+        Ok(command) => command,
+        Err(error) => {
+            // Help goes to standard output with code 0, mistakes to standard error with code 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match command.verb {
+        Verb::Setup(options) => set_up(options),
+        Verb::Run(options) => run(options),
+        Verb::Status(options) => status(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "piecestore: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn set_up(options: Setup) -> anyhow::Result<()> {
+    let Setup {
+        dir,
+        satellite,
+        capacity,
+        listen,
+        advertise,
+    } = options;
+    let config = Directory::set_up(
+        &dir,
+        Choices {
+            satellite,
+            capacity,
+            listen,
+            advertise,
+        },
+    )?;
+    print_line(&format!(
+        "node {} is set up in {}",
+        config.node_id,
+        dir.display()
+    ))?;
+    if let Ok((free, total)) = file_system_bytes(&dir)
+        && capacity.bytes() > free
+    {
+        let (free, total) = (human_bytes(free), human_bytes(total));
+        print_line(&format!(
+            "note: {capacity} is more than this disk has free: {free} of {total}"
+        ))?;
+    }
+    print_line(&format!(
+        "keep a copy of {}: without it the node's pieces are lost",
+        dir.join("identity.key").display()
+    ))?;
+    print_line(&format!(
+        "next: forward UDP port {} to this machine, then `piecestore run --dir {}`",
+        listen.port(),
+        dir.display()
+    ))
+}
+
+fn run(options: Run) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        options.dir.len() <= NODES_MAX,
+        "{} nodes in one process are too many; run at most {NODES_MAX} in each",
+        options.dir.len()
+    );
+    log_to_standard_error();
+    let machine_cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let options = ProcessOptions {
+        core_count: options
+            .cores
+            .map_or(machine_cores, usize::from)
+            .min(options.dir.len()),
+        directories: options.dir,
+        write_budget_bytes: options.write_buffer,
+    };
+    process::run(&options, |line| {
+        // Nobody reads the lines any more: the node serves all the same.
+        let _ = print_line(line);
+    })?;
+    Ok(())
+}
+
+fn status(options: &StatusOptions) -> anyhow::Result<()> {
+    // Before the socket: a directory that is none should be called so.
+    let config = Config::load(&options.dir)?;
+    let json = match ask_status(&options.dir) {
+        Ok(json) => json,
+        Err(AskError::NotRunning(_)) => anyhow::bail!(
+            "node {} is not running; `piecestore run --dir {}` starts it",
+            config.node_id,
+            options.dir.display()
+        ),
+        Err(error) => return Err(error.into()),
+    };
+    let status: serde_json::Value = serde_json::from_str(&json)?;
+    if let Some(error) = status.get("error").and_then(serde_json::Value::as_str) {
+        anyhow::bail!("the node cannot say how it is: {error}");
+    }
+    if options.json {
+        print_line(&json)
+    } else {
+        print_text(&for_people(&status))
+    }
+}
+
+fn parse_write_buffer(text: &str) -> Result<u64, String> {
+    let bytes = config::parse_size(text)
+        .ok_or_else(|| format!("{text:?} is not a size: write it like 64MiB"))?;
+    if bytes < WRITE_BUDGET_BYTES_MIN {
+        return Err(format!(
+            "{text} is too small: a core needs at least {}MiB",
+            WRITE_BUDGET_BYTES_MIN >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
+fn log_to_standard_error() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Another subscriber may be there already when this program runs inside another.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}
+
+fn print_line(line: &str) -> anyhow::Result<()> {
+    print_text(&format!("{line}\n"))
+}
+
+fn print_text(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Command::command().debug_assert();
+    }
+
+    #[test]
+    fn a_write_buffer_must_hold_two_of_the_longest_pieces() {
+        assert_eq!(parse_write_buffer("64MiB"), Ok(64 << 20));
+        assert!(parse_write_buffer("8MiB").is_err());
+        assert!(parse_write_buffer("lots").is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! One node on its core: a directory, its store, its endpoint, its check-ins.
+//!
+//! Everything here belongs to one core and lives in [`Node`]; a dead disk or a refused address costs its own node and
+//! no other. [`Node::stop`] refuses new requests, lets those begun end, and closes what was opened, in the opposite order.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_lite::future;
+use strand_blob::{OpenError, Store, StoreOptions};
+use strand_protocol::Code;
+
+use crate::admin::Board;
+use crate::budget::Budget;
+use crate::check_in::{EndpointLine, ReportedSpace, Reporter, Standing};
+use crate::core::executor::{Clock, Executor};
+use crate::core::{Core, CoreExecutor, Gate, Notify};
+use crate::directory::Directory;
+use crate::disk::RingDisk;
+use crate::permission::Permission;
+use crate::quic::{BindError, Endpoint, Handler};
+use crate::serve::{Service, ServiceOptions};
+use crate::status::{CounterFigures, Status};
+
+type NodeService = Service<RingDisk<CoreExecutor>, CoreExecutor, CoreExecutor>;
+
+/// A running node.
+pub struct Node {
+    directory: Directory,
+    board: Arc<Board>,
+    endpoint: Endpoint<CoreExecutor>,
+    service: Rc<NodeService>,
+    budgets: Budgets,
+    standing: Rc<RefCell<Standing>>,
+    tasks: Gate,
+    stop_check_in: Rc<Notify>,
+    started_ms: u64,
+}
+
+/// What a node is made of before it has a core.
+#[derive(Debug)]
+pub struct Seat {
+    /// Open and locked.
+    pub directory: Directory,
+    /// Where its status is asked for.
+    pub board: Arc<Board>,
+}
+
+/// The memory that all nodes of a core share.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// For bodies coming in.
+    pub write: Rc<Budget>,
+    /// For bodies going out.
+    pub read: Rc<Budget>,
+}
+
+/// Why a node does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Its disk cannot be used at all.
+    #[error("cannot open the blobs: {0}")]
+    Disk(std::io::Error),
+    /// Its store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Its address cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+impl Node {
+    /// Recovers the store, binds the socket, and begins to answer and to check in.
+    pub async fn start(core: &Core, seat: Seat, budgets: Budgets) -> Result<Self, NodeError> {
+        let Seat { directory, board } = seat;
+        let config = directory.config().clone();
+        let executor = core.executor();
+        let started_ms = executor.now_ms();
+        let node_id = config.node_id;
+
+        let disk = core.disk(&directory.blobs()).map_err(NodeError::Disk)?;
+        let options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
+        let now_s = u32::try_from(started_ms / 1000).unwrap_or(u32::MAX);
+        let (store, recovery) = Store::open(disk, options, now_s, &mut fill_random).await?;
+        for rot in &recovery.rotten {
+            tracing::error!(node = %node_id, ?rot, "found damaged at start; what it held is lost to this node");
+        }
+        tracing::debug!(node = %node_id, ?recovery, "store recovered");
+
+        let tasks = Gate::new();
+        let stop_check_in = Rc::new(Notify::new());
+        if let Some(pass) = tasks.enter() {
+            let committing = Rc::clone(&store);
+            executor.spawn(async move {
+                let _pass = pass;
+                committing.run_commits().await;
+            });
+        }
+        let permission = Permission::new(config.satellite.id, node_id);
+        let service = Service::new(ServiceOptions {
+            node_id,
+            store,
+            permission: Rc::clone(&permission),
+            write_budget: Rc::clone(&budgets.write),
+            read_budget: Rc::clone(&budgets.read),
+            executor,
+            clock: executor,
+        });
+        let answering = Rc::clone(&service);
+        let handler: Handler = Rc::new(move |request| {
+            let service = Rc::clone(&answering);
+            Box::pin(async move { service.handle(request).await })
+        });
+        let endpoint = match core.endpoint(directory.identity(), config.listen, handler) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                service.store().close().await;
+                tasks.close().await;
+                return Err(error.into());
+            }
+        };
+        let node = Self {
+            directory,
+            board,
+            endpoint,
+            service,
+            budgets,
+            standing: Rc::default(),
+            tasks,
+            stop_check_in,
+            started_ms,
+        };
+        node.start_check_ins(core);
+        Ok(node)
+    }
+
+    /// Answers the admin socket, if it has asked.
+    pub fn answer_admin(&self, core: &Core, core_index: usize) {
+        let Some(question) = self.board.question() else {
+            return;
+        };
+        let status = self.status(core, core_index);
+        let json = serde_json::to_string(&status)
+            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+        self.board.show(question, json);
+    }
+
+    /// The line that says that the node serves.
+    #[must_use]
+    pub fn serving_line(&self) -> String {
+        let space = self.service.store().space();
+        format!(
+            "serving {} on {}, {}: {} pieces, {} used of {}",
+            self.endpoint.node_id(),
+            self.endpoint.local_addr(),
+            self.directory.path().display(),
+            self.service.store().counters().pieces,
+            crate::status::human_bytes(space.file_bytes),
+            crate::status::human_bytes(space.capacity_bytes),
+        )
+    }
+
+    /// From now on new requests are refused.
+    pub fn drain(&self) {
+        self.service.drain();
+    }
+
+    /// Requests running now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.service.in_flight()
+    }
+
+    /// Closes connections, check-ins and the store. What was acked is durable already; what was not is dropped.
+    pub async fn stop(self) {
+        self.drain();
+        self.stop_check_in.notify();
+        self.endpoint.close(Code::Shutdown).await;
+        self.service.store().close().await;
+        self.tasks.close().await;
+        // The next start removes it if this fails.
+        let _ = std::fs::remove_file(self.directory.path().join(crate::admin::SOCKET_FILE));
+    }
+
+    fn start_check_ins(&self, core: &Core) {
+        let Some(pass) = self.tasks.enter() else {
+            return;
+        };
+        let config = self.directory.config().clone();
+        let executor = core.executor();
+        let permission = Rc::clone(self.service.permission());
+        let standing = Rc::clone(&self.standing);
+        let endpoint = self.endpoint.clone();
+        let service = Rc::clone(&self.service);
+        let stop = Rc::clone(&self.stop_check_in);
+        let started_ms = self.started_ms;
+        executor.spawn(async move {
+            let _pass = pass;
+            let local_address = endpoint.local_addr();
+            let line = EndpointLine::new(
+                endpoint,
+                executor,
+                config.satellite.id,
+                config.satellite.address.clone(),
+            );
+            let reporter = Reporter {
+                line: &line,
+                config: &config,
+                local_address,
+                started_ms,
+                permission: &permission,
+                standing: &standing,
+                executor: &executor,
+                clock: &executor,
+            };
+            let space = || {
+                let space = service.store().space();
+                ReportedSpace {
+                    capacity_bytes: space.capacity_bytes,
+                    used_bytes: space.file_bytes,
+                    // A store that takes nothing has nothing to offer.
+                    free_bytes: if service.store().is_read_only() {
+                        0
+                    } else {
+                        space.free_bytes()
+                    },
+                }
+            };
+            future::or(reporter.run(space, random_byte), stop.notified()).await;
+        });
+    }
+
+    fn status(&self, core: &Core, core_index: usize) -> Status {
+        let config = self.directory.config();
+        let store = self.service.store();
+        let permission = self.service.permission();
+        let now_ms = core.executor().now_ms();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            node_id: config.node_id.to_string(),
+            satellite: config.satellite.to_string(),
+            directory: self.directory.path().display().to_string(),
+            listen: self.endpoint.local_addr().to_string(),
+            advertise: config
+                .advertise
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            process_id: std::process::id(),
+            core_index,
+            started_ms: self.started_ms,
+            uptime_s: now_ms.saturating_sub(self.started_ms) / 1000,
+            standing: self.standing.borrow().clone(),
+            clock_offset_ms: permission.clock_offset_ms(),
+            serials: permission.serial_count(),
+            read_only: store.is_read_only(),
+            space: store.space().into(),
+            requests: self.service.counters(),
+            write_budget: self.budgets.write.usage(),
+            read_budget: self.budgets.read.usage(),
+            counters: CounterFigures::new(&store.counters(), core.counters()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("directory", &self.directory.path())
+            .finish_non_exhaustive()
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "salts cannot be made without the system's random source"
+)]
+fn fill_random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the system has a random source");
+}
+
+fn random_byte() -> u8 {
+    let mut byte = [0];
+    fill_random(&mut byte);
+    byte[0]
+}

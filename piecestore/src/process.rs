@@ -1,0 +1,276 @@
+//! A process: cores, and nodes spread over them.
+//!
+//! Node i lives on core i mod N. The main thread opens every directory before anything runs, so that a mistake in one is
+//! said at once; then it waits for the cores' news and for signals. SIGTERM and SIGINT end the process in an orderly
+//! way: new requests are refused, begun ones finish or are refused, no ack is dropped. A second signal ends it at once,
+//! which, like kill -9, loses nothing that was acked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::admin::{self, Board, Socket};
+use crate::budget::Budget;
+use crate::core::{
+    self, Core, CoreError, CoreExecutor, CoreOptions, CoreThread, Executor, Unsupported,
+};
+use crate::directory::{Directory, DirectoryError};
+use crate::limits::{DRAIN_WAIT, READ_BUDGET_BYTES};
+use crate::node::{Budgets, Node, Seat};
+
+/// How often a core looks for questions and for the end.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+
+/// How often a core that drains looks whether requests still run.
+const DRAIN_PERIOD: Duration = Duration::from_millis(10);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct ProcessOptions {
+    /// One for each node.
+    pub directories: Vec<PathBuf>,
+    /// How many executors; at most one for each node is started.
+    pub core_count: usize,
+    /// Bytes of bodies coming in that each core holds.
+    pub write_budget_bytes: u64,
+}
+
+/// Why a process does not run, or how it failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// The kernel lacks what we need.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// A directory cannot be served.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The same directory twice.
+    #[error("{0} is named twice")]
+    Twice(PathBuf),
+    /// The admin socket.
+    #[error("cannot bind the admin socket in {path}: {error}")]
+    Socket {
+        /// The node's directory.
+        path: PathBuf,
+        /// What happened.
+        error: std::io::Error,
+    },
+    /// Threads or signal handlers.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+    /// A core's executor.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    /// Not one node came up; each has said why.
+    #[error("no node could be started")]
+    NoNode,
+    /// Some nodes did not come up; the others have been served.
+    #[error("{failed} of {total} nodes could not be started")]
+    SomeNodes {
+        /// How many did not.
+        failed: usize,
+        /// Of how many.
+        total: usize,
+    },
+}
+
+/// What the main thread waits for.
+enum News {
+    /// A node serves; the line to print.
+    Serving(String),
+    /// A node does not; the line to print.
+    Failed(String),
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// A core has ended.
+    CoreEnded,
+}
+
+/// Serves nodes until a signal. `print` is given each line for the owner's terminal.
+pub fn run(options: &ProcessOptions, mut print: impl FnMut(&str)) -> Result<(), ProcessError> {
+    core::probe()?;
+    let (seats, sockets) = open(&options.directories)?;
+    let total = seats.len();
+    let core_count = options.core_count.clamp(1, total);
+    let (news_sender, news) = channel();
+    watch_signals(news_sender.clone()).map_err(ProcessError::Start)?;
+    admin::serve(sockets).map_err(ProcessError::Start)?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut seats_of_cores: Vec<Vec<Seat>> = (0..core_count).map(|_| Vec::new()).collect();
+    for (index, seat) in seats.into_iter().enumerate() {
+        seats_of_cores[index % core_count].push(seat);
+    }
+    let mut cores = Vec::with_capacity(core_count);
+    for (index, seats) in seats_of_cores.into_iter().enumerate() {
+        let plan = CorePlan {
+            index,
+            seats,
+            write_budget_bytes: options.write_budget_bytes,
+            stop: Arc::clone(&stop),
+            news: news_sender.clone(),
+        };
+        // Several processes may share a machine, so the kernel places the threads.
+        cores.push(core::start(CoreOptions { index, pin: None }, |core| {
+            plan.run(core)
+        })?);
+    }
+    drop(news_sender);
+    let failed = wait(&news, total, &mut print);
+    stop.store(true, Ordering::Release);
+    end(cores)?;
+    match failed {
+        0 => Ok(()),
+        failed if failed == total => Err(ProcessError::NoNode),
+        failed => Err(ProcessError::SomeNodes { failed, total }),
+    }
+}
+
+/// Opens and locks every directory, and binds its socket.
+fn open(paths: &[PathBuf]) -> Result<(Vec<Seat>, Vec<Socket>), ProcessError> {
+    let mut seats: Vec<Seat> = Vec::with_capacity(paths.len());
+    let mut sockets = Vec::with_capacity(paths.len());
+    for path in paths {
+        let canonical = path.canonicalize().ok();
+        if seats.iter().any(|seat| {
+            seat.directory.path().canonicalize().ok() == canonical && canonical.is_some()
+        }) {
+            return Err(ProcessError::Twice(path.clone()));
+        }
+        let directory = Directory::open(path)?;
+        let board = Arc::new(Board::default());
+        let socket =
+            Socket::bind(path, Arc::clone(&board)).map_err(|error| ProcessError::Socket {
+                path: path.clone(),
+                error,
+            })?;
+        sockets.push(socket);
+        seats.push(Seat { directory, board });
+    }
+    Ok((seats, sockets))
+}
+
+/// Prints what the cores say until it is time to stop; gives how many nodes did not start.
+fn wait(news: &Receiver<News>, total: usize, print: &mut impl FnMut(&str)) -> usize {
+    let mut failed = 0;
+    while let Ok(news) = news.recv() {
+        match news {
+            News::Serving(line) => print(&line),
+            News::Failed(line) => {
+                print(&line);
+                failed += 1;
+                if failed == total {
+                    break;
+                }
+            }
+            News::Signal => {
+                tracing::info!("stopping: new requests are refused, running ones may finish");
+                break;
+            }
+            // Cores end only when told to, or by a panic that has been printed.
+            News::CoreEnded => break,
+        }
+    }
+    failed
+}
+
+fn end(cores: Vec<CoreThread<()>>) -> Result<(), ProcessError> {
+    let mut result = Ok(());
+    for core in cores {
+        let ended = core.join();
+        if result.is_ok() {
+            result = ended;
+        }
+    }
+    Ok(result?)
+}
+
+fn watch_signals(news: Sender<News>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let watch = move || {
+        let mut is_stopping = false;
+        for signal in signals.forever() {
+            if is_stopping {
+                std::process::exit(128 + signal);
+            }
+            is_stopping = true;
+            // The main thread may be past listening: it is stopping then.
+            let _ = news.send(News::Signal);
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(128 << 10)
+        .spawn(watch)?;
+    Ok(())
+}
+
+/// One core's part.
+struct CorePlan {
+    index: usize,
+    seats: Vec<Seat>,
+    write_budget_bytes: u64,
+    stop: Arc<AtomicBool>,
+    news: Sender<News>,
+}
+
+/// Says that a core has ended, also by a panic.
+struct Farewell(Sender<News>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.0.send(News::CoreEnded);
+    }
+}
+
+impl CorePlan {
+    async fn run(self, core: Core) {
+        let farewell = Farewell(self.news);
+        let executor = core.executor();
+        let budgets = Budgets {
+            write: Budget::new(self.write_budget_bytes),
+            read: Budget::new(READ_BUDGET_BYTES),
+        };
+        let mut nodes = Vec::with_capacity(self.seats.len());
+        for seat in self.seats {
+            if self.stop.load(Ordering::Acquire) {
+                break;
+            }
+            let path = seat.directory.path().to_owned();
+            let news = match Node::start(&core, seat, budgets.clone()).await {
+                Ok(node) => {
+                    let line = node.serving_line();
+                    nodes.push(node);
+                    News::Serving(line)
+                }
+                Err(error) => News::Failed(format!("cannot serve {}: {error}", path.display())),
+            };
+            let _ = farewell.0.send(news);
+        }
+        while !self.stop.load(Ordering::Acquire) {
+            executor.sleep(LOOK_PERIOD).await;
+            for node in &nodes {
+                node.answer_admin(&core, self.index);
+            }
+        }
+        drain(&executor, &nodes).await;
+        for node in nodes {
+            node.stop().await;
+        }
+    }
+}
+
+/// Refuses new requests and waits for the begun ones, but not for ever.
+async fn drain(executor: &CoreExecutor, nodes: &[Node]) {
+    nodes.iter().for_each(Node::drain);
+    let began = executor.now();
+    while nodes.iter().any(|node| node.in_flight() > 0) && executor.now() - began < DRAIN_WAIT {
+        executor.sleep(DRAIN_PERIOD).await;
+    }
+}

@@ -1,0 +1,305 @@
+//! What a node says of itself through its admin socket: the JSON of `piecestore status --json`.
+//!
+//! Names here are read by scripts; they are added to, not changed.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+use strand_blob::{Space, StoreCounters};
+
+use crate::budget::BudgetUse;
+use crate::check_in::Standing;
+use crate::core::CoreCounters;
+use crate::serve::RequestCounters;
+
+/// One node at one moment.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: &'static str,
+    /// Text form.
+    pub node_id: String,
+    /// `NODEID@HOST:PORT`.
+    pub satellite: String,
+    /// Where its files are.
+    pub directory: String,
+    /// Where its socket is bound.
+    pub listen: String,
+    /// As set by the owner; empty: as the satellite sees it.
+    pub advertise: String,
+    /// The process that serves it. Core counters are shared by the nodes of one core.
+    pub process_id: u32,
+    /// The core within the process.
+    pub core_index: usize,
+    /// Process start, milliseconds since 1970.
+    pub started_ms: u64,
+    /// Seconds since then.
+    pub uptime_s: u64,
+    /// Its satellite's view.
+    pub standing: Standing,
+    /// Satellite time minus ours.
+    pub clock_offset_ms: i64,
+    /// Limits remembered as used.
+    pub serials: usize,
+    /// Whether the disk failed a write: nothing more is stored until a restart.
+    pub read_only: bool,
+    /// Where its bytes are.
+    pub space: SpaceFigures,
+    /// What was asked of it.
+    pub requests: RequestCounters,
+    /// Memory for bodies coming in, shared by the core's nodes.
+    pub write_budget: BudgetUse,
+    /// Memory for bodies going out, shared by the core's nodes.
+    pub read_budget: BudgetUse,
+    /// The store's and the core's counts, since the start.
+    pub counters: CounterFigures,
+}
+
+/// [`Space`] in JSON.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct SpaceFigures {
+    /// Offered by the owner.
+    pub capacity_bytes: u64,
+    /// Left for pieces.
+    pub free_bytes: u64,
+    /// Left on the disk.
+    pub disk_free_bytes: u64,
+    /// All blob files together: the sum of the six below.
+    pub file_bytes: u64,
+    /// Bodies of pieces that can be read.
+    pub live_bytes: u64,
+    /// Bodies of deleted pieces.
+    pub dead_bytes: u64,
+    /// Record headers, trailers, tombstones, group headers.
+    pub overhead_bytes: u64,
+    /// Zeros up to the next step or block.
+    pub padding_bytes: u64,
+    /// Blob headers.
+    pub header_bytes: u64,
+    /// Torn, rotten or never written.
+    pub skipped_bytes: u64,
+    /// Promised to what is being written.
+    pub reserved_bytes: u64,
+}
+
+/// [`StoreCounters`] and [`CoreCounters`] in one flat object.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct CounterFigures {
+    /// Pieces held now.
+    pub pieces: u64,
+    /// Pieces stored anew.
+    pub pieces_stored: u64,
+    /// Their bodies.
+    pub piece_bytes_stored: u64,
+    /// Tombstones made durable.
+    pub tombstones: u64,
+    /// Durable answers.
+    pub acks: u64,
+    /// Puts of what was there already.
+    pub acks_again: u64,
+    /// Must stay 0.
+    pub acks_before_sync: u64,
+    /// Commit groups written.
+    pub groups: u64,
+    /// Syncs.
+    pub syncs: u64,
+    /// Bytes written by the store.
+    pub bytes_written: u64,
+    /// Bodies among them.
+    pub piece_bytes_written: u64,
+    /// Shares read and checked.
+    pub shares_read: u64,
+    /// Reads that met damage.
+    pub corrupt_reads: u64,
+    /// Blobs created.
+    pub blobs_created: u64,
+    /// Shared by the core's nodes.
+    #[serde(flatten)]
+    pub core: CoreCounters,
+    /// The core's `trains_sent` by its other name.
+    pub sends: u64,
+    /// The core's `disk_bytes_written` by its other name.
+    pub ring_write_bytes: u64,
+}
+
+impl From<Space> for SpaceFigures {
+    fn from(space: Space) -> Self {
+        Self {
+            capacity_bytes: space.capacity_bytes,
+            free_bytes: space.free_bytes(),
+            disk_free_bytes: space.disk_free_bytes,
+            file_bytes: space.file_bytes,
+            live_bytes: space.live_bytes,
+            dead_bytes: space.dead_bytes,
+            overhead_bytes: space.overhead_bytes,
+            padding_bytes: space.padding_bytes,
+            header_bytes: space.header_bytes,
+            skipped_bytes: space.skipped_bytes,
+            reserved_bytes: space.reserved_bytes,
+        }
+    }
+}
+
+impl CounterFigures {
+    /// A node's counts beside its core's.
+    #[must_use]
+    pub fn new(store: &StoreCounters, core: CoreCounters) -> Self {
+        Self {
+            pieces: store.pieces,
+            pieces_stored: store.pieces_stored,
+            piece_bytes_stored: store.piece_bytes_stored,
+            tombstones: store.tombstones,
+            acks: store.acks,
+            acks_again: store.acks_again,
+            acks_before_sync: store.acks_before_sync,
+            groups: store.groups,
+            syncs: store.syncs,
+            bytes_written: store.bytes_written,
+            piece_bytes_written: store.piece_bytes_written,
+            shares_read: store.shares_read,
+            corrupt_reads: store.corrupt_reads,
+            blobs_created: store.blobs_created,
+            core,
+            sends: core.trains_sent,
+            ring_write_bytes: core.disk_bytes_written,
+        }
+    }
+}
+
+/// A number of bytes for people: three digits and a unit.
+#[must_use]
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let decimals = if value < 9.995 {
+        2
+    } else {
+        usize::from(value < 99.95)
+    };
+    format!("{value:.decimals$} {}", UNITS[unit])
+}
+
+/// A status, as its JSON, in a few lines for people.
+#[must_use]
+pub fn for_people(status: &serde_json::Value) -> String {
+    let text = |pointer: &str| {
+        status
+            .pointer(pointer)
+            .and_then(|value| value.as_str())
+            .unwrap_or("")
+            .to_owned()
+    };
+    let number = |pointer: &str| {
+        status
+            .pointer(pointer)
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0)
+    };
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<11}{value}");
+    };
+    line("node", text("/node_id"));
+    line("directory", text("/directory"));
+    line("satellite", text("/satellite"));
+    line("listens on", text("/listen"));
+    let reason = text("/standing/reason");
+    line(
+        "reachable",
+        match status
+            .pointer("/standing/reachable")
+            .and_then(serde_json::Value::as_bool)
+        {
+            Some(true) => format!("yes, seen at {}", text("/standing/observed")),
+            Some(false) => format!(
+                "no: {reason}. Check port forwarding, firewall and `advertise` in node.toml"
+            ),
+            None if reason.is_empty() => "not known yet".to_owned(),
+            None => format!("not known yet: {reason}"),
+        },
+    );
+    line(
+        "space",
+        format!(
+            "{} used of {}, {} free",
+            human_bytes(number("/space/file_bytes")),
+            human_bytes(number("/space/capacity_bytes")),
+            human_bytes(number("/space/free_bytes"))
+        ),
+    );
+    line(
+        "pieces",
+        format!(
+            "{}, {} of content",
+            number("/counters/pieces"),
+            human_bytes(number("/space/live_bytes"))
+        ),
+    );
+    line(
+        "requests",
+        format!(
+            "{} puts, {} gets, {} deletes since the start, {} running",
+            number("/requests/puts"),
+            number("/requests/gets"),
+            number("/requests/deletes"),
+            number("/requests/in_flight")
+        ),
+    );
+    if status
+        .pointer("/read_only")
+        .and_then(serde_json::Value::as_bool)
+        == Some(true)
+    {
+        line(
+            "disk",
+            "failed a write: read-only until it is checked and the node started again".to_owned(),
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_for_people_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (9_994, "9.99 kB"),
+            (9_996, "10.0 kB"),
+            (99_960, "100 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.00 MB"),
+            (2_000_000_000_000, "2.00 TB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_nodes_status_for_people_says_what_to_check() {
+        let status = serde_json::json!({
+            "node_id": "abc", "standing": {"reachable": false, "reason": "time-out"},
+            "space": {"file_bytes": 1500, "capacity_bytes": 2_000_000, "free_bytes": 1_998_500},
+        });
+        let text = for_people(&status);
+        assert!(
+            text.contains("reachable  no: time-out. Check port forwarding"),
+            "{text}"
+        );
+        assert!(text.contains("1.50 kB used of 2.00 MB"), "{text}");
+    }
+}
