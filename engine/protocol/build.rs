@@ -1,4 +1,5 @@
-//! Turns `proto/*.proto` into Rust with a pure-Rust compiler, so that no `protoc` has to be installed.
+//! Turns `proto/*.proto` into Rust with a pure-Rust compiler, so that no `protoc` has to be
+//! installed.
 
 const FILES: [&str; 3] = ["common.proto", "node.proto", "satellite.proto"];
 

@@ -1,6 +1,8 @@
-//! The two primitives every key and sealed name goes through: HKDF-Expand with SHA-256 and AES-SIV-CMAC-512.
+//! The two primitives every key and sealed name goes through: HKDF-Expand with SHA-256 and
+//! AES-SIV-CMAC-512.
 //!
-//! Nothing here knows what it seals. Contexts (`info`, associated data) are the callers', as docs/format.md lists them.
+//! Nothing here knows what it seals. Contexts (`info`, associated data) are the callers', as
+//! docs/format.md lists them.
 
 use aes_siv::KeyInit;
 use aes_siv::siv::Aes256Siv;

@@ -1,4 +1,5 @@
-//! The registry of error codes of docs/wire.md, section 3: one for stream resets, connection closes and `Error.code`.
+//! The registry of error codes of docs/wire.md, section 3: one for stream resets, connection closes
+//! and `Error.code`.
 //!
 //! Programs look at the code and at [`Code::retry`]; the message that goes with it is for people.
 
@@ -136,7 +137,8 @@ impl Code {
         }
     }
 
-    /// The code of an answer. A number we do not know counts as [`Code::Internal`]: a newer server refused.
+    /// The code of an answer. A number we do not know counts as [`Code::Internal`]: a newer server
+    /// refused.
     pub fn of_error(error: &pb::Error) -> Self {
         u32::try_from(error.code)
             .ok()

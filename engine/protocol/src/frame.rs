@@ -1,9 +1,9 @@
 //! Frames: `u32 length, little-endian || protobuf message` (docs/wire.md, section 2).
 //!
-//! Cuts and joins bytes; reading them from a stream is the caller's. The maximum is an argument because it differs by
-//! server: [`NODE_FRAME_BYTES_MAX`](crate::limits::NODE_FRAME_BYTES_MAX) and
-//! [`SATELLITE_FRAME_BYTES_MAX`](crate::limits::SATELLITE_FRAME_BYTES_MAX). A caller must not allocate the announced length
-//! before [`frame_len`] has accepted it.
+//! Cuts and joins bytes; reading them from a stream is the caller's. The maximum is an argument
+//! because it differs by server: [`NODE_FRAME_BYTES_MAX`](crate::limits::NODE_FRAME_BYTES_MAX) and
+//! [`SATELLITE_FRAME_BYTES_MAX`](crate::limits::SATELLITE_FRAME_BYTES_MAX). A caller must not
+//! allocate the announced length before [`frame_len`] has accepted it.
 
 use prost::Message;
 

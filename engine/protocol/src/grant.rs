@@ -1,8 +1,10 @@
-//! Invitations `SIN1` and access grants `SGR1`: one printable string each (docs/format.md, section 5).
+//! Invitations `SIN1` and access grants `SGR1`: one printable string each (docs/format.md, section
+//! 5).
 //!
-//! The satellite prints an *invitation*: where it is, who it is, a root macaroon, the project's salt. A client turns it with a
-//! passphrase into a *grant*: macaroon and keys, all it takes to use the project or a part of it. A grant is narrowed
-//! offline: a macaroon with more caveats, and the key of a prefix instead of the root key. Both are secrets.
+//! The satellite prints an *invitation*: where it is, who it is, a root macaroon, the project's
+//! salt. A client turns it with a passphrase into a *grant*: macaroon and keys, all it takes to use
+//! the project or a part of it. A grant is narrowed offline: a macaroon with more caveats, and the
+//! key of a prefix instead of the root key. Both are secrets.
 
 use std::fmt;
 
@@ -93,7 +95,8 @@ pub enum GrantError {
     /// No key of this grant is above that name.
     #[error("access grant does not cover this bucket and key")]
     NotCovered,
-    /// The key at hand was made for a bucket whose names are sealed (or plain), and the bucket's are not.
+    /// The key at hand was made for a bucket whose names are sealed (or plain), and the bucket's
+    /// are not.
     #[error("access grant was made for a bucket with another name mode")]
     NameMode,
 }
@@ -156,7 +159,8 @@ impl Invitation {
     ///
     /// # Panics
     ///
-    /// If an address or a name is over its limit, or the macaroon is of another project: its maker's mistake.
+    /// If an address or a name is over its limit, or the macaroon is of another project: its
+    /// maker's mistake.
     pub fn to_text(&self) -> String {
         assert!(
             is_address(&self.address) && is_project_name(&self.project_name),
@@ -236,7 +240,8 @@ impl Grant {
         })
     }
 
-    /// The encrypted form of an object's key, and the key of its last component. The longest prefix that fits is used.
+    /// The encrypted form of an object's key, and the key of its last component. The longest prefix
+    /// that fits is used.
     ///
     /// # Errors
     ///
@@ -249,7 +254,8 @@ impl Grant {
     ) -> Result<(Vec<u8>, PathKey), GrantError> {
         let start = self.start(bucket, names, key.as_str())?;
         let rest = start.rest(key.as_str());
-        // An object named as the prefix itself, slash included, has one more component, which is empty.
+        // An object named as the prefix itself, slash included, has one more component, which is
+        // empty.
         let (encrypted, path_key) = if rest.is_empty() {
             start.below_empty(names)?
         } else {
@@ -260,7 +266,8 @@ impl Grant {
             .map(|encrypted| (encrypted, path_key))
     }
 
-    /// The encrypted form of a prefix ("" or ending with a slash), and the key that opens what lies below it.
+    /// The encrypted form of a prefix ("" or ending with a slash), and the key that opens what lies
+    /// below it.
     ///
     /// # Errors
     ///
@@ -279,7 +286,8 @@ impl Grant {
             .map(|encrypted| (encrypted, path_key))
     }
 
-    /// A grant for one prefix ("" for a whole bucket) and these operations, perhaps with an end. Made without the satellite.
+    /// A grant for one prefix ("" for a whole bucket) and these operations, perhaps with an end.
+    /// Made without the satellite.
     ///
     /// Revoking it later does not take back the keys of objects that its holder has read.
     ///
@@ -331,7 +339,8 @@ impl Grant {
     ///
     /// # Panics
     ///
-    /// If an address or a key's bucket is over its limit, or the macaroon is of another project: its maker's mistake.
+    /// If an address or a key's bucket is over its limit, or the macaroon is of another project:
+    /// its maker's mistake.
     pub fn to_text(&self) -> String {
         assert!(is_address(&self.address), "{self:?}");
         assert_eq!(self.macaroon.project(), self.project);
@@ -461,7 +470,8 @@ impl Start {
         if self.plain_len == 0 {
             return Err(KeyError::Empty.into());
         }
-        // The component's encrypted form is that of the prefix "/" below; a plain name adds no byte.
+        // The component's encrypted form is that of the prefix "/" below; a plain name adds no
+        // byte.
         let (encrypted, key) = encrypt_prefix(&self.key, names, "/")?;
         let encrypted = if names == Names::Plain {
             Vec::new()

@@ -1,7 +1,8 @@
 //! Identifiers: fixed byte strings with a text form each (docs/format.md, section 1).
 //!
-//! Random identifiers are made by whoever owns the randomness; the two that are hashes are made here. The text form of a
-//! node id is also its TLS server name, so it is one DNS label of 56 lower-case characters with a check in it.
+//! Random identifiers are made by whoever owns the randomness; the two that are hashes are made
+//! here. The text form of a node id is also its TLS server name, so it is one DNS label of 56
+//! lower-case characters with a check in it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -177,7 +178,8 @@ impl FromStr for NodeId {
 
 /// The id under which `node` stores piece `index` of the segment with this secret.
 ///
-/// A keyed hash, so that nodes which compare notes cannot tell which of their pieces belong to one segment.
+/// A keyed hash, so that nodes which compare notes cannot tell which of their pieces belong to one
+/// segment.
 pub fn piece_id(segment_secret: &[u8; 32], node: &NodeId, index: u8) -> PieceId {
     let mut hasher = blake3::Hasher::new_keyed(segment_secret);
     hasher.update(&node.0).update(&[index]);

@@ -1,12 +1,14 @@
 //! What Strand's programs say to each other, and nothing about how it travels.
 //!
-//! Identifiers, tokens, grants, the path cipher, the sealed object header, messages, framing, error codes and every bound
-//! that two programs must agree on. All byte layouts are those of docs/format.md and docs/wire.md, and frozen by golden files.
+//! Identifiers, tokens, grants, the path cipher, the sealed object header, messages, framing, error
+//! codes and every bound that two programs must agree on. All byte layouts are those of
+//! docs/format.md and docs/wire.md, and frozen by golden files.
 //!
-//! **Invariant:** no I/O, no clock, no randomness: bytes, `now` and random bytes are arguments. **Invariant:** bytes from
-//! outside give an `Err`, never a panic. **Invariant:** whatever is signed, sealed or MACed is the canonical TLV of [`tlv`],
-//! never protobuf.
-//! **Boundary:** does not know `strand-codec` or `strand-blob`; lengths of pieces and proofs are theirs.
+//! **Invariant:** no I/O, no clock, no randomness: bytes, `now` and random bytes are arguments.
+//! **Invariant:** bytes from outside give an `Err`, never a panic. **Invariant:** whatever is
+//! signed, sealed or MACed is the canonical TLV of [`tlv`], never protobuf.
+//! **Boundary:** does not know `strand-codec` or `strand-blob`; lengths of pieces and proofs are
+//! theirs.
 #![warn(missing_docs)]
 
 mod cipher;

@@ -1,7 +1,8 @@
 //! Every bound that two programs must agree on, with its working.
 //!
-//! A queue, a retry, a time-out or a length without a name here (or in its program's own limits) is a bug. Relations
-//! between bounds are asserted when this file compiles. Full means `Busy` to the peer, never growth.
+//! A queue, a retry, a time-out or a length without a name here (or in its program's own limits) is
+//! a bug. Relations between bounds are asserted when this file compiles. Full means `Busy` to the
+//! peer, never growth.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ const MIB: usize = 1024 * KIB;
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 
-// ---- Frames and structures ----
+// Frames and structures.
 
 /// Bytes of a frame's length prefix.
 pub const FRAME_PREFIX_BYTES: usize = 4;
@@ -33,7 +34,8 @@ pub const CAVEATS_MAX: usize = 64;
 /// A limit: 4 of magic, 14 fields with 6 of type and length each, and
 /// 16 + 32 + 32 + 32 + 1 + 8 + 11 + 8 + 8 + 8 + 32 + 4 + 32 + 32 = 256 of values.
 pub const LIMIT_BYTES: usize = 4 + 14 * 6 + 256;
-/// A receipt: 4 of magic, 10 fields with 6 each, and 16 + 32 + 32 + 1 + 8 + 32 + 32 + 8 + 4 + 32 = 197 of values.
+/// A receipt: 4 of magic, 10 fields with 6 each, and 16 + 32 + 32 + 1 + 8 + 32 + 32 + 8 + 4 + 32 =
+/// 197 of values.
 pub const RECEIPT_BYTES: usize = 4 + 10 * 6 + 197;
 /// A limit or receipt with reserved fields in use may be so long, no longer.
 pub const PERMIT_BYTES_MAX: usize = 1_024;
@@ -54,12 +56,12 @@ const _: () = assert!(
     MACAROON_BYTES_MAX + SEALED_HEADER_BYTES_MAX + FRAME_SLACK_BYTES <= SATELLITE_FRAME_BYTES_MAX
 );
 
-// ---- Names, metadata, lists ----
+// Names, metadata, lists.
 
 /// Longest object key as the user gives it.
 pub const OBJECT_KEY_BYTES_MAX: usize = 1_280;
-/// Longest encrypted key. A sealed component costs 18 bytes beside its own, so 1,280 bytes fit with up to 159 components:
-/// 1,280 - 158 slashes + 159 x 18 = 3,984; 160 give 4,001.
+/// Longest encrypted key. A sealed component costs 18 bytes beside its own, so 1,280 bytes fit with
+/// up to 159 components: 1,280 - 158 slashes + 159 x 18 = 3,984; 160 give 4,001.
 pub const ENCRYPTED_KEY_BYTES_MAX: usize = 4_000;
 /// `u16(length)` and the synthetic IV of a sealed component.
 pub const SEALED_COMPONENT_OVERHEAD_BYTES: usize = 2 + SIV_BYTES;
@@ -77,7 +79,8 @@ pub const METADATA_BYTES_MAX: usize = 2 * KIB;
 pub const PART_NUMBER_MAX: u32 = 10_000;
 /// A part's row in the object header.
 pub const PART_ENTRY_BYTES: usize = 4 + 8 + 4;
-/// Most segments of one object that come back in one answer: 16,384 full ones are 1 TiB. A satellite refuses more.
+/// Most segments of one object that come back in one answer: 16,384 full ones are 1 TiB. A
+/// satellite refuses more.
 pub const OBJECT_SEGMENTS_MAX: usize = 16_384;
 /// A `Segment` message without inline bytes, with its tag: 3 + 3 x 11 + 26 + 2 x 34 + 14 + 3 = 147.
 pub const SEGMENT_MESSAGE_BYTES_MAX: usize = 160;
@@ -86,7 +89,8 @@ pub const LIST_ENTRIES_MAX: usize = 1_000;
 /// One list entry: a sealed header and an encrypted key.
 const LIST_ENTRY_BYTES_MAX: usize =
     SEALED_HEADER_BYTES_MAX + ENCRYPTED_KEY_BYTES_MAX + FRAME_SLACK_BYTES;
-/// A list answer of so many bytes takes no further entry and says `more`: the entry that crosses it still fits the frame.
+/// A list answer of so many bytes takes no further entry and says `more`: the entry that crosses it
+/// still fits the frame.
 pub const LIST_BYTES_MAX: usize =
     SATELLITE_FRAME_BYTES_MAX - LIST_ENTRY_BYTES_MAX - FRAME_SLACK_BYTES;
 
@@ -101,6 +105,7 @@ const _: () = assert!(
     PART_NUMBER_MAX as usize * PART_ENTRY_BYTES + METADATA_BYTES_MAX + FRAME_SLACK_BYTES
         <= OBJECT_HEADER_BYTES_MAX
 );
+// With one inline segment in the answer; further ones, of further parts, are asked for one by one.
 const _: () = assert!(
     OBJECT_SEGMENTS_MAX * SEGMENT_MESSAGE_BYTES_MAX
         + SEALED_HEADER_BYTES_MAX
@@ -109,16 +114,18 @@ const _: () = assert!(
         + FRAME_SLACK_BYTES
         <= SATELLITE_FRAME_BYTES_MAX
 );
-// An ordinary list answer, 1,000 entries of 1,280-byte keys in some ten components and 600 bytes of header, is not cut.
+// An ordinary list answer, 1,000 entries of 1,280-byte keys in some ten components and 600 bytes of
+// header, is not cut.
 const _: () = assert!(LIST_ENTRIES_MAX * (1_500 + 600 + 64) <= LIST_BYTES_MAX);
 
-// ---- Segments and pieces ----
+// Segments and pieces.
 
 /// Largest `required` of a scheme.
 pub const SCHEME_REQUIRED_MAX: u8 = 64;
 /// Most plaintext of a segment: `min(64, 4k)` MiB.
 pub const SEGMENT_BYTES_MAX: u64 = 64 * MIB as u64;
-/// Most sealed bytes of a segment: 64 MiB and 16 for each of its 4,097 chunks, the last of which is empty.
+/// Most sealed bytes of a segment: 64 MiB and 16 for each of its 4,097 chunks, the last of which is
+/// empty.
 pub const SEALED_BYTES_MAX: u64 = SEGMENT_BYTES_MAX + 16 * (SEGMENT_BYTES_MAX / 16_384 + 1);
 /// Most plaintext of an inline segment.
 pub const INLINE_BYTES_MAX: usize = 16 * KIB;
@@ -131,7 +138,8 @@ pub const PIECE_BYTES_MAX: u64 = 256 * 16_384 + 4_160;
 /// Most siblings of a piece's path: ceil(log2(255)).
 pub const PATH_HASHES_MAX: usize = 8;
 
-/// `piece_len` of docs/format.md for a full segment of a scheme, only to show the two numbers above.
+/// `piece_len` of docs/format.md for a full segment of a scheme, only to show the two numbers
+/// above.
 const fn full_piece_bytes(required: u64) -> u64 {
     let four_k = 4 * required * MIB as u64;
     let plain = if four_k < SEGMENT_BYTES_MAX {
@@ -160,7 +168,7 @@ const _: () = {
 // A put's last frame carries commitment and path.
 const _: () = assert!((1 + PATH_HASHES_MAX) * 32 + FRAME_SLACK_BYTES <= NODE_FRAME_BYTES_MAX);
 
-// ---- Passphrases ----
+// Passphrases.
 
 /// Fewest characters of a passphrase.
 pub const PASSPHRASE_CHARS_MIN: usize = 8;
@@ -175,7 +183,7 @@ pub const ARGON2_MEMORY_KIB_MAX: u32 = 4 << 20;
 /// Most Argon2id lanes.
 pub const ARGON2_LANES_MAX: u32 = 64;
 
-// ---- Time ----
+// Time.
 
 /// To a connection, handshake included; then the peer counts as down.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -205,7 +213,8 @@ pub const CLOCK_SKEW_MS: u64 = 10 * MINUTE_MS;
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() < DIAL_BACK_TIMEOUT.as_millis());
 const _: () = assert!(DIAL_BACK_TIMEOUT.as_millis() < SATELLITE_REQUEST_TIMEOUT.as_millis());
 const _: () = assert!(CHECK_IN_STALE_MS as u128 > 2 * CHECK_IN_INTERVAL.as_millis());
-// Admission, a body at the slowest pace that is no stall, and the receipt lie well inside a limit, by clocks that differ.
+// Admission, a body at the slowest pace that is no stall, and the receipt lie well inside a limit,
+// by clocks that differ.
 const _: () = assert!(
     (ADMISSION_TIMEOUT.as_millis() + STALL_TIMEOUT.as_millis() + RECEIPT_TIMEOUT.as_millis())
         as u64
@@ -214,7 +223,7 @@ const _: () = assert!(
 );
 const _: () = assert!(LIMIT_LIFETIME_MS < UPLOAD_LIFETIME_MS);
 
-// ---- Retries ----
+// Retries.
 
 /// Tries of one request to the satellite.
 pub const SATELLITE_TRIES_MAX: u32 = 4;
@@ -232,7 +241,7 @@ pub const BUSY_RETRY_AFTER_MS: u32 = 100;
 const _: () = assert!(BACKOFF_MIN.as_millis() <= BUSY_RETRY_AFTER_MS as u128);
 const _: () = assert!(BUSY_RETRY_AFTER_MS as u128 <= BACKOFF_MAX.as_millis());
 
-// ---- QUIC ----
+// QUIC.
 
 /// A connection without any packet for so long is gone.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -245,8 +254,8 @@ const _: () = assert!(2 * KEEP_ALIVE.as_millis() < IDLE_TIMEOUT.as_millis());
 pub const NODE_STREAM_WINDOW_BYTES: usize = MIB;
 /// What one peer may have in flight to a node, over all its streams. One put can use all of it.
 pub const NODE_CONNECTION_WINDOW_BYTES: usize = MIB;
-/// What a node keeps for one peer until it is acknowledged: 10 MB/s to each node at 50 ms, times the 29 and more nodes that a
-/// download reads from.
+/// What a node keeps for one peer until it is acknowledged: 10 MB/s to each node at 50 ms, times
+/// the 29 and more nodes that a download reads from.
 pub const NODE_SEND_WINDOW_BYTES: usize = 512 * KIB;
 /// What one peer can pin in a node by neither sending on nor acknowledging.
 pub const NODE_PINNED_BYTES_MAX: usize = 3 * MIB / 2;
@@ -291,14 +300,16 @@ pub const UNI_STREAMS_MAX: u32 = 0;
 
 /// Datagrams before the path is known.
 pub const DATAGRAM_BYTES_INITIAL: u16 = 1_200;
-/// Datagrams at most, unless path MTU discovery is asked to find more: 1,500 - 40 of IPv6 - 8 of UDP.
+/// Datagrams at most, unless path MTU discovery is asked to find more: 1,500 - 40 of IPv6 - 8 of
+/// UDP.
 pub const DATAGRAM_BYTES_MAX: u16 = 1_452;
 /// The longest UDP payload over IPv4: 65,535 - 20 - 8. One send or receive holds no more.
 pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
 /// Most datagrams the kernel splits from one send.
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
 
-/// How many datagrams of this length one send may hold: `min(64, 65,507 / datagram)`; more is EMSGSIZE.
+/// How many datagrams of this length one send may hold: `min(64, 65,507 / datagram)`; more is
+/// EMSGSIZE.
 ///
 /// # Panics
 ///

@@ -1,8 +1,9 @@
-//! The object header `SOH1`: everything a client must know to open an object, sealed under the object's path key and bound
-//! to its location (docs/format.md, section 5).
+//! The object header `SOH1`: everything a client must know to open an object, sealed under the
+//! object's path key and bound to its location (docs/format.md, section 5).
 //!
-//! Copy, move and key rotation open a header and seal it again elsewhere; no piece is touched. The satellite stores the
-//! sealed bytes and can neither open them nor give them out under another name.
+//! Copy, move and key rotation open a header and seal it again elsewhere; no piece is touched. The
+//! satellite stores the sealed bytes and can neither open them nor give them out under another
+//! name.
 
 use std::fmt;
 
@@ -188,7 +189,8 @@ pub fn seal_header(
 ///
 /// # Errors
 ///
-/// Any [`HeaderError`]. A header from another location, or under another key, is [`HeaderError::Sealed`].
+/// Any [`HeaderError`]. A header from another location, or under another key, is
+/// [`HeaderError::Sealed`].
 pub fn open_header(
     key: &PathKey,
     location: &Location<'_>,

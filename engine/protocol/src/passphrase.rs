@@ -1,7 +1,8 @@
 //! From a passphrase to a project's root key (docs/format.md, section 2).
 //!
-//! The satellite never sees passphrase or root key; it keeps a *check value* from the project's first grant on, so that a
-//! mistyped passphrase is noticed before it writes names that nobody can read.
+//! The satellite never sees passphrase or root key; it keeps a *check value* from the project's
+//! first grant on, so that a mistyped passphrase is noticed before it writes names that nobody can
+//! read.
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use zeroize::Zeroizing;
@@ -14,7 +15,7 @@ use crate::limits::{
 };
 use crate::path::PathKey;
 
-/// Length of a passphrase check value: the text of [`CHECK_TEXT`] and a synthetic IV.
+/// Length of a passphrase check value: 26 bytes of text and a synthetic IV.
 pub const CHECK_VALUE_BYTES: usize = CHECK_TEXT.len() + 16;
 
 const CHECK_TEXT: &[u8; 26] = b"strand passphrase check v1";
@@ -38,7 +39,8 @@ impl KdfParams {
         lanes: 4,
     };
 
-    /// Refuses parameters that are too weak to protect, or so strong that a foreign grant could stall us.
+    /// Refuses parameters that are too weak to protect, or so strong that a foreign grant could
+    /// stall us.
     ///
     /// # Errors
     ///
@@ -118,7 +120,8 @@ pub enum PassphraseError {
 }
 
 secret_keys! {
-    /// What a project's names and headers are sealed under, in the end. Whoever has it reads the whole project.
+    /// What a project's names and headers are sealed under, in the end. Whoever has it reads the
+    /// whole project.
     RootKey(32);
 }
 

@@ -1,9 +1,10 @@
 //! The path cipher: what names become before the satellite sees them (docs/format.md, section 2).
 //!
-//! A key is split at every `/`; each component is sealed with AES-SIV under its parent's key, so equal names under one parent
-//! are equal, which listing needs, and equal names under different parents are unrelated. Whoever has the key of a component
-//! can open what lies below it and nothing else. A bucket says at its creation whether names are sealed or plain; keys are
-//! derived along the components all the same.
+//! A key is split at every `/`; each component is sealed with AES-SIV under its parent's key, so
+//! equal names under one parent are equal, which listing needs, and equal names under different
+//! parents are unrelated. Whoever has the key of a component can open what lies below it and
+//! nothing else. A bucket says at its creation whether names are sealed or plain; keys are derived
+//! along the components all the same.
 //!
 //! There is one canonical form of a key: its bytes. Nothing is trimmed, folded or normalised.
 
@@ -53,7 +54,8 @@ pub enum KeyError {
     },
     /// The key is not over its limit, but it has so many components that its encrypted form is.
     #[error(
-        "object key of {len} bytes takes {encrypted_len} bytes encrypted and is too long: at most {OBJECT_KEY_BYTES_MAX} bytes, \
+        "object key of {len} bytes takes {encrypted_len} bytes encrypted and is too long: \
+         at most {OBJECT_KEY_BYTES_MAX} bytes, \
          and at most {ENCRYPTED_KEY_BYTES_MAX} bytes encrypted, whichever is met first"
     )]
     EncryptedTooLong {
@@ -73,7 +75,8 @@ pub enum KeyError {
     Sealed,
     /// Not a bucket name.
     #[error(
-        "bucket name must have {BUCKET_NAME_BYTES_MIN} to {BUCKET_NAME_BYTES_MAX} characters of a-z, 0-9, '-' and '.', \
+        "bucket name must have {BUCKET_NAME_BYTES_MIN} to {BUCKET_NAME_BYTES_MAX} \
+         characters of a-z, 0-9, '-' and '.', \
          the first and the last a letter or digit"
     )]
     BucketName,
@@ -142,7 +145,8 @@ impl PathKey {
     fn open_name(&self, sealed: &[u8]) -> Result<String, KeyError> {
         let key = expand(&self.0, &[b"strand v1 name"]);
         let name = siv_open(&key, &[], sealed).ok_or(KeyError::Sealed)?;
-        // The satellite cannot forge a name; a holder of the parent's key can seal bytes that are no component.
+        // The satellite cannot forge a name; a holder of the parent's key can seal bytes that are
+        // no component.
         let name = str::from_utf8(&name).map_err(|_| KeyError::Malformed)?;
         if name.contains(['/', '\0']) {
             Err(KeyError::Malformed)
@@ -157,7 +161,8 @@ impl PathKey {
     }
 }
 
-/// The encrypted form of a key, and the key of its last component, under which its header is sealed.
+/// The encrypted form of a key, and the key of its last component, under which its header is
+/// sealed.
 ///
 /// `bucket` may be the key of a prefix, and `key` what lies below it: then so is the answer.
 ///
@@ -176,7 +181,8 @@ pub fn encrypt_key(
 ///
 /// # Errors
 ///
-/// [`KeyError::PrefixNotWhole`] for a prefix that is neither empty nor ends with a slash, and the errors of a key.
+/// [`KeyError::PrefixNotWhole`] for a prefix that is neither empty nor ends with a slash, and the
+/// errors of a key.
 pub fn encrypt_prefix(
     bucket: &PathKey,
     names: Names,
@@ -186,7 +192,8 @@ pub fn encrypt_prefix(
     encrypt_components(bucket, names, plain_prefix, components)
 }
 
-/// The plain key below the prefix that `from` is the key of; with a bucket's key, the whole plain key.
+/// The plain key below the prefix that `from` is the key of; with a bucket's key, the whole plain
+/// key.
 ///
 /// # Errors
 ///
@@ -198,7 +205,8 @@ pub fn decrypt_key(from: &PathKey, names: Names, encrypted: &[u8]) -> Result<Str
     }
 }
 
-/// The plain prefix below the prefix that `from` is the key of, with its slash at the end: what a folded list entry shows.
+/// The plain prefix below the prefix that `from` is the key of, with its slash at the end: what a
+/// folded list entry shows.
 ///
 /// # Errors
 ///
@@ -215,9 +223,11 @@ pub fn decrypt_prefix(from: &PathKey, names: Names, encrypted: &[u8]) -> Result<
     }
 }
 
-/// Length of the first component of `rest`, with its separator if one follows: what a listing with a delimiter folds.
+/// Length of the first component of `rest`, with its separator if one follows: what a listing with
+/// a delimiter folds.
 ///
-/// If that is all of `rest`, and it does not end with a plain name's separator, the entry is an object and not a prefix.
+/// If that is all of `rest`, and it does not end with a plain name's separator, the entry is an
+/// object and not a prefix.
 ///
 /// # Errors
 ///
@@ -239,11 +249,13 @@ pub fn first_component_len(names: Names, rest: &[u8]) -> Result<usize, KeyError>
     }
 }
 
-/// Whether these bytes can be the encrypted key of an object. What a satellite can check without a key.
+/// Whether these bytes can be the encrypted key of an object. What a satellite can check without a
+/// key.
 ///
 /// # Errors
 ///
-/// [`KeyError::Empty`], [`KeyError::EncryptedTooLong`], [`KeyError::TooLong`], [`KeyError::Nul`], [`KeyError::Malformed`].
+/// [`KeyError::Empty`], [`KeyError::EncryptedTooLong`], [`KeyError::TooLong`], [`KeyError::Nul`],
+/// [`KeyError::Malformed`].
 pub fn check_encrypted_key(names: Names, encrypted: &[u8]) -> Result<(), KeyError> {
     if encrypted.is_empty() {
         return Err(KeyError::Empty);
@@ -288,7 +300,8 @@ pub fn check_bucket_name(name: &str) -> Result<(), KeyError> {
     }
 }
 
-/// A prefix without its last slash, which is its components with slashes between them; `None` for no components.
+/// A prefix without its last slash, which is its components with slashes between them; `None` for
+/// no components.
 pub(crate) fn prefix_components(plain_prefix: &str) -> Result<Option<&str>, KeyError> {
     check_plain(plain_prefix)?;
     if plain_prefix.is_empty() {

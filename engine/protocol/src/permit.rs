@@ -1,11 +1,14 @@
-//! What the satellite permits a client at a node, and what the node says it did (docs/format.md, section 5).
+//! What the satellite permits a client at a node, and what the node says it did (docs/format.md,
+//! section 5).
 //!
-//! A *limit* lets one client put, get or delete one piece at one node. It carries a *ticket* that only the satellite can
-//! mint, and a MAC under a key that the node has as well: the node verifies limits but cannot make one that is paid. A
-//! *receipt* is the node's proof, after the durable write, of what it stores.
+//! A *limit* lets one client put, get or delete one piece at one node. It carries a *ticket* that
+//! only the satellite can mint, and a MAC under a key that the node has as well: the node verifies
+//! limits but cannot make one that is paid. A *receipt* is the node's proof, after the durable
+//! write, of what it stores.
 //!
-//! Keys of all nodes derive from one master key, so that any process of a satellite makes them without a read. Whether a
-//! limit is for this node and client, fresh and unused, is the node's to check: this module says only that it is genuine.
+//! Keys of all nodes derive from one master key, so that any process of a satellite makes them
+//! without a read. Whether a limit is for this node and client, fresh and unused, is the node's to
+//! check: this module says only that it is genuine.
 
 mod limit;
 mod receipt;

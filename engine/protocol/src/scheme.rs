@@ -1,6 +1,7 @@
 //! The four counts that say how a segment is spread: required, repair, optimal, total.
 //!
-//! Chosen by the satellite from the number of *failure domains* among its nodes, carried with every segment, never guessed.
+//! Chosen by the satellite from the number of *failure domains* among its nodes, carried with every
+//! segment, never guessed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +11,8 @@ use crate::pb;
 
 /// How many pieces a segment has, and how many it needs.
 ///
-/// `1 <= required <= repair <= optimal <= total`, `required <= 64`: checked by [`Scheme::new`], which every reader uses.
+/// `1 <= required <= repair <= optimal <= total`, `required <= 64`: checked by [`Scheme::new`],
+/// which every reader uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scheme {
     /// k: any so many pieces give the segment back.
@@ -29,7 +31,8 @@ pub struct Scheme {
 pub enum SchemeError {
     /// The counts do not rise, or one is 0 or over its maximum.
     #[error(
-        "scheme {required}/{repair}/{optimal}/{total} breaks 1 <= required <= repair <= optimal <= total <= 255 or required <= 64"
+        "scheme {required}/{repair}/{optimal}/{total} breaks \
+         1 <= required <= repair <= optimal <= total <= 255 or required <= 64"
     )]
     Order {
         /// k.
@@ -106,8 +109,8 @@ const BY_DOMAINS: [(usize, Scheme); 7] = [
 ];
 
 impl Scheme {
-    /// From 93 failure domains on. 64 recovery rows are exactly two 32-wide transforms, and 93 - 80 = 13 spares absorb the
-    /// slow tail.
+    /// From 93 failure domains on. 64 recovery rows are exactly two 32-wide transforms, and 93 - 80
+    /// = 13 spares absorb the slow tail.
     pub const DEFAULT: Self = Self {
         required: 29,
         repair: 52,

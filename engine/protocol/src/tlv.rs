@@ -1,11 +1,14 @@
-//! The canonical TLV of docs/format.md, section 5: what everything signed, sealed or MACed is written in.
+//! The canonical TLV of docs/format.md, section 5: what everything signed, sealed or MACed is
+//! written in.
 //!
-//! `magic || (u16 type || u32 length || value)*`, types strictly ascending by their low 15 bits, ending with the bytes. Bit 15
-//! of a type means that a reader who does not know it skips it; any other unknown type refuses the whole structure. There
-//! is one encoding of a value, and readers keep the exact bytes they got.
+//! `magic || (u16 type || u32 length || value)*`, types strictly ascending by their low 15 bits,
+//! ending with the bytes. Bit 15 of a type means that a reader who does not know it skips it; any
+//! other unknown type refuses the whole structure. There is one encoding of a value, and readers
+//! keep the exact bytes they got.
 //!
-//! [`Reader`] is *pulled*: a structure asks for its fields in the order of their types, so a missing, repeated or
-//! disordered one cannot be overlooked. The macaroon, whose fields repeat, reads [`RawFields`] itself.
+//! [`Reader`] is *pulled*: a structure asks for its fields in the order of their types, so a
+//! missing, repeated or disordered one cannot be overlooked. The macaroon, whose fields repeat,
+//! reads [`RawFields`] itself.
 
 pub mod text;
 
@@ -271,7 +274,8 @@ impl<'a> RawFields<'a> {
     }
 }
 
-/// Reads a structure whose types ascend. Ask for known fields in order, then call [`Reader::finish`].
+/// Reads a structure whose types ascend. Ask for known fields in order, then call
+/// [`Reader::finish`].
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     fields: RawFields<'a>,
@@ -333,7 +337,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Demands that nothing follows, not even an optional field: for structures whose last field covers all others.
+    /// Demands that nothing follows, not even an optional field: for structures whose last field
+    /// covers all others.
     ///
     /// # Errors
     ///

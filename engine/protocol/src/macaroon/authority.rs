@@ -13,7 +13,8 @@ pub enum Operation {
     List,
     /// Delete buckets and objects.
     Delete,
-    /// Whatever every genuine macaroon may: ask about its own project, or about a bucket that it may use.
+    /// Whatever every genuine macaroon may: ask about its own project, or about a bucket that it
+    /// may use.
     Any,
 }
 
@@ -24,7 +25,8 @@ pub struct Action<'a> {
     pub operation: Operation,
     /// In which bucket; `None` for the project as a whole.
     pub bucket: Option<&'a str>,
-    /// Encrypted key of the object, or encrypted prefix of the list; `None` for the bucket as a whole.
+    /// Encrypted key of the object, or encrypted prefix of the list; `None` for the bucket as a
+    /// whole.
     pub key: Option<&'a [u8]>,
     /// When the object that is written expires, milliseconds since 1970; `None` for never.
     pub expires_ms: Option<u64>,
@@ -101,8 +103,9 @@ fn check_prefixes(prefixes: &[(String, Vec<u8>)], action: &Action<'_>) -> Result
         .map(|(_, prefix)| prefix)
         .peekable();
     allow(allowed.peek().is_some(), Denied::Bucket)?;
-    // Both are whole components and a component's length comes before it (or its slash after it), so that a prefix of the
-    // bytes is a prefix of the components. Without a key the action is about the whole bucket.
+    // Both are whole components and a component's length comes before it (or its slash after it),
+    // so that a prefix of the bytes is a prefix of the components. Without a key the action is
+    // about the whole bucket.
     let is_below = |prefix: &Vec<u8>| {
         action
             .key

@@ -76,9 +76,10 @@ pub enum Caveat {
     NotAfter(u64),
     /// Only these buckets. At least one; written in ascending order.
     Buckets(Vec<String>),
-    /// Only below one of these (bucket, encrypted prefix). At least one; written in ascending order. A prefix is whole encrypted
-    /// components; an empty one is the whole bucket. With sealed names, an object whose whole key is the prefix's
-    /// components is covered too: that is how one object is shared.
+    /// Only below one of these (bucket, encrypted prefix). At least one; written in ascending
+    /// order. A prefix is whole encrypted components; an empty one is the whole bucket. With sealed
+    /// names, an object whose whole key is the prefix's components is covered too: that is how one
+    /// object is shared.
     Prefixes(Vec<(String, Vec<u8>)>),
     /// Objects must expire at most so many milliseconds after they are written.
     MaxObjectTtl(u64),
@@ -194,7 +195,8 @@ fn decode_prefixes(field: Field<'_>) -> Result<Vec<(String, Vec<u8>)>, TlvError>
     }
 }
 
-/// Whether these are whole components in one mode or the other: a token does not know its buckets' modes.
+/// Whether these are whole components in one mode or the other: a token does not know its buckets'
+/// modes.
 fn is_whole_components(prefix: &[u8]) -> bool {
     let is_sealed = || {
         let mut rest = prefix;

@@ -517,7 +517,8 @@ fn is_allowed(macaroon: &Macaroon, action: &OwnedAction, now_ms: u64) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Attenuation never widens: what the narrowed macaroon allows, the wide one allows, and so does the caveat alone.
+    /// Attenuation never widens: what the narrowed macaroon allows, the wide one allows, and so
+    /// does the caveat alone.
     #[test]
     fn authority_is_the_intersection_of_all_caveats(
         caveats in prop::collection::vec(any_caveat(), 0..4), more in any_caveat(), action in any_action(), now_ms in 0u64..20,

@@ -69,8 +69,9 @@ impl Macaroon {
     ///
     /// # Errors
     ///
-    /// [`MacaroonError::Structure`] for a caveat with values that no reader accepts (a bad bucket name, an empty list, half a
-    /// component), [`MacaroonError::TooManyCaveats`], [`MacaroonError::TooLong`].
+    /// [`MacaroonError::Structure`] for a caveat with values that no reader accepts (a bad bucket
+    /// name, an empty list, half a component), [`MacaroonError::TooManyCaveats`],
+    /// [`MacaroonError::TooLong`].
     pub fn attenuate(&self, caveat: &Caveat) -> Result<Self, MacaroonError> {
         if self.caveats.len() == CAVEATS_MAX {
             return Err(MacaroonError::TooManyCaveats);
@@ -107,7 +108,8 @@ impl Macaroon {
     ///
     /// # Errors
     ///
-    /// A [`MacaroonError`] for anything but the one encoding: bytes after the tail, unknown caveats, fields out of place.
+    /// A [`MacaroonError`] for anything but the one encoding: bytes after the tail, unknown
+    /// caveats, fields out of place.
     pub fn parse(bytes: &[u8]) -> Result<Self, MacaroonError> {
         let mut fields = RawFields::new(bytes, MAGIC, MACAROON_BYTES_MAX)?;
         let mut next = || fields.next_field();
@@ -163,12 +165,13 @@ impl Macaroon {
 
     /// Whether the token is genuine and every caveat allows the action at this time.
     ///
-    /// `secret` is the one of [`Macaroon::project`] and [`Macaroon::key_id`]. `now_ms` is milliseconds since 1970.
+    /// `secret` is the one of [`Macaroon::project`] and [`Macaroon::key_id`]. `now_ms` is
+    /// milliseconds since 1970.
     ///
     /// # Errors
     ///
-    /// [`Denied::Forged`] if the chain does not end in the tail (compared in constant time); else the first caveat that
-    /// refuses.
+    /// [`Denied::Forged`] if the chain does not end in the tail (compared in constant time); else
+    /// the first caveat that refuses.
     pub fn authorize(
         &self,
         secret: &[u8; 32],

@@ -278,7 +278,8 @@ proptest! {
         let _ = ObjectHeader::decode(&[MAGIC, bytes.as_slice()].concat());
     }
 
-    /// A reader accepts one encoding: what it reads from altered bytes writes back to those bytes, or had an unknown optional field.
+    /// A reader accepts one encoding: what it reads from altered bytes writes back to those bytes,
+    /// or had an unknown optional field.
     #[test]
     fn what_is_read_is_written_back(position: prop::sample::Index, to: u8) {
         let mut bytes = header().encode().unwrap().to_vec();

@@ -156,7 +156,8 @@ impl Limit {
         writer.finish()
     }
 
-    /// Reads a limit. Nothing of it may be believed before [`UnverifiedLimit::verify`] but which key to take.
+    /// Reads a limit. Nothing of it may be believed before [`UnverifiedLimit::verify`] but which
+    /// key to take.
     ///
     /// # Errors
     ///
@@ -242,7 +243,8 @@ impl UnverifiedLimit<'_> {
     ///
     /// # Errors
     ///
-    /// [`PermitError::Ticket`] if the ticket was not sealed under this key over exactly these fields.
+    /// [`PermitError::Ticket`] if the ticket was not sealed under this key over exactly these
+    /// fields.
     pub fn open_ticket(&self, key: &TicketKey) -> Result<ProjectId, PermitError> {
         let project = siv_open(key.as_bytes(), &[self.ticket_covers], &self.limit.ticket)
             .ok_or(PermitError::Ticket)?;

@@ -60,7 +60,8 @@ impl Receipt {
         writer.finish()
     }
 
-    /// Reads a receipt. Nothing of it may be believed before [`UnverifiedReceipt::verify`] but which key to take.
+    /// Reads a receipt. Nothing of it may be believed before [`UnverifiedReceipt::verify`] but
+    /// which key to take.
     ///
     /// # Errors
     ///

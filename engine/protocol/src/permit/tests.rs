@@ -104,7 +104,8 @@ fn every_flipped_bit_of_a_limit_is_refused() {
     }
 }
 
-/// The node has the limit key, so it can make a MAC for any fields. It must not be able to make a ticket for them.
+/// The node has the limit key, so it can make a MAC for any fields. It must not be able to make a
+/// ticket for them.
 #[test]
 fn a_node_that_alters_a_limit_gets_no_ticket_for_it() {
     let bytes = limit();
@@ -177,7 +178,8 @@ fn nothing_can_be_added_to_a_limit_or_receipt() {
     );
 }
 
-/// A satellite of a later release may use the reserved payment anchor; nodes of this one serve the limit.
+/// A satellite of a later release may use the reserved payment anchor; nodes of this one serve the
+/// limit.
 #[test]
 fn a_reserved_field_under_the_mac_is_skipped() {
     let limit = limit();

@@ -1,5 +1,5 @@
-//! Frozen bytes of every structure. A change here is a change of format: a new version, a reader for this one, and a golden file
-//! of each.
+//! Frozen bytes of every structure. A change here is a change of format: a new version, a reader
+//! for this one, and a golden file of each.
 //!
 //! Both directions: what we write is the file, and what we read from the file is the sample.
 

@@ -1,8 +1,9 @@
-//! A second implementation of docs/format.md, sections 1, 2 and 5, with stock crates only and nothing of ours: what somebody
-//! would write who has the documents and a damaged network, and wants their file back.
+//! A second implementation of docs/format.md, sections 1, 2 and 5, with stock crates only and
+//! nothing of ours: what somebody would write who has the documents and a damaged network, and
+//! wants their file back.
 //!
-//! Self-contained, so that tests of other crates can include it by path. It needs `aes-siv`, `argon2`, `blake3`, `hkdf` and
-//! `sha2`. It opens and derives; it panics on anything unexpected.
+//! Self-contained, so that tests of other crates can include it by path. It needs `aes-siv`,
+//! `argon2`, `blake3`, `hkdf` and `sha2`. It opens and derives; it panics on anything unexpected.
 #![allow(
     dead_code,
     reason = "each test that includes this file uses a part of it"
