@@ -327,3 +327,127 @@ const _: () = assert!(DATAGRAM_BYTES_INITIAL <= DATAGRAM_BYTES_MAX);
 const _: () = assert!(train_datagrams(DATAGRAM_BYTES_MAX as usize) == 45);
 const _: () = assert!(train_datagrams(DATAGRAM_BYTES_INITIAL as usize) == 54);
 const _: () = assert!(train_datagrams(1_000) == TRAIN_DATAGRAMS_MAX);
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::pb;
+
+    fn scheme() -> pb::Scheme {
+        pb::Scheme {
+            required: 64,
+            repair: 255,
+            optimal: 255,
+            total: 255,
+        }
+    }
+
+    fn segment(inline_len: usize) -> pb::Segment {
+        pb::Segment {
+            position: u64::MAX,
+            plain_len: u64::MAX,
+            sealed_len: u64::MAX,
+            salt: vec![1; 24],
+            key_commitment: vec![1; 32],
+            commitment: vec![1; 32],
+            scheme: (inline_len == 0).then(scheme),
+            inline_sealed: vec![1; inline_len],
+            piece_count: if inline_len == 0 { 255 } else { 0 },
+        }
+    }
+
+    fn object(segments: Vec<pb::Segment>) -> pb::Object {
+        pb::Object {
+            encrypted_key: vec![1; ENCRYPTED_KEY_BYTES_MAX],
+            stream_id: vec![1; 16],
+            sealed_header: vec![1; SEALED_HEADER_BYTES_MAX],
+            plain_len: u64::MAX,
+            piece_bytes: u64::MAX,
+            segment_count: u32::MAX,
+            created_ms: u64::MAX,
+            expires_ms: u64::MAX,
+            segments,
+        }
+    }
+
+    #[test]
+    fn the_largest_object_answer_fits_a_frame() {
+        let one = object(vec![segment(0)]).encoded_len() - object(Vec::new()).encoded_len();
+        assert!(one <= SEGMENT_MESSAGE_BYTES_MAX, "{one}");
+        let mut segments = vec![segment(0); OBJECT_SEGMENTS_MAX - 1];
+        segments.push(segment(INLINE_SEALED_BYTES_MAX));
+        let answer = pb::satellite_response::Answer::Object(object(segments));
+        let len = pb::SatelliteResponse {
+            answer: Some(answer),
+        }
+        .encoded_len();
+        assert!(len <= SATELLITE_FRAME_BYTES_MAX, "{len}");
+    }
+
+    #[test]
+    fn the_entry_that_crosses_the_list_bound_still_fits_a_frame() {
+        let list = |count| pb::ObjectList {
+            entries: vec![
+                pb::ListEntry {
+                    object: Some(object(Vec::new())),
+                    prefix: Vec::new()
+                };
+                count
+            ],
+            more: true,
+        };
+        let entry = list(1).encoded_len() - list(0).encoded_len();
+        let answer = pb::satellite_response::Answer::ObjectList(list(0));
+        let overhead = pb::SatelliteResponse {
+            answer: Some(answer),
+        }
+        .encoded_len()
+            + 8;
+        assert!(
+            LIST_BYTES_MAX + entry + overhead <= SATELLITE_FRAME_BYTES_MAX,
+            "{entry}"
+        );
+    }
+
+    #[test]
+    fn the_largest_segment_answer_and_commit_fit_a_frame() {
+        let limit = pb::PieceLimit {
+            index: 255,
+            node_id: vec![1; 32],
+            address: "a".repeat(ADDRESS_BYTES_MAX),
+            limit: vec![1; PERMIT_BYTES_MAX],
+        };
+        let limits = pb::PieceLimits {
+            limits: vec![limit; 255],
+            segment: Some(segment(0)),
+        };
+        assert!(limits.encoded_len() + 8 <= SATELLITE_FRAME_BYTES_MAX);
+        let commit = pb::CommitSegment {
+            stream_id: vec![1; 16],
+            position: u64::MAX,
+            plain_len: u64::MAX,
+            sealed_len: u64::MAX,
+            salt: vec![1; 24],
+            key_commitment: vec![1; 32],
+            commitment: vec![1; 32],
+            receipts: vec![vec![1; PERMIT_BYTES_MAX]; 255],
+        };
+        let request = pb::SatelliteRequest {
+            macaroon: vec![1; MACAROON_BYTES_MAX],
+            verb: Some(pb::satellite_request::Verb::CommitSegment(commit)),
+        };
+        assert!(request.encoded_len() <= SATELLITE_FRAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_train_is_one_send() {
+        for datagram in [1, 512, 1_023, 1_024, 1_200, 1_452, 8_900, 65_507] {
+            let count = train_datagrams(datagram);
+            assert!((1..=TRAIN_DATAGRAMS_MAX).contains(&count));
+            assert!(count * datagram <= UDP_PAYLOAD_BYTES_MAX);
+            assert!(count == TRAIN_DATAGRAMS_MAX || (count + 1) * datagram > UDP_PAYLOAD_BYTES_MAX);
+        }
+    }
+}
