@@ -118,6 +118,8 @@ pub fn verify_slice(
     proof: &[Hash],
     bytes: &[u8],
 ) -> Result<(), ProofError> {
+    //= docs/format.md#4-piece-tree-and-commitments
+    // The walk's shape comes from `piece_len`, which the caller derived; the proof only fills it.
     let expected_count = slice_proof_len(piece_len, leaves.clone())?;
     if proof.len() != expected_count {
         return Err(ProofError::ProofLen {

@@ -444,6 +444,8 @@ proptest! {
             let verified = verify_slice(len, &tree.root, leaves.clone(), &damaged, &bytes);
             prop_assert_eq!(verified, Err(ProofError::Root));
         }
+        //= docs/format.md#4-piece-tree-and-commitments
+        //= type=test
         let expected_count = proof.len();
         let longer = [proof.clone(), vec![[0; 32]]].concat();
         let error = ProofError::ProofLen { given_count: expected_count + 1, expected_count };
