@@ -285,7 +285,8 @@ fn a_vanished_peer_is_noticed_by_its_silence() {
         send.send(pattern(10)).await.unwrap();
         executor.sleep(Duration::from_secs(1)).await;
         network.set_weather(Weather { lost_permille: 1000, ..FAIR });
-        executor.sleep(IDLE_TIMEOUT + Duration::from_secs(2)).await;
+        // The client's keep-alive, sent in vain, moves its own deadline by up to 10 s once.
+        executor.sleep(IDLE_TIMEOUT + Duration::from_secs(12)).await;
         assert_eq!(outcome.get(), Some(StreamError::TimedOut));
         assert_eq!(server.endpoint.connection_count(), 0);
         assert!(connection.is_closed());
@@ -334,7 +335,8 @@ fn connections_beyond_the_limit_are_refused_and_room_comes_back() {
         }
         let error = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap_err();
         assert!(matches!(error, DialError::Failed { .. }), "{error}");
-        assert_eq!(server.counters.read().handshakes_refused, 1);
+        // A ClientHello with a post-quantum key share is two datagrams; each is refused.
+        assert!(server.counters.read().handshakes_refused >= 1);
         held.pop();
         executor.sleep(Duration::from_secs(2)).await;
         let again = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
@@ -344,8 +346,9 @@ fn connections_beyond_the_limit_are_refused_and_room_comes_back() {
 
 #[test]
 fn closing_an_endpoint_tells_peers_ends_handlers_and_frees_the_address() {
-    let handler = handler(|mut request| async move {
-        // Answers only when the connection ends.
+    let handler = handler(|request| async move {
+        // Holds both halves until the connection ends.
+        let mut request = request;
         let _ = read_to_end(&mut request.recv).await;
     });
     check(16, FAIR, handler, |executor, _, server, client| async move {

@@ -1,0 +1,200 @@
+//! The ring's disk on real files: alone, and under the store.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use piecestore::core::{CoreCounters, CoreOptions, Core, Executor, start};
+use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
+
+/// Runs `test` on a core; gives its output and what the core counted.
+fn check<T: Send + 'static, F: Future<Output = T> + 'static>(
+    test: impl FnOnce(Core) -> F + Send + 'static,
+) -> (T, CoreCounters) {
+    let core = start(CoreOptions::default(), |core| async move {
+        let output = test(core.clone()).await;
+        (output, core.counters())
+    });
+    core.unwrap().join().unwrap()
+}
+
+fn filled(len: usize, seed: u8) -> IoBuffer {
+    let mut buffer = IoBuffer::zeroed(len);
+    for (index, byte) in buffer.iter_mut().enumerate() {
+        *byte = (index % 251) as u8 ^ seed;
+    }
+    buffer
+}
+
+#[test]
+fn what_is_written_and_synced_is_read_back_and_lies_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let ((), counters) = check(move |core| async move {
+        let disk = core.disk(&path).unwrap();
+        assert_eq!(disk.list().await.unwrap(), []);
+        let file = disk.create(BlobId(7)).await.unwrap();
+        assert!(disk.create(BlobId(7)).await.is_err(), "made twice");
+        let (result, _) = disk.write(&file, 4096, filled(1 << 20, 3), 1 << 20).await;
+        result.unwrap();
+        let (result, _) = disk.write(&file, 0, filled(8192, 9), 4096).await;
+        result.unwrap();
+        disk.sync(&file).await.unwrap();
+        let again = disk.open(BlobId(7)).await.unwrap();
+        let (result, buffer) = disk.read(&again, 4096, IoBuffer::zeroed(1 << 20)).await;
+        assert_eq!(result, Ok(1 << 20));
+        assert!(buffer[..] == filled(1 << 20, 3)[..]);
+        assert_eq!(disk.list().await.unwrap(), [(BlobId(7), 4096 + (1 << 20))]);
+        let on_disk = std::fs::read(path.join("0000000000000007.blob")).unwrap();
+        assert!(on_disk[..4096] == filled(8192, 9)[..4096]);
+        assert!(disk.free_bytes().unwrap() > 0);
+    });
+    assert!(counters.disk_bytes_written >= 4096 + (1 << 20));
+    assert!(counters.disk_bytes_read >= 1 << 20);
+    // Two of the folder (of one create) and one of the file at least.
+    assert!(counters.disk_syncs >= 2, "{counters:?}");
+}
+
+#[test]
+fn reads_are_short_at_the_end_and_absent_files_are_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        std::fs::write(path.join("00000000000000aa.blob"), vec![5; 10_000]).unwrap();
+        std::fs::write(path.join("notes.txt"), "not ours").unwrap();
+        let disk = core.disk(&path).unwrap();
+        assert_eq!(disk.list().await.unwrap(), [(BlobId(0xaa), 10_000)]);
+        let file = disk.open(BlobId(0xaa)).await.unwrap();
+        let (result, buffer) = disk.read(&file, 0, IoBuffer::zeroed(16_384)).await;
+        assert_eq!(result, Ok(10_000));
+        assert!(buffer[..10_000].iter().all(|&byte| byte == 5));
+        let (result, _) = disk.read(&file, 8192, IoBuffer::zeroed(4096)).await;
+        assert_eq!(result, Ok(10_000 - 8192));
+        let (result, _) = disk.read(&file, 1 << 20, IoBuffer::zeroed(4096)).await;
+        assert_eq!(result, Ok(0));
+        assert_eq!(disk.open(BlobId(1)).await.err(), Some(DiskError::NotFound));
+        disk.remove(BlobId(0xaa)).await.unwrap();
+        assert_eq!(disk.remove(BlobId(0xaa)).await, Err(DiskError::NotFound));
+        assert_eq!(disk.list().await.unwrap(), []);
+    });
+}
+
+#[test]
+fn a_file_system_without_direct_io_is_used_all_the_same() {
+    // tmpfs took no O_DIRECT before Linux 6.6 and takes it since: either way this must work.
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let disk = core.disk(&path).unwrap();
+        let file = disk.create(BlobId(1)).await.unwrap();
+        let (result, _) = disk.write(&file, 0, filled(65_536, 1), 65_536).await;
+        result.unwrap();
+        disk.sync(&file).await.unwrap();
+        let (result, buffer) = disk.read(&file, 0, IoBuffer::zeroed(65_536)).await;
+        assert_eq!(result, Ok(65_536));
+        assert!(buffer[..] == filled(65_536, 1)[..]);
+    });
+}
+
+#[test]
+fn more_operations_than_may_fly_all_end_and_abandoned_ones_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let disk = core.disk(&path).unwrap();
+        let file = disk.create(BlobId(2)).await.unwrap();
+        let done = std::rc::Rc::new(std::cell::Cell::new(0));
+        for index in 0..1000u64 {
+            let (disk, file, done) = (disk.clone(), file.clone(), done.clone());
+            core.executor().spawn(async move {
+                let buffer = filled(4096, index as u8);
+                if index % 5 == 0 {
+                    // Given up before it ends, mostly.
+                    let write = disk.write(&file, index * 4096, buffer, 4096);
+                    let mut write = Box::pin(write);
+                    std::future::poll_fn(|context| {
+                        let _ = write.as_mut().poll(context);
+                        std::task::Poll::Ready(())
+                    })
+                    .await;
+                } else {
+                    disk.write(&file, index * 4096, buffer, 4096).await.0.unwrap();
+                }
+                done.set(done.get() + 1);
+            });
+        }
+        while done.get() < 1000 {
+            core.executor().sleep(Duration::from_millis(1)).await;
+        }
+        for index in (0..1000u64).filter(|index| index % 5 != 0) {
+            let (result, buffer) = disk.read(&file, index * 4096, IoBuffer::zeroed(4096)).await;
+            assert_eq!(result, Ok(4096));
+            assert!(buffer[..] == filled(4096, index as u8)[..], "block {index}");
+        }
+    });
+}
+
+#[test]
+fn the_store_keeps_pieces_on_it_across_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let pieces = 40u8;
+    let body = |index: u8| -> Vec<u8> {
+        (0..50_000u32 + u32::from(index) * 64).map(|at| (at % 251) as u8 ^ index).collect()
+    };
+    let path = folder.path().to_owned();
+    let ((), counters) = check(move |core| async move {
+        let store = open_store(&core, &path).await;
+        let mut puts = Vec::new();
+        for index in 0..pieces {
+            let body = body(index);
+            let piece = strand_blob::NewPiece {
+                satellite: [1; 32],
+                id: [index; 32],
+                created_s: 1,
+                expiry_s: 0,
+                share_hashes: vec![[7; 32]; body.len().div_ceil(16_384)],
+                body: vec![Bytes::from(body)],
+                root: [index; 32],
+                path: vec![[3; 32]; 7],
+                commitment: [4; 32],
+            };
+            puts.push(store.put(piece));
+        }
+        for put in puts {
+            put.await.unwrap();
+        }
+        let counted = store.counters();
+        assert_eq!((counted.pieces_stored, counted.acks_before_sync), (u64::from(pieces), 0));
+        store.close().await;
+    });
+    assert!(counters.disk_bytes_written >= u64::from(pieces) * 50_000);
+    assert!(counters.disk_syncs > 0);
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let store = open_store(&core, &path).await;
+        for index in 0..pieces {
+            let piece = store.piece(&[1; 32], &[index; 32]).await.unwrap();
+            let shares = piece.body_len.div_ceil(16_384) as u32;
+            let bytes = store.read_shares(&piece, 0..shares).await.unwrap();
+            assert!(bytes[..] == body(index)[..], "piece {index}");
+        }
+        store.close().await;
+    });
+}
+
+async fn open_store(
+    core: &Core,
+    path: &Path,
+) -> std::rc::Rc<strand_blob::Store<piecestore::disk::RingDisk<piecestore::core::CoreExecutor>>> {
+    let disk = core.disk(path).unwrap();
+    let options = strand_blob::StoreOptions::new([9; 32], 1 << 30);
+    let mut counter = 0u8;
+    let mut random = |bytes: &mut [u8]| {
+        counter = counter.wrapping_add(1);
+        bytes.fill(counter);
+    };
+    let (store, _) = strand_blob::Store::open(disk, options, 100, &mut random).await.unwrap();
+    let running = store.clone();
+    core.executor().spawn(async move { running.run_commits().await });
+    store
+}

@@ -1,0 +1,4 @@
+//! The node against real sockets and disks.
+
+mod disk;
+mod driver;
