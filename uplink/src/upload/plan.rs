@@ -1,0 +1,653 @@
+//! What to do next with the pieces of one segment while it is uploaded: decisions only.
+//!
+//! The driver in `segment.rs` owns streams, nodes and clocks; it tells this machine what happened (`handle_*`) and does what
+//! [`SegmentPlan::poll`] asks for. Time is a [`Duration`] since the segment's limits arrived, so every run can be replayed.
+//!
+//! What must stay true, whatever the events and their order:
+//! - a commit names each index once, only indices whose receipt arrived from the node that last held them, between
+//!   repair + 1 and optimal many, data indices first;
+//! - bodies are sent only once at least *optimal* pieces are admitted, or when waiting cannot bring more and at least repair + 1
+//!   are: a segment never sits on half of its room;
+//! - after [`Action::Commit`], [`Action::Fail`] or [`Action::Retreat`] nothing more is asked for.
+//!
+//! Names: an index's *generation* counts the nodes it was given; events of an older generation are ignored.
+
+use std::time::Duration;
+
+use strand_protocol::scheme::Scheme;
+
+/// How long to wait for what. One place, so that tests can shrink it.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long nodes have to admit a piece before the segment goes on without them.
+    pub admission: Duration,
+    /// Least time that late data indices get once optimal receipts are there.
+    pub grace_min: Duration,
+    /// The same as a share of the time the segment took so far, in percent.
+    pub grace_percent: u32,
+    /// A piece is slow when it takes this many times the median of those that are done...
+    pub slow_factor: u32,
+    /// ...and at least this long.
+    pub slow_min: Duration,
+    /// Rounds of new nodes for one segment.
+    pub replace_rounds_max: u32,
+    /// No piece moved for so long: settle with what is there.
+    pub stall: Duration,
+}
+
+/// Rounds of new nodes before any body is sent.
+const ADMISSION_ROUNDS_MAX: u32 = 2;
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            admission: Duration::from_millis(3_500),
+            grace_min: Duration::from_millis(200),
+            grace_percent: 15,
+            slow_factor: 2,
+            slow_min: Duration::from_millis(1_000),
+            replace_rounds_max: 4,
+            stall: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Why a node did not take a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has no room now; it may have in a moment.
+    Busy,
+    /// It cannot be reached, broke off, or refused for good.
+    Gone,
+}
+
+/// One index in the hands of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket {
+    /// The piece's index.
+    pub index: u8,
+    /// Which of the nodes this index was given to, from 0.
+    pub generation: u16,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send the bodies of these pieces.
+    Send(Vec<Ticket>),
+    /// Reset these streams: nobody waits for them any more.
+    Cancel(Vec<Ticket>),
+    /// Ask the satellite for new nodes; the old streams go on until it has answered.
+    Replace(Vec<u8>),
+    /// Reset everything, back off, and ask for the segment's limits anew.
+    Retreat {
+        /// Pieces that were admitted when it was given up.
+        admitted_count: usize,
+    },
+    /// The segment stands: commit the receipts of these indices, in this order.
+    Commit(Vec<Ticket>),
+    /// Too few nodes took their piece.
+    Fail(Shortfall),
+}
+
+/// How far a segment came that could not be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Pieces that at least have to be stored: repair + 1.
+    pub needed_count: usize,
+    /// Pieces that were admitted or stored.
+    pub found_count: usize,
+    /// Pieces aimed for.
+    pub optimal_count: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Asked,
+    Admitted,
+    Sending {
+        since: Duration,
+    },
+    /// New nodes were asked for. What the old one does in the meantime counts only if none is granted.
+    Replacing {
+        is_alive: bool,
+        is_finished: bool,
+        since: Duration,
+    },
+    Done,
+    Failed(Refusal),
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    generation: u16,
+    state: State,
+    /// No further node was to be had for it: not asked for again.
+    is_stuck: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Asking,
+    Sending,
+    /// Optimal receipts are there; late data indices have until then.
+    Settling {
+        until: Duration,
+        may_replace: bool,
+    },
+    Over,
+}
+
+/// The upload of one segment.
+#[derive(Clone, Debug)]
+pub struct SegmentPlan {
+    scheme: Scheme,
+    patience: Patience,
+    slots: Vec<Slot>,
+    phase: Phase,
+    admission_until: Duration,
+    sending_since: Duration,
+    /// How long each finished piece took, ascending.
+    durations: Vec<Duration>,
+    last_progress: Duration,
+    replace_rounds: u32,
+    is_replacing: bool,
+    may_retreat: bool,
+    replaced_count: u32,
+    cancelled_count: u32,
+}
+
+impl SegmentPlan {
+    /// A plan for a segment whose pieces are all asked for at time 0. `may_retreat` is false on the last try.
+    #[must_use]
+    pub fn new(scheme: Scheme, patience: Patience, may_retreat: bool) -> Self {
+        let slot = Slot {
+            generation: 0,
+            state: State::Asked,
+            is_stuck: false,
+        };
+        Self {
+            scheme,
+            patience,
+            slots: vec![slot; usize::from(scheme.total)],
+            phase: Phase::Asking,
+            admission_until: patience.admission,
+            sending_since: Duration::ZERO,
+            durations: Vec::new(),
+            last_progress: Duration::ZERO,
+            replace_rounds: 0,
+            is_replacing: false,
+            may_retreat,
+            replaced_count: 0,
+            cancelled_count: 0,
+        }
+    }
+
+    /// The node admitted the piece.
+    pub fn handle_admitted(&mut self, now: Duration, ticket: Ticket) {
+        if let Some(slot) = self.current(ticket)
+            && slot.state == State::Asked
+        {
+            slot.state = State::Admitted;
+            self.last_progress = now;
+        }
+    }
+
+    /// The node's receipt arrived: the piece is durable.
+    pub fn handle_receipt(&mut self, now: Duration, ticket: Ticket) {
+        let Some(slot) = self.current(ticket) else {
+            return;
+        };
+        match slot.state {
+            State::Sending { since } => {
+                slot.state = State::Done;
+                let took = now.saturating_sub(since);
+                let at = self.durations.partition_point(|other| *other <= took);
+                self.durations.insert(at, took);
+                self.last_progress = now;
+            }
+            State::Replacing { since, .. } => {
+                slot.state = State::Replacing {
+                    is_alive: false,
+                    is_finished: true,
+                    since,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// The node did not take the piece, or broke off.
+    pub fn handle_failed(&mut self, ticket: Ticket, refusal: Refusal) {
+        let Some(slot) = self.current(ticket) else {
+            return;
+        };
+        match slot.state {
+            State::Asked | State::Admitted | State::Sending { .. } => {
+                slot.state = State::Failed(refusal)
+            }
+            State::Replacing {
+                is_finished: false,
+                since,
+                ..
+            } => {
+                slot.state = State::Replacing {
+                    is_alive: false,
+                    is_finished: false,
+                    since,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// Some piece moved forward, without being finished.
+    pub fn handle_progress(&mut self, now: Duration) {
+        self.last_progress = self.last_progress.max(now);
+    }
+
+    /// The satellite's answer to [`Action::Replace`]: indices that have a new node. The rest keep the old one, if it lives.
+    /// Returns the new tickets; the driver drops the old streams of these.
+    pub fn handle_replaced(&mut self, now: Duration, granted: &[u8]) -> Vec<Ticket> {
+        self.is_replacing = false;
+        let mut tickets = Vec::new();
+        if self.phase == Phase::Over {
+            return tickets;
+        }
+        for (index, slot) in (0u8..).zip(&mut self.slots) {
+            let State::Replacing {
+                is_alive,
+                is_finished,
+                since,
+            } = slot.state
+            else {
+                continue;
+            };
+            if granted.contains(&index) {
+                slot.generation += 1;
+                slot.state = State::Asked;
+                self.replaced_count += 1;
+                tickets.push(Ticket {
+                    index,
+                    generation: slot.generation,
+                });
+                continue;
+            }
+            slot.is_stuck = true;
+            slot.state = match (is_finished, is_alive) {
+                (true, _) => State::Done,
+                (false, true) => State::Sending { since },
+                (false, false) => State::Failed(Refusal::Gone),
+            };
+        }
+        if !tickets.is_empty() {
+            self.last_progress = now;
+        }
+        tickets
+    }
+
+    /// What to do now; call again until it says `None`, then at the next event or at [`Self::next_deadline`].
+    pub fn poll(&mut self, now: Duration) -> Option<Action> {
+        match self.phase {
+            Phase::Asking => self.poll_asking(now),
+            Phase::Sending => self.poll_sending(now),
+            Phase::Settling { until, may_replace } => self.poll_settling(now, until, may_replace),
+            Phase::Over => None,
+        }
+    }
+
+    /// When `poll` may say something new though nothing happened.
+    #[must_use]
+    pub fn next_deadline(&self, now: Duration) -> Duration {
+        let stall = self.last_progress + self.patience.stall;
+        let next = match self.phase {
+            Phase::Over => return Duration::MAX,
+            Phase::Settling { until, .. } => until,
+            _ if self.is_replacing => now + Duration::from_secs(1),
+            Phase::Asking => self.admission_until,
+            Phase::Sending => {
+                let slow_after = self.slow_after();
+                let sending = self.slots.iter().filter_map(|slot| match slot.state {
+                    State::Sending { since } if !slot.is_stuck => Some(since),
+                    _ => None,
+                });
+                match slow_after {
+                    Some(slow_after) => sending
+                        .map(|since| since + slow_after)
+                        .filter(|at| *at > now)
+                        .min()
+                        .unwrap_or(stall),
+                    None => stall,
+                }
+            }
+        };
+        next.min(stall).max(now + Duration::from_millis(1))
+    }
+
+    /// Whether optimal receipts are there: the next segment may begin to send.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        matches!(self.phase, Phase::Settling { .. } | Phase::Over)
+    }
+
+    /// Indices that were given to another node, and streams that were cancelled.
+    #[must_use]
+    pub fn counts(&self) -> (u32, u32) {
+        (self.replaced_count, self.cancelled_count)
+    }
+
+    fn current(&mut self, ticket: Ticket) -> Option<&mut Slot> {
+        if self.phase == Phase::Over {
+            return None;
+        }
+        let slot = self.slots.get_mut(usize::from(ticket.index))?;
+        (slot.generation == ticket.generation).then_some(slot)
+    }
+
+    fn count(&self, matches: impl Fn(&State) -> bool) -> usize {
+        self.slots
+            .iter()
+            .filter(|slot| matches(&slot.state))
+            .count()
+    }
+
+    fn tickets(&self, matches: impl Fn(u8, &Slot) -> bool) -> Vec<Ticket> {
+        (0u8..)
+            .zip(&self.slots)
+            .filter(|(index, slot)| matches(*index, slot))
+            .map(|(index, slot)| Ticket {
+                index,
+                generation: slot.generation,
+            })
+            .collect()
+    }
+
+    fn is_data(&self, index: u8) -> bool {
+        index < self.scheme.required
+    }
+
+    fn optimal(&self) -> usize {
+        usize::from(self.scheme.optimal)
+    }
+
+    /// The least number of pieces a segment may be committed with. Where repair = optimal, all of optimal.
+    fn needed(&self) -> usize {
+        (usize::from(self.scheme.repair) + 1).min(self.optimal())
+    }
+
+    /// From when on a piece counts as slow; `None` until enough are done to compare with.
+    fn slow_after(&self) -> Option<Duration> {
+        let median_at = self.optimal() / 2;
+        let median = *self.durations.get(median_at)?;
+        Some((median * self.patience.slow_factor).max(self.patience.slow_min))
+    }
+
+    fn poll_asking(&mut self, now: Duration) -> Option<Action> {
+        let admitted_count = self.count(|state| *state == State::Admitted);
+        if admitted_count >= self.optimal() {
+            return Some(self.begin_sending(now));
+        }
+        if self.is_replacing {
+            // The answer decides; the satellite's own time-out bounds the wait.
+            return None;
+        }
+        let is_late = now >= self.admission_until;
+        let asked_count = if is_late {
+            0
+        } else {
+            self.count(|state| *state == State::Asked)
+        };
+        if admitted_count + asked_count >= self.optimal() {
+            return None;
+        }
+        // A node that is gone is replaced, while the others hold their room: one exchange with the satellite. Where nodes are
+        // merely busy, other segments wait for room as well, and holding some would be how two of them block each other.
+        let busy_count = self.count(|state| *state == State::Failed(Refusal::Busy));
+        let gone = self.tickets(|_, slot| {
+            !slot.is_stuck
+                && (slot.state == State::Failed(Refusal::Gone)
+                    || (is_late && slot.state == State::Asked))
+        });
+        let missing_count = self.optimal() - admitted_count - asked_count;
+        let is_enough = gone.len() >= missing_count || busy_count == 0;
+        if self.replace_rounds < ADMISSION_ROUNDS_MAX && !gone.is_empty() && is_enough {
+            self.admission_until = now + self.patience.admission / 2;
+            return Some(self.replace(gone.iter().map(|ticket| ticket.index).collect()));
+        }
+        if busy_count > 0 && self.may_retreat {
+            self.phase = Phase::Over;
+            return Some(Action::Retreat { admitted_count });
+        }
+        if asked_count > 0 {
+            return None;
+        }
+        if admitted_count >= self.needed() {
+            // Waiting cannot bring more, and repair + 1 are enough: repair does the rest.
+            return Some(self.begin_sending(now));
+        }
+        Some(self.fail(admitted_count))
+    }
+
+    fn begin_sending(&mut self, now: Duration) -> Action {
+        self.phase = Phase::Sending;
+        self.sending_since = now;
+        self.last_progress = now;
+        let tickets = self.tickets(|_, slot| slot.state == State::Admitted);
+        self.mark_sending(now, &tickets);
+        Action::Send(tickets)
+    }
+
+    fn mark_sending(&mut self, now: Duration, tickets: &[Ticket]) {
+        for ticket in tickets {
+            self.slots[usize::from(ticket.index)].state = State::Sending { since: now };
+        }
+    }
+
+    fn replace(&mut self, indices: Vec<u8>) -> Action {
+        self.is_replacing = true;
+        self.replace_rounds += 1;
+        for index in &indices {
+            let slot = &mut self.slots[usize::from(*index)];
+            let (is_alive, since) = match slot.state {
+                State::Sending { since } => (true, since),
+                _ => (false, Duration::ZERO),
+            };
+            slot.state = State::Replacing {
+                is_alive,
+                is_finished: false,
+                since,
+            };
+        }
+        Action::Replace(indices)
+    }
+
+    fn send_admitted(&mut self, now: Duration) -> Option<Action> {
+        let tickets = self.tickets(|_, slot| slot.state == State::Admitted);
+        if tickets.is_empty() {
+            return None;
+        }
+        self.mark_sending(now, &tickets);
+        Some(Action::Send(tickets))
+    }
+
+    fn poll_sending(&mut self, now: Duration) -> Option<Action> {
+        if let Some(action) = self.send_admitted(now) {
+            return Some(action);
+        }
+        let done_count = self.count(|state| *state == State::Done);
+        if done_count >= self.optimal() {
+            return Some(self.settle(now));
+        }
+        let is_stalled = now >= self.last_progress + self.patience.stall;
+        if !self.is_replacing
+            && self.replace_rounds < self.patience.replace_rounds_max
+            && !is_stalled
+        {
+            let indices = self.worth_replacing(now, done_count);
+            if !indices.is_empty() {
+                return Some(self.replace(indices));
+            }
+        }
+        let open_count = self.count(|state| {
+            matches!(
+                state,
+                State::Asked | State::Sending { .. } | State::Replacing { .. }
+            )
+        });
+        if open_count > 0 && !is_stalled {
+            return None;
+        }
+        if done_count >= self.needed() {
+            return Some(self.finish());
+        }
+        Some(self.fail(done_count))
+    }
+
+    /// Failed and slow data indices, and as many of the parity ones as are needed to reach optimal.
+    fn worth_replacing(&self, now: Duration, done_count: usize) -> Vec<u8> {
+        let slow_after = self.slow_after();
+        let is_lost = |slot: &Slot| {
+            !slot.is_stuck
+                && match slot.state {
+                    State::Failed(_) => true,
+                    State::Sending { since } => {
+                        slow_after.is_some_and(|after| now >= since + after)
+                    }
+                    // Admission of a replacement has the time of a first admission.
+                    _ => false,
+                }
+        };
+        let lost = self.tickets(|_, slot| is_lost(slot));
+        let open_count = self.count(|state| {
+            matches!(
+                state,
+                State::Asked | State::Admitted | State::Sending { .. } | State::Replacing { .. }
+            )
+        });
+        let slow_count = lost
+            .iter()
+            .filter(|ticket| {
+                matches!(
+                    self.slots[usize::from(ticket.index)].state,
+                    State::Sending { .. }
+                )
+            })
+            .count();
+        let reachable_count = done_count + open_count - slow_count;
+        let missing_count = self.optimal().saturating_sub(reachable_count);
+        let (data, parity): (Vec<_>, Vec<_>) = lost
+            .into_iter()
+            .partition(|ticket| self.is_data(ticket.index));
+        let parity_count = missing_count.saturating_sub(data.len());
+        data.into_iter()
+            .chain(parity.into_iter().take(parity_count))
+            .map(|ticket| ticket.index)
+            .collect()
+    }
+
+    fn settle(&mut self, now: Duration) -> Action {
+        let took = now.saturating_sub(self.sending_since);
+        let grace = (took * self.patience.grace_percent / 100).max(self.patience.grace_min);
+        self.phase = Phase::Settling {
+            until: now + grace,
+            may_replace: true,
+        };
+        let late_parity =
+            self.tickets(|index, slot| index >= self.scheme.required && is_open(slot.state));
+        Action::Cancel(self.cancel(late_parity))
+    }
+
+    fn cancel(&mut self, tickets: Vec<Ticket>) -> Vec<Ticket> {
+        for ticket in &tickets {
+            self.slots[usize::from(ticket.index)].state = State::Cancelled;
+        }
+        self.cancelled_count += u32::try_from(tickets.len()).unwrap_or(u32::MAX);
+        tickets
+    }
+
+    fn poll_settling(
+        &mut self,
+        now: Duration,
+        until: Duration,
+        may_replace: bool,
+    ) -> Option<Action> {
+        if let Some(action) = self.send_admitted(now) {
+            return Some(action);
+        }
+        let late = self.tickets(|index, slot| {
+            index < self.scheme.required
+                && (is_open(slot.state) || matches!(slot.state, State::Failed(_)))
+        });
+        if late.is_empty() {
+            return Some(self.finish());
+        }
+        let may_replace = may_replace && self.replace_rounds < self.patience.replace_rounds_max;
+        let is_over = now >= until;
+        if may_replace && !self.is_replacing {
+            let indices: Vec<u8> = late
+                .iter()
+                .filter(|ticket| {
+                    let slot = self.slots[usize::from(ticket.index)];
+                    !slot.is_stuck && (is_over || matches!(slot.state, State::Failed(_)))
+                })
+                .map(|ticket| ticket.index)
+                .collect();
+            if !indices.is_empty() {
+                // One more window, as long as the first one and one piece take: every share is ready to go.
+                let piece = self
+                    .durations
+                    .get(self.durations.len() / 2)
+                    .copied()
+                    .unwrap_or_default();
+                let grace = (now.saturating_sub(self.sending_since) * self.patience.grace_percent
+                    / 100)
+                    .max(self.patience.grace_min);
+                self.phase = Phase::Settling {
+                    until: now + grace + piece.min(Duration::from_secs(2)),
+                    may_replace: !is_over,
+                };
+                return Some(self.replace(indices));
+            }
+        }
+        let open = self.tickets(|index, slot| index < self.scheme.required && is_open(slot.state));
+        if is_over || open.is_empty() {
+            Some(self.finish())
+        } else {
+            None
+        }
+    }
+
+    /// Cancels what is still open, then commits. Two calls of `poll`.
+    fn finish(&mut self) -> Action {
+        let open = self.tickets(|_, slot| is_open(slot.state));
+        if !open.is_empty() {
+            self.phase = Phase::Settling {
+                until: Duration::ZERO,
+                may_replace: false,
+            };
+            return Action::Cancel(self.cancel(open));
+        }
+        self.phase = Phase::Over;
+        let mut tickets = self.tickets(|_, slot| slot.state == State::Done);
+        // Ascending order is data first: data indices are the lowest.
+        tickets.truncate(self.optimal());
+        Action::Commit(tickets)
+    }
+
+    fn fail(&mut self, found_count: usize) -> Action {
+        self.phase = Phase::Over;
+        Action::Fail(Shortfall {
+            needed_count: self.needed(),
+            found_count,
+            optimal_count: self.optimal(),
+        })
+    }
+}
+
+fn is_open(state: State) -> bool {
+    matches!(
+        state,
+        State::Asked | State::Admitted | State::Sending { .. } | State::Replacing { .. }
+    )
+}

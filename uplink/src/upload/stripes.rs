@@ -1,0 +1,214 @@
+//! The pieces of one segment while they are made: coded and hashed once, read by all sends.
+//!
+//! One blocking thread goes through the stripes in order; every send waits for the stripe it needs next and takes its share as a
+//! slice. Data shares are slices of the sealed segment, recovery shares of one buffer a stripe; nothing is copied. Recovery buffers go back
+//! to a store when the last send has let go of them: a full segment needs 148 MB of them, and fresh memory costs page faults each time.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use strand_codec::{Encoder, Hash, PieceHasher, SegmentTree, Shape};
+use tokio::sync::watch;
+
+use crate::buffers::BufferStore;
+
+/// One segment's shares, as they become ready.
+pub(super) struct Stripes {
+    shape: Shape,
+    padded: Bytes,
+    recovery: Vec<OnceLock<Bytes>>,
+    ready: watch::Sender<Ready>,
+    tree: OnceLock<SegmentTree>,
+    is_cancelled: AtomicBool,
+    /// Body bytes that nodes' streams have taken.
+    pub(super) sent_bytes: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ready {
+    stripe_count: u32,
+    is_whole: bool,
+}
+
+impl Stripes {
+    pub(super) fn new(shape: Shape, padded: Bytes) -> Arc<Self> {
+        let recovery = (0..shape.share_count()).map(|_| OnceLock::new()).collect();
+        Arc::new(Self {
+            shape,
+            padded,
+            recovery,
+            ready: watch::Sender::new(Ready {
+                stripe_count: 0,
+                is_whole: false,
+            }),
+            tree: OnceLock::new(),
+            is_cancelled: AtomicBool::new(false),
+            sent_bytes: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Codes and hashes everything. Blocking; ends early after [`Self::cancel`].
+    pub(super) fn produce(&self, store: &Arc<BufferStore>) -> Result<(), String> {
+        let (required, total) = (self.shape.required(), self.shape.total());
+        let recovery_count = usize::from(total - required);
+        let mut encoder = Encoder::new(required, total).map_err(|error| error.to_string())?;
+        let mut hashers: Vec<_> = (0..total)
+            .map(|_| PieceHasher::new(self.shape.piece_len()))
+            .collect();
+        for stripe in 0..self.shape.share_count() {
+            if self.is_cancelled.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let share_len = self.shape.share_len(stripe);
+            let data: Vec<Bytes> = (0..required)
+                .map(|index| self.data_share(stripe, index))
+                .collect();
+            let data: Vec<&[u8]> = data.iter().map(|share| &share[..]).collect();
+            let mut lent = store.lend(recovery_count * share_len);
+            let mut recovery: Vec<&mut [u8]> = lent.chunks_exact_mut(share_len).collect();
+            encoder
+                .encode_into(&data, &mut recovery)
+                .map_err(|error| error.to_string())?;
+            let shares = data
+                .iter()
+                .copied()
+                .chain(recovery.iter().map(|share| &**share));
+            for (hasher, share) in hashers.iter_mut().zip(shares) {
+                hasher.push_share(share);
+            }
+            // Set once: this is the only thread that produces.
+            let _ = self.recovery[stripe as usize].set(Bytes::from_owner(lent));
+            self.ready.send_replace(Ready {
+                stripe_count: stripe + 1,
+                is_whole: false,
+            });
+        }
+        let roots: Vec<Hash> = hashers
+            .into_iter()
+            .map(|hasher| hasher.finish().root)
+            .collect();
+        let tree = SegmentTree::new(&self.shape, &roots).map_err(|error| error.to_string())?;
+        let _ = self.tree.set(tree);
+        self.ready.send_modify(|ready| ready.is_whole = true);
+        Ok(())
+    }
+
+    /// Stops the producer at its next stripe.
+    pub(super) fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// The share of a piece, as soon as it is made; `None` if it never will be.
+    pub(super) async fn share(&self, stripe: u32, index: u8) -> Option<Bytes> {
+        let mut ready = self.ready.subscribe();
+        ready
+            .wait_for(|ready| ready.stripe_count > stripe)
+            .await
+            .ok()?;
+        if index < self.shape.required() {
+            return Some(self.data_share(stripe, index));
+        }
+        let share_len = self.shape.share_len(stripe);
+        let start = usize::from(index - self.shape.required()) * share_len;
+        self.recovery[stripe as usize]
+            .get()
+            .map(|stripe| stripe.slice(start..start + share_len))
+    }
+
+    /// The segment's tree, as soon as all pieces are made.
+    pub(super) async fn tree(&self) -> Option<&SegmentTree> {
+        let mut ready = self.ready.subscribe();
+        ready.wait_for(|ready| ready.is_whole).await.ok()?;
+        self.tree.get()
+    }
+
+    fn data_share(&self, stripe: u32, index: u8) -> Bytes {
+        // Stripe j begins at k times the offset that its share has in a piece: shares before it have the same lengths in all pieces.
+        let stripe_start =
+            self.shape.share_offset(stripe) as usize * usize::from(self.shape.required());
+        let share_len = self.shape.share_len(stripe);
+        let start = stripe_start + usize::from(index) * share_len;
+        self.padded.slice(start..start + share_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strand_codec::{RowPlan, commitment_of_path, root_of_share_hashes, share_hash};
+
+    use super::*;
+
+    async fn collect(stripes: &Stripes, index: u8) -> Vec<u8> {
+        let mut piece = Vec::new();
+        for stripe in 0..stripes.shape().share_count() {
+            piece.extend_from_slice(&stripes.share(stripe, index).await.unwrap());
+        }
+        piece
+    }
+
+    #[tokio::test]
+    async fn pieces_fit_their_commitment_and_any_k_restore_the_data() {
+        let sealed_len = strand_codec::sealed_len(300_000);
+        let shape = Shape::new(4, 10, sealed_len).unwrap();
+        let mut padded: Vec<u8> = (0..sealed_len).map(|at| (at % 251) as u8).collect();
+        padded.resize(shape.piece_len() as usize * 4, 0);
+        let stripes = Stripes::new(shape, Bytes::from(padded));
+        let producer = {
+            let stripes = stripes.clone();
+            tokio::task::spawn_blocking(move || stripes.produce(&Arc::default()))
+        };
+        let mut pieces = Vec::new();
+        for index in 0..10 {
+            pieces.push(collect(&stripes, index).await);
+        }
+        producer.await.unwrap().unwrap();
+        let tree = stripes.tree().await.unwrap();
+        for (index, piece) in (0u8..).zip(&pieces) {
+            assert_eq!(piece.len() as u64, shape.piece_len());
+            let hashes: Vec<Hash> = (0..shape.share_count())
+                .map(|share| {
+                    let start = shape.share_offset(share) as usize;
+                    share_hash(
+                        shape.piece_len(),
+                        share,
+                        &piece[start..start + shape.share_len(share)],
+                    )
+                })
+                .collect();
+            let root = root_of_share_hashes(shape.piece_len(), &hashes).unwrap();
+            assert_eq!(
+                commitment_of_path(&shape, index, &root, &tree.path(index)),
+                Ok(tree.commitment())
+            );
+        }
+        let present = [1, 4, 7, 9];
+        let mut plan = RowPlan::new(4, 10, &present, &[0, 2, 3]).unwrap();
+        let mut rows = vec![vec![0; shape.piece_len() as usize]; 3];
+        let sources: Vec<&[u8]> = present
+            .iter()
+            .map(|index| &pieces[usize::from(*index)][..])
+            .collect();
+        let mut targets: Vec<&mut [u8]> = rows.iter_mut().map(|row| &mut row[..]).collect();
+        plan.apply(&sources, &mut targets).unwrap();
+        assert!(rows[0] == pieces[0] && rows[1] == pieces[2] && rows[2] == pieces[3]);
+    }
+
+    #[test]
+    fn recovery_buffers_are_used_again() {
+        let store = Arc::new(BufferStore::default());
+        let shape = Shape::new(2, 4, strand_codec::sealed_len(200_000)).unwrap();
+        let padded = Bytes::from(vec![1; shape.piece_len() as usize * 2]);
+        for _ in 0..3 {
+            let stripes = Stripes::new(shape, padded.clone());
+            stripes.produce(&store).unwrap();
+            assert_eq!(store.free_count(), 0);
+            drop(stripes);
+            assert_eq!(store.free_count(), shape.share_count() as usize);
+        }
+    }
+}
