@@ -118,6 +118,7 @@ pub(crate) async fn recover<D: Disk>(
     for (id, len) in files {
         tally.space.file_bytes += len;
         let file = disk.open(id).await?;
+        //= docs/format.md#record
         if let Err(error) = disk.sync(&file).await {
             poison.set(id, WriteOperation::Sync, error);
         }
@@ -289,6 +290,7 @@ impl<D: Disk> BlobScan<'_, D> {
         let mut tail = Tail::new();
         let mut at = BLOB_HEADER_BYTES;
         while at < self.scanner.len {
+            //= docs/format.md#record
             let Some(header) = self.scanner.group_header(at).await else {
                 at += BLOCK_BYTES as u64;
                 continue;

@@ -7,6 +7,8 @@
 //!   (ended or still in flight) is independently dropped, kept whole, or torn: every 512-byte sector of it is kept, lost (what was
 //!   there before stays, zeros past the old end) or, rarely, turned to garbage. So unsynced writes may also appear reordered. The file's length
 //!   may grow over lost writes or not. A file whose creation had not returned is there (empty) or not; the same for a removal.
+//! * **Kill** ([`SimDisk::kill`]). The process dies, the machine does not: a write in flight is finished, cut short or dropped;
+//!   nothing else changes, so what was not synced is still there, and still not durable.
 //! * **Failing sync.** Nothing it covered is made durable, *and no later sync covers it either*, though reads still see
 //!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash.
 //! * **Failing write.** A seeded prefix of it may have reached the file, and counts as an unsynced write.
@@ -188,6 +190,41 @@ impl SimDisk {
         drop(state);
         let disk = Self::from_files(random.next(), files);
         disk.set_free_bytes(free_bytes);
+        disk
+    }
+
+    /// Stops this disk for ever and returns it as another process would find it: no power was cut, so unsynced writes are seen,
+    /// and a later crash can still take them.
+    #[must_use]
+    pub fn kill(&self, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut state = self.state.borrow_mut();
+        state.is_dead = true;
+        let mut files = std::mem::take(&mut state.files);
+        files.retain(|_, file| (file.is_created && !file.is_being_removed) || random.below(2) == 0);
+        for file in files.values_mut() {
+            (file.is_created, file.is_being_removed) = (true, false);
+            let File {
+                cached, unsynced, ..
+            } = file;
+            unsynced.retain_mut(|write| {
+                if !write.has_ended {
+                    let sectors = (write.bytes.len() / SECTOR_BYTES) as u64;
+                    // All, none, or some of it.
+                    let kept = [sectors, 0, random.below(sectors + 1)][random.below(3) as usize];
+                    write.bytes.truncate(kept as usize * SECTOR_BYTES);
+                    write.has_ended = true;
+                    overlay(cached, write.offset, &write.bytes);
+                }
+                !write.bytes.is_empty()
+            });
+        }
+        let disk = Self::new(random.next());
+        {
+            let mut found = disk.state.borrow_mut();
+            (found.files, found.free_bytes) = (files, state.free_bytes);
+            found.next_write = state.next_write;
+        }
         disk
     }
 

@@ -1,7 +1,7 @@
 //! Crashes against a model: whatever was acked is there, bit-exact, and whatever was deleted stays away.
 //!
 //! Steps are batches of concurrent operations on distinct pieces, some of them issued twice at once. A batch runs to its end, or
-//! the power fails after a few polls. The model keeps for each piece the states it may be in: one, unless an operation on
+//! the power fails, or the process is killed, after a few polls. The model keeps for each piece the states it may be in: one, unless an operation on
 //! it was cut off. What a read finds after a crash is then the only state, also through later crashes.
 
 use std::cell::RefCell;
@@ -41,6 +41,8 @@ enum Step {
         calls: Vec<Call>,
         polls: u64,
         seed: u64,
+        /// Only the process dies: the system keeps what was written, and may lose it in a later crash.
+        is_kill: bool,
     },
     Reopen,
 }
@@ -113,7 +115,12 @@ impl Model {
                 self.world.check_space();
                 self
             }
-            Step::Crash { calls, polls, seed } => {
+            Step::Crash {
+                calls,
+                polls,
+                seed,
+                is_kill,
+            } => {
                 let answers = self.start(calls);
                 for _ in 0..*polls {
                     self.world.executor.step();
@@ -125,7 +132,12 @@ impl Model {
                     world,
                     states,
                 } = self;
-                let world = open(&world.crash(*seed), options, *seed);
+                let found = if *is_kill {
+                    world.kill(*seed)
+                } else {
+                    world.crash(*seed)
+                };
+                let world = open(&found, options, *seed);
                 assert_eq!(world.recovery.rotten, [], "a crash is no rot");
                 Self {
                     options,
@@ -267,8 +279,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => calls().prop_map(Step::Run),
-        5 => (calls(), 0..90_u64, any::<u64>())
-            .prop_map(|(calls, polls, seed)| Step::Crash { calls, polls, seed }),
+        5 => (calls(), 0..90_u64, any::<u64>(), any::<bool>())
+            .prop_map(|(calls, polls, seed, is_kill)| Step::Crash { calls, polls, seed, is_kill }),
         1 => Just(Step::Reopen),
     ];
     prop::collection::vec(step, 1..14)
@@ -304,8 +316,34 @@ fn a_crash_at_any_moment_of_concurrent_puts_keeps_what_was_acked() {
                 calls: calls.clone(),
                 polls,
                 seed,
+                is_kill: false,
             });
         }
+    }
+}
+
+/// The process dies after the write and before the sync; the next one finds the piece and may acknowledge it, but
+/// then it must be durable: the store syncs what it finds before it trusts it.
+#[test]
+fn what_a_killed_process_left_is_durable_once_it_was_seen() {
+    use strand_blob::disk::sim::Op::Sync;
+    for seed in 0..50 {
+        let world = World::new(seed);
+        world.put(variant_piece(0, 0)).unwrap();
+        world.disk.hold(Sync);
+        let store = Rc::clone(&world.store);
+        world.executor.spawn(async move {
+            let _cut_off = store.put(variant_piece(3, 0)).await;
+        });
+        world.executor.run_until_stalled();
+        let world = open(&world.kill(seed), small_options(), seed);
+        assert_eq!(world.put(variant_piece(3, 0)), Ok(Stored::Already));
+        let world = open(&world.crash(seed), small_options(), seed);
+        assert_eq!(
+            world.body(3),
+            Ok(variant_piece(3, 0).body.concat()),
+            "seed {seed}"
+        );
     }
 }
 

@@ -54,6 +54,7 @@ fn check_pieces(world: &World, lens: &[usize]) -> Vec<u64> {
 #[test]
 fn a_torn_tail_is_dropped_without_a_report() {
     //= docs/format.md#record
+    //= type=test
     let lens = [576, 20_000, 576];
     let whole = bytes_of(&filled(&lens));
     let last = records_of(&whole)[2];

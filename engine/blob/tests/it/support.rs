@@ -153,6 +153,13 @@ impl World {
         found
     }
 
+    /// Kills the process; the disk as the next one finds it.
+    pub(crate) fn kill(self, seed: u64) -> SimDisk {
+        let found = self.disk.kill(seed);
+        self.executor.abandon();
+        found
+    }
+
     /// Every byte of every file must have a use.
     pub(crate) fn check_space(&self) {
         let space = self.store.space();
