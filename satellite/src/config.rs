@@ -386,6 +386,10 @@ mod tests {
         assert_eq!(opened.identity.node_id(), id);
         assert_eq!(opened.scheme, Some(Scheme::DEFAULT));
         opened.open_store().unwrap();
+        for path in [identity_path(&dir), master_path(&dir), store_path(&dir)] {
+            let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{}", path.display());
+        }
         assert!(matches!(
             setup(&options(&dir)),
             Err(DirectoryError::Exists { .. })

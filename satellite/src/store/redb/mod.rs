@@ -377,3 +377,18 @@ backend_errors! { StorageError TableError TransactionError CommitError }
 
 const SCHEMA_KEY: &[u8] = b"schema version";
 const MASTER_CHECK_KEY: &[u8] = b"master key check";
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Makes the store look as if another release had written it.
+    pub(in crate::store) fn set_schema_version(path: &Path, version: u32) {
+        let database = Database::open(path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        WriteTx::new(&transaction)
+            .put(META, SCHEMA_KEY, &version.to_le_bytes())
+            .unwrap();
+        transaction.commit().unwrap();
+    }
+}
