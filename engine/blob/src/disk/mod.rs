@@ -1,7 +1,7 @@
 //! What the store asks of a disk: a flat set of numbered files, and nothing else.
 //!
 //! The store never names a path, a descriptor or a ring. A real implementation lives with the node; the simulated one is
-//! [`sim`], beside this trait, and both are held to the contract written here. Reads may be short at
+//! `sim`, beside this trait, and both are held to the contract written here. Reads may be short at
 //! the end of the file; writes are whole or an error; [`Disk::sync`] covers the writes that *ended* before it began.
 
 use crate::buffer::IoBuffer;
