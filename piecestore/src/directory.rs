@@ -60,13 +60,8 @@ pub enum DirectoryError {
     )]
     NoIdentity(PathBuf),
     /// The identity cannot be read or written.
-    #[error("{path}: {error}")]
-    Identity {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: IdentityError,
-    },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// Settings of one node beside the key of another.
     #[error(
         "{path} belongs to node {configured}, but its {IDENTITY_FILE} is that of node {found}: put the right key back"
@@ -127,14 +122,10 @@ impl Directory {
             .try_exists()
             .map_err(|error| failed("look for", &key_path, error))?;
         let identity = if key_exists {
-            Identity::load(&key_path)
+            Identity::load(&key_path)?
         } else {
-            Identity::create(&key_path)
-        }
-        .map_err(|error| DirectoryError::Identity {
-            path: key_path,
-            error,
-        })?;
+            Identity::create(&key_path)?
+        };
         let Choices {
             satellite,
             capacity,
@@ -163,10 +154,7 @@ impl Directory {
         {
             return Err(DirectoryError::NoIdentity(path.to_owned()));
         }
-        let identity = Identity::load(&key_path).map_err(|error| DirectoryError::Identity {
-            path: key_path,
-            error,
-        })?;
+        let identity = Identity::load(&key_path)?;
         if identity.node_id() != config.node_id {
             return Err(DirectoryError::OtherNode {
                 path: path.to_owned(),

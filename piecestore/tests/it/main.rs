@@ -2,3 +2,5 @@
 
 mod disk;
 mod driver;
+mod node;
+mod world;
