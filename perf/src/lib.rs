@@ -1,10 +1,23 @@
 //! Strand on one machine, whole: a local network of real processes, the demo on it, and what it measures.
+//!
+//! - [`local`] starts a satellite and nodes as processes; [`part`] is one such process; [`ground`] checks the disk first.
+//! - [`draw`] decides which pieces are damaged; [`damage`] does it; [`pieces`] learns where they are.
+//! - [`sample`] and [`counters`] measure; [`report`] says it.
+//! - [`demo`] puts it together.
+//!
+//! The tests in `tests/it` use the same network.
 
 pub mod content;
+pub mod counters;
+pub mod damage;
+pub mod demo;
 pub mod draw;
 pub mod ground;
+pub mod local;
 pub mod part;
+pub mod pieces;
 pub mod random;
 pub mod report;
+pub mod rewrite;
 pub mod sample;
 pub mod units;

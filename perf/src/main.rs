@@ -1,1 +1,75 @@
-fn main() {}
+//! `strand-perf`: Strand's programs together on one machine.
+//!
+//! `strand-perf demo` is the demo; `strand-perf part NAME ...` is one of the programs, which is how a local network
+//! re-executes this file, so that building it is enough to run everything.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use strand_perf::demo::{self, Verdict};
+
+#[derive(Debug, Parser)]
+#[command(name = "strand-perf", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Store a file on a network of real processes, damage it to the limit, and get it back
+    Demo(demo::Options),
+    /// Be one of the programs: piecestore, satellite or uplink
+    #[command(hide = true)]
+    Part {
+        /// Which one
+        name: String,
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    // A part sees its own arguments before any parser of ours does, `--help` included.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "part") {
+        let name = arguments.next().unwrap_or_default();
+        return part(&name.to_string_lossy(), arguments.collect());
+    }
+    match Cli::parse().command {
+        Command::Demo(options) => run_demo(&options),
+        Command::Part { name, arguments } => part(&name, arguments),
+    }
+}
+
+fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
+    match name {
+        "piecestore" => piecestore::cli_main(arguments),
+        "satellite" => satellite::cli_main(arguments),
+        "uplink" => {
+            let named = std::iter::once(OsString::from("uplink")).chain(arguments);
+            // Its threads may still wait for input: leaving ends them.
+            std::process::exit(uplink::cli_main(named))
+        }
+        _ => {
+            eprintln!("strand-perf: there is no part `{name}`; there are piecestore, satellite and uplink");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run_demo(options: &demo::Options) -> ExitCode {
+    let ran = std::env::current_exe()
+        .map_err(anyhow::Error::from)
+        .and_then(|program| demo::run(program, options));
+    match ran {
+        Ok(Verdict::Verified) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! The demo: a network on this machine stores a file, loses all it may lose, and gives the file back.
+//!
+//! Everything between start and verdict happens through the programs' own command lines and wire protocols; the harness
+//! only starts them, damages what they stored, compares bytes and reads counters. It prints its progress to standard
+//! error, and its findings to standard output: a table and a line that begins `VERIFIED` or `FAILED`, or one JSON object.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use strand_protocol::Scheme;
+use strand_protocol::grant::Invitation;
+
+use crate::content::{first_difference, write_seeded};
+use crate::counters::Counters;
+use crate::damage::Damage;
+use crate::ground;
+use crate::local::{self, Network, Plan, json_output};
+use crate::part;
+use crate::pieces::{Committed, Prober};
+use crate::report::{DamagedPieces, Path as BytePath, Phase, Report};
+use crate::sample::{self, Sampler};
+use crate::units::{human_bytes, parse_size};
+
+/// What the network may write beyond pieces and copies of the file: logs, the satellite's tables, growth steps of blobs.
+const ROOM_BEYOND_PIECES: u64 = 2 << 30;
+
+const BUCKET: &str = "demo";
+const KEY: &str = "file";
+
+/// `strand-perf demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The file to store; without it the demo makes one of --size bytes
+    pub file: Option<PathBuf>,
+    /// Size of the file that the demo makes: bytes, or a number with kB, MB, GB, KiB, MiB, GiB
+    #[arg(long, default_value = "256MiB", value_parser = parse_size, conflicts_with = "file")]
+    pub size: u64,
+    /// Nodes, each with a /24 of its own
+    #[arg(long, default_value_t = 110)]
+    pub nodes: usize,
+    /// required/repair/optimal/total; by default what fits the number of nodes
+    #[arg(long)]
+    pub scheme: Option<Scheme>,
+    /// Seed of the file's bytes and of the damage; random if not given
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// An existing folder on a real disk for the network's data; it is used through a fresh folder in it
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Leave the network running and say how to use it
+    #[arg(long, conflicts_with = "json")]
+    pub keep: bool,
+}
+
+/// How the demo ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every comparison and every counter held.
+    Verified,
+    /// Something did not.
+    Failed,
+}
+
+/// The folder that the way out after ctrl-C removes.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Runs the demo in `program`'s parts.
+///
+/// # Errors
+///
+/// Whatever kept the demo from reaching a verdict.
+pub fn run(program: PathBuf, options: &Options) -> Result<Verdict> {
+    let seed = match options.seed {
+        Some(seed) => seed,
+        None => random_seed()?,
+    };
+    ensure!(options.nodes >= 1, "a network needs at least one node");
+    let scheme = match options.scheme {
+        Some(scheme) => scheme,
+        None => Scheme::for_domains(options.nodes).context("no scheme for no nodes")?,
+    };
+    let bytes = match &options.file {
+        Some(file) => {
+            let metadata = fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
+            ensure!(metadata.is_file(), "{} is not a file", file.display());
+            metadata.len()
+        }
+        None => options.size,
+    };
+    ground::raise_descriptors()?;
+    let folder = fresh_folder(options.dir.as_deref(), &program, room_needed(bytes, scheme))?;
+    let _ = FOLDER.set(folder.clone());
+    leave_on_signals()?;
+
+    let narrator = Narrator::new();
+    let ran = Demo { program, options, seed, scheme, bytes, folder: &folder, narrator }.run();
+    match ran {
+        Ok(verdict) => {
+            remove_folder(&folder, verdict == Verdict::Verified);
+            Ok(verdict)
+        }
+        Err(error) => {
+            remove_folder(&folder, false);
+            Err(error)
+        }
+    }
+}
+
+struct Demo<'a> {
+    program: PathBuf,
+    options: &'a Options,
+    seed: u64,
+    scheme: Scheme,
+    bytes: u64,
+    folder: &'a Path,
+    narrator: Narrator,
+}
+
+impl Demo<'_> {
+    fn run(&self) -> Result<Verdict> {
+        let say = &self.narrator;
+        say.line(&format!("seed {}; data in {}", self.seed, self.folder.display()));
+        let nodes = self.options.nodes;
+        say.line(&format!(
+            "starting a satellite and {nodes} nodes in {} processes, scheme {}",
+            local::process_count(nodes),
+            self.scheme
+        ));
+        let mut network = Network::start(Plan {
+            program: self.program.clone(),
+            dir: self.folder.to_owned(),
+            node_count: nodes,
+            scheme: Some(self.scheme),
+            capacity: capacity(self.bytes).to_owned(),
+        })?;
+        let sampler = Sampler::start(network.node_pids(), network.satellite_pid());
+
+        let source = match &self.options.file {
+            Some(file) => file.clone(),
+            None => {
+                say.line(&format!("making {} of pseudo-random bytes", human_bytes(self.bytes)));
+                let path = network.work_dir().join("source");
+                write_seeded(&path, self.seed, self.bytes).context("cannot make the file")?;
+                path
+            }
+        };
+        let access = self.make_access(&network)?;
+
+        let remote = format!("st://{BUCKET}/{KEY}");
+        say.line(&format!("uploading {}", human_bytes(self.bytes)));
+        let source_text = source.to_str().context("the file's name is not UTF-8")?;
+        let (up, _) = self.transfer(&network, &[source_text, &remote])?;
+        say.line(&format!("uploaded in {:.2} s, {}", up.seconds, rate(up, self.bytes)));
+        let disk_bytes_used = nodes_disk_bytes(&network)?;
+        let runtime = small_runtime()?;
+        let prober = runtime.block_on(access.prober(&network))?;
+        let committed = runtime.block_on(prober.committed(BUCKET, &access.encrypted_key()?))?;
+        ensure!(
+            committed.plain_len == self.bytes,
+            "the satellite knows {} bytes, the file has {}",
+            committed.plain_len,
+            self.bytes
+        );
+
+        let before = Counters::of_network(&mut network)?;
+        say.line("downloading it healthy");
+        let (down, _) = self.download(&network, &remote, &source)?;
+        let Some(down) = down else { return self.fail("the healthy download differs from the file") };
+        say.line(&format!("downloaded in {:.2} s, {}", down.seconds, rate(down, self.bytes)));
+        let after = Counters::of_network(&mut network)?;
+
+        let damage = self.draw_damage(&network, &committed)?;
+        runtime.block_on(damage.inflict(&mut network, &prober))?;
+        runtime.block_on(prober.close());
+        sampler.set_node_pids(network.node_pids());
+        say.line("downloading it damaged");
+        let (damaged, client) = self.download(&network, &remote, &source)?;
+        let Some(damaged) = damaged else { return self.fail("the damaged download differs from the file") };
+        say.line(&format!("downloaded in {:.2} s, {}", damaged.seconds, rate(damaged, self.bytes)));
+        let replaced = client["replaced"].as_u64().context("the client's JSON has no number replaced")?;
+        let liars_named = damage.liars_named(&client)?;
+
+        network.check_alive()?;
+        let peaks = sampler.peaks();
+        let report = Report {
+            verified: true,
+            bytes: self.bytes,
+            nodes,
+            scheme: committed.segments.first().map_or_else(String::new, |segment| segment.scheme.clone()),
+            coded_segments: committed.segments.len(),
+            inline_segments: committed.inline_segments,
+            pieces: committed.segments.iter().map(|segment| segment.pieces.len() as u64).sum(),
+            piece_bytes: committed.piece_bytes,
+            disk_bytes_used,
+            up,
+            down,
+            damaged,
+            node_peak_rss_anon_bytes: peaks.nodes_rss_anon_bytes,
+            node_process_peak_rss_anon_bytes: peaks.node_process_rss_anon_bytes,
+            satellite_peak_rss_bytes: peaks.satellite_rss_bytes,
+            damaged_pieces: damage.counts(),
+            data_pieces_lost: damage.data_pieces_lost(),
+            liars_named,
+            replaced,
+            seed: damage.seed(),
+            counters: byte_path(before, after - before),
+        };
+        self.print(&report)?;
+        if self.options.keep {
+            self.keep(network, &access, &damage)?;
+        } else {
+            say.line("stopping");
+            drop(sampler);
+            network.stop()?;
+        }
+        Ok(Verdict::Verified)
+    }
+
+    /// Project, grant and bucket, as a user would make them.
+    fn make_access(&self, network: &Network) -> Result<Access> {
+        self.narrator.line("making a project, an access grant and a bucket");
+        let access = Access { invitation: network.create_project("demo")?, passphrase: passphrase()? };
+        let mut create = network.client_command(&["access", "create", &access.invitation]);
+        create.env("STRAND_PASSPHRASE", &access.passphrase);
+        let created = part::run("uplink access create", create)?;
+        ensure!(created.is_success(), "uplink access create: {}", created.stderr.trim());
+        let made = part::run("uplink mb", network.client_command(&["mb", &format!("st://{BUCKET}")]))?;
+        ensure!(made.is_success(), "uplink mb: {}", made.stderr.trim());
+        Ok(access)
+    }
+
+    /// One `uplink cp`, measured; and the JSON that it printed.
+    fn transfer(&self, network: &Network, arguments: &[&str]) -> Result<(Phase, Value)> {
+        let mut all = vec!["--json", "cp"];
+        all.extend_from_slice(arguments);
+        let machine_before = sample::machine_busy_seconds()?;
+        let nodes_before = node_cpu_seconds(network);
+        let finished = part::run("uplink cp", network.client_command(&all))?;
+        let phase = Phase {
+            seconds: finished.seconds,
+            client_cpu_seconds: finished.ended.usage.cpu_seconds,
+            node_cpu_seconds: node_cpu_seconds(network) - nodes_before,
+            machine_cpu_seconds: sample::machine_busy_seconds()? - machine_before,
+            client_peak_rss_bytes: finished.ended.usage.peak_rss_bytes,
+        };
+        Ok((phase, json_output("uplink cp", &finished)?))
+    }
+
+    /// A download into a fresh file, compared byte by byte; no phase if they differ.
+    fn download(&self, network: &Network, remote: &str, source: &Path) -> Result<(Option<Phase>, Value)> {
+        let target = network.work_dir().join("download");
+        let target_text = target.to_str().context("the folder's name is not UTF-8")?;
+        let (phase, client) = self.transfer(network, &[remote, target_text])?;
+        let difference = first_difference(source, &target).context("cannot compare")?;
+        fs::remove_file(&target).context("cannot remove the download")?;
+        if let Some(offset) = difference {
+            self.narrator.line(&format!("the files differ at byte {offset}"));
+        }
+        Ok((difference.is_none().then_some(phase), client))
+    }
+
+    fn draw_damage(&self, network: &Network, committed: &Committed) -> Result<Damage> {
+        if committed.segments.is_empty() {
+            self.narrator.line("everything is inline: nothing to damage");
+        }
+        let damage = Damage::draw(network, &committed.segments, self.seed)?;
+        if damage.seed() != self.seed {
+            self.narrator.line(&format!("seed {} damages too few data pieces: taking {}", self.seed, damage.seed()));
+        }
+        let counts = damage.counts();
+        if !committed.segments.is_empty() {
+            self.narrator.line(&format!(
+                "damaging with seed {}: stopping {}, deleting {} pieces, altering {}",
+                damage.seed(),
+                damage.stopped_process().map_or_else(
+                    || "no node process".to_owned(),
+                    |process| format!("node process {process} ({} pieces)", counts.stopped)
+                ),
+                counts.deleted,
+                counts.altered
+            ));
+        }
+        Ok(damage)
+    }
+
+    fn print(&self, report: &Report) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.options.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&report.to_json())?)?;
+        } else {
+            writeln!(out, "{}", report.to_table())?;
+            let DamagedPieces { stopped, deleted, altered } = report.damaged_pieces;
+            let lost = stopped + deleted + altered;
+            writeln!(
+                out,
+                "VERIFIED: {} came back byte for byte, healthy and with {lost} of {} pieces gone",
+                human_bytes(report.bytes),
+                report.pieces
+            )?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn fail(&self, why: &str) -> Result<Verdict> {
+        let mut out = std::io::stdout().lock();
+        if self.options.json {
+            let json = serde_json::json!({ "verified": false, "seed": self.seed, "reason": why });
+            writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
+        } else {
+            writeln!(out, "FAILED: {why} (seed {})", self.seed)?;
+        }
+        out.flush()?;
+        Ok(Verdict::Failed)
+    }
+
+    /// Brings the stopped process back and waits for ctrl-C.
+    fn keep(&self, mut network: Network, access: &Access, damage: &Damage) -> Result<()> {
+        if let Some(process) = damage.stopped_process() {
+            network.start_process(process)?;
+            network.wait_for_nodes()?;
+        }
+        let program = self.program.display();
+        let client = network.client_dir();
+        let client = client.display();
+        println!(
+            "\nThe network runs until ctrl-C, which also removes {}.\n\n\
+             Its invitation (for `access create`; the passphrase is {}):\n  {}\n\n\
+             To use it from another terminal:\n  \
+             export STRAND_CONFIG_DIR={client}\n  \
+             {program} part uplink ls st://{BUCKET}\n  \
+             {program} part uplink cp FILE st://{BUCKET}/NAME\n  \
+             {program} part uplink cp st://{BUCKET}/{KEY} COPY\n  \
+             {program} part satellite node list --dir {}\n  \
+             {program} part piecestore status --dir {}",
+            self.folder.display(),
+            access.passphrase,
+            access.invitation,
+            network.satellite_dir().display(),
+            network.seats()[0].dir.display(),
+        );
+        loop {
+            // The signal thread ends the process; until then only a part's death is news.
+            network.check_alive()?;
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+}
+
+/// A user's secrets.
+struct Access {
+    invitation: String,
+    passphrase: String,
+}
+
+impl Access {
+    async fn prober(&self, network: &Network) -> Result<Prober> {
+        Prober::dial(network, self.invitation()?.macaroon.as_bytes()).await
+    }
+
+    fn invitation(&self) -> Result<Invitation> {
+        Invitation::from_text(&self.invitation).context("the invitation does not parse")
+    }
+
+    fn encrypted_key(&self) -> Result<Vec<u8>> {
+        use strand_protocol::grant::Grant;
+        use strand_protocol::path::{KdfParams, Names, ObjectKey};
+        let grant = Grant::from_invitation(&self.invitation()?, &self.passphrase, KdfParams::default())?;
+        let key = ObjectKey::parse(KEY)?;
+        let (encrypted, _) = grant.path_key(BUCKET, Names::Sealed, &key)?;
+        Ok(encrypted)
+    }
+}
+
+/// Progress on standard error, with the time since the start.
+struct Narrator {
+    started: Instant,
+}
+
+impl Narrator {
+    fn new() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    fn line(&self, text: &str) {
+        eprintln!("[{:6.1} s] {text}", self.started.elapsed().as_secs_f64());
+    }
+}
+
+fn byte_path(upload: Counters, download: Counters) -> BytePath {
+    BytePath {
+        multishot_share: upload.multishot_share(),
+        datagrams_received: upload.datagrams_received,
+        gso_train_mean: download.gso_train_mean(),
+        send_datagrams_mean: download.send_mean(),
+        ring_write_bytes: upload.ring_write_bytes,
+        piece_bytes_stored: upload.piece_bytes,
+        acks: upload.acks - upload.tombstones,
+        pieces_stored: upload.pieces_stored,
+        acks_before_sync: upload.acks_before_sync,
+        syncs: upload.syncs,
+    }
+}
+
+fn rate(phase: Phase, bytes: u64) -> String {
+    format!("{:.1} MB/s", phase.bytes_per_second(bytes) / 1e6)
+}
+
+fn node_cpu_seconds(network: &Network) -> f64 {
+    network.node_pids().into_iter().filter_map(|pid| sample::process_cpu_seconds(pid).ok()).sum()
+}
+
+fn nodes_disk_bytes(network: &Network) -> Result<u64> {
+    let mut used = 0;
+    for seat in network.seats() {
+        used += ground::disk_bytes_used(&seat.dir).context("cannot measure the nodes' folders")?;
+    }
+    Ok(used)
+}
+
+/// Capacity of a node: more than enough for its share of any file that fits the disk.
+fn capacity(bytes: u64) -> &'static str {
+    if bytes < 64 << 30 { "16GB" } else { "1TB" }
+}
+
+/// Bytes that the network may write: pieces, the made file, a download, and some more.
+fn room_needed(bytes: u64, scheme: Scheme) -> u64 {
+    let pieces = bytes.saturating_mul(u64::from(scheme.total)) / u64::from(scheme.required);
+    pieces.saturating_add(bytes.saturating_mul(2)).saturating_add(ROOM_BEYOND_PIECES)
+}
+
+/// A new folder: in the one asked for, else beside the program, else in the system's folder for temporary files.
+///
+/// Beside the program comes first because on many systems the temporary folder is memory.
+fn fresh_folder(asked: Option<&Path>, program: &Path, needed_bytes: u64) -> Result<PathBuf> {
+    let name = format!("strand-demo-{}", std::process::id());
+    if let Some(asked) = asked {
+        ground::check_disk(asked, needed_bytes)?;
+        return make_folder(&asked.join(name));
+    }
+    let mut refusals = Vec::new();
+    let beside = program.parent().map(Path::to_owned);
+    for candidate in beside.into_iter().chain([std::env::temp_dir()]) {
+        let made = ground::check_disk(&candidate, needed_bytes)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| make_folder(&candidate.join(&name)));
+        match made {
+            Ok(folder) => return Ok(folder),
+            Err(error) => refusals.push(format!("{error:#}")),
+        }
+    }
+    bail!("no folder for the network's data: {}", refusals.join("; "))
+}
+
+fn make_folder(path: &Path) -> Result<PathBuf> {
+    fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
+    fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
+}
+
+/// Removes the data; the logs stay if they may be needed.
+fn remove_folder(folder: &Path, with_logs: bool) {
+    let removed = if with_logs {
+        fs::remove_dir_all(folder)
+    } else {
+        eprintln!("the logs are in {}", folder.join("log").display());
+        remove_all_but_logs(folder)
+    };
+    if let Err(error) = removed {
+        eprintln!("cannot remove {}: {error}", folder.display());
+    }
+}
+
+fn remove_all_but_logs(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if !path.ends_with("log") {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the parts and removes the data on ctrl-C and on a polite kill.
+fn leave_on_signals() -> Result<()> {
+    let runtime = small_runtime()?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            part::kill_all();
+            if let Some(folder) = FOLDER.get() {
+                // A part that is just dying may still create a file: the second try gets it.
+                if fs::remove_dir_all(folder).is_err() {
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                    let _ = fs::remove_dir_all(folder);
+                }
+            }
+            std::process::exit(130);
+        });
+    })?;
+    Ok(())
+}
+
+fn small_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")
+}
+
+fn random_seed() -> Result<u64> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).context("no random bytes")?;
+    // 32 bits are enough to differ and short enough to type.
+    Ok(u64::from(u32::from_le_bytes(bytes)))
+}
+
+fn passphrase() -> Result<String> {
+    let mut bytes = [0; 20];
+    getrandom::fill(&mut bytes).context("no random bytes")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
