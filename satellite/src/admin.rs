@@ -167,7 +167,9 @@ async fn answer_line<S: MetaStore>(
     let answered = match serde_json::from_slice(&line) {
         Err(error) => Err(Refusal::bad_request(format!("not a request: {error}"))),
         Ok(Request::ProjectCreate { name }) => {
-            create_project(&satellite.store, satellite.id, &satellite.advertise, name).await
+            create_project(&satellite.store, satellite.id, &satellite.advertise, name)
+                .await
+                .map(|invitation| describe(&invitation))
         }
         Ok(Request::NodeList) => Ok(node_list(satellite)),
         Ok(Request::Status) => status(satellite, store_bytes()).await,
@@ -182,13 +184,13 @@ async fn answer_line<S: MetaStore>(
     writing.shutdown().await
 }
 
-/// Makes a project. Its invitation is in the answer and nowhere else.
+/// Makes a project. Its invitation is the answer and is kept nowhere else.
 pub(crate) async fn create_project(
     store: &impl MetaStore,
     satellite: NodeId,
     advertise: &str,
     name: String,
-) -> Result<Value, Refusal> {
+) -> Result<Invitation, Refusal> {
     if name.is_empty() || name.len() > shared::PROJECT_NAME_BYTES_MAX {
         let most = shared::PROJECT_NAME_BYTES_MAX;
         return Err(Refusal::bad_request(format!(
@@ -219,16 +221,21 @@ pub(crate) async fn create_project(
         macaroon: Macaroon::mint(&secret.secret, project, secret.key_id),
         salt: row.salt,
         project,
-        project_name: name.clone(),
+        project_name: name,
     };
     store.create_project(row).await?;
-    Ok(json!({
-        "project_id": project.to_string(),
-        "name": name,
-        "satellite": satellite.to_string(),
-        "address": advertise,
+    Ok(invitation)
+}
+
+/// What `project create --json` prints.
+pub(crate) fn describe(invitation: &Invitation) -> Value {
+    json!({
+        "project_id": invitation.project.to_string(),
+        "name": invitation.project_name,
+        "satellite": invitation.satellite.to_string(),
+        "address": invitation.address,
         "invitation": invitation.to_text(),
-    }))
+    })
 }
 
 fn node_list<S: MetaStore>(satellite: &Satellite<S>) -> Value {

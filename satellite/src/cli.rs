@@ -216,7 +216,10 @@ async fn create_project(dir: &Path, name: &str) -> anyhow::Result<Value> {
                 let advertise = &directory.advertise;
                 let created = admin::create_project(&store, id, advertise, name.to_owned()).await;
                 store.close().await;
-                return created.map_err(|refusal| anyhow::anyhow!(refusal.message));
+                return match created {
+                    Ok(invitation) => Ok(admin::describe(&invitation)),
+                    Err(refusal) => Err(anyhow::anyhow!(refusal.message)),
+                };
             }
             // Just starting or just stopping.
             Err(OpenError::InUse { .. }) if tokio::time::Instant::now() < patience => {

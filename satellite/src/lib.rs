@@ -27,4 +27,4 @@ mod store;
 
 pub use cli::cli_main;
 pub use config::{DirectoryError, SetupOptions, setup};
-pub use run::{RunError, RunOptions, Running};
+pub use run::{CreateProjectError, RunError, RunOptions, Running};

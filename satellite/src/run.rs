@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strand_protocol::{Code, NodeId, Scheme, limits as shared};
+use strand_protocol::{Code, Invitation, NodeId, Scheme, limits as shared};
 use strand_transport::{BindError, DialError, Dialer, Role, SATELLITE_ALPN, Server};
 use tokio::task::JoinHandle;
 
-use crate::admin::AdminSocket;
+use crate::admin::{self, AdminSocket};
 use crate::api;
 use crate::clock;
 use crate::config::{Directory, DirectoryError, store_error};
@@ -47,6 +47,13 @@ pub enum RunError {
     /// Its admin socket.
     #[error("cannot open the admin socket: {0}")]
     Admin(std::io::Error),
+}
+
+/// Why a project was not made.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct CreateProjectError {
+    reason: String,
 }
 
 /// A satellite that answers. [`close`](Self::close) it; dropping it stops it at once.
@@ -122,6 +129,25 @@ impl Running {
     /// `host:port` in its invitations.
     pub fn advertised_address(&self) -> &str {
         &self.satellite.advertise
+    }
+
+    /// Makes a project. Whoever has the invitation owns it; it is kept nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// If the name is unusable or the store fails.
+    pub async fn create_project(&self, name: &str) -> Result<Invitation, CreateProjectError> {
+        let Satellite {
+            store,
+            id,
+            advertise,
+            ..
+        } = &*self.satellite;
+        admin::create_project(store, *id, advertise, name.to_owned())
+            .await
+            .map_err(|refusal| CreateProjectError {
+                reason: refusal.message,
+            })
     }
 
     /// Lets requests under way end, tells the peers, and makes sure of the store.

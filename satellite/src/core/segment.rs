@@ -212,7 +212,7 @@ pub(crate) fn discard(
     pieces: Vec<Placement>,
     not_before_ms: u64,
 ) -> Option<Discard> {
-    (!pieces.is_empty()).then(|| Discard {
+    (!pieces.is_empty()).then_some(Discard {
         project: object.project,
         secret: pending.secret,
         required: object.scheme.required,

@@ -1,1 +1,7 @@
-//! Tests of the satellite over real QUIC.
+//! The satellite over real QUIC, with nodes that answer pings and mint receipts as real ones do.
+
+mod cli;
+mod life;
+mod network;
+mod nodes;
+mod receipts;

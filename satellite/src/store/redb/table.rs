@@ -44,6 +44,9 @@ pub(super) const ALL: [(Table, &str); 12] = [
 /// A row's bytes.
 pub(super) type RowBytes = (Vec<u8>, Vec<u8>);
 
+/// Is given a row's key and value; says whether to go on.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> StoreResult<bool>;
+
 /// Reading, alike in read and write transactions.
 pub(super) trait Rows {
     fn get(&self, table: Table, key: &[u8]) -> StoreResult<Option<Vec<u8>>>;
@@ -53,7 +56,7 @@ pub(super) trait Rows {
         table: Table,
         prefix: &[u8],
         lower: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> StoreResult<bool>,
+        visit: Visit<'_>,
     ) -> StoreResult<()>;
     fn count(&self, table: Table) -> StoreResult<u64>;
 
@@ -133,7 +136,7 @@ impl Rows for WriteTx<'_> {
         table: Table,
         prefix: &[u8],
         lower: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> StoreResult<bool>,
+        visit: Visit<'_>,
     ) -> StoreResult<()> {
         scan(&self.0.open_table(table)?, prefix, lower, visit)
     }
@@ -157,7 +160,7 @@ impl Rows for ReadTx {
         table: Table,
         prefix: &[u8],
         lower: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> StoreResult<bool>,
+        visit: Visit<'_>,
     ) -> StoreResult<()> {
         scan(&self.0.open_table(table)?, prefix, lower, visit)
     }
@@ -171,7 +174,7 @@ fn scan(
     table: &impl ReadableTable<&'static [u8], &'static [u8]>,
     prefix: &[u8],
     lower: Bound<&[u8]>,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> StoreResult<bool>,
+    visit: Visit<'_>,
 ) -> StoreResult<()> {
     for row in table.range::<&[u8]>((lower, Bound::Unbounded))? {
         let (key, value) = row?;
