@@ -79,7 +79,13 @@ struct Permit {
 }
 
 impl Permit {
-    fn encode(serial: [u8; 16], piece_id: [u8; 32], scheme: Scheme, sealed_len: u64, index: u8) -> Vec<u8> {
+    fn encode(
+        serial: [u8; 16],
+        piece_id: [u8; 32],
+        scheme: Scheme,
+        sealed_len: u64,
+        index: u8,
+    ) -> Vec<u8> {
         let mut bytes = serial.to_vec();
         bytes.extend_from_slice(&piece_id);
         bytes.extend_from_slice(&[scheme.required, scheme.total, index]);
@@ -102,7 +108,9 @@ impl Node {
     async fn start() -> Arc<Self> {
         let identity = Identity::generate();
         let address = "127.0.0.1:0".parse().unwrap();
-        let server = Server::bind(&identity, address, NODE_ALPN, Role::NodeServer).await.unwrap();
+        let server = Server::bind(&identity, address, NODE_ALPN, Role::NodeServer)
+            .await
+            .unwrap();
         let node = Arc::new(Self {
             id: identity.node_id(),
             address: server.local_address().unwrap(),
@@ -119,7 +127,9 @@ impl Node {
             while let Some(accepting) = serving.server.accept().await {
                 let node = serving.clone();
                 tokio::spawn(async move {
-                    let Ok(connection) = accepting.connection().await else { return };
+                    let Ok(connection) = accepting.connection().await else {
+                        return;
+                    };
                     while let Ok(exchange) = connection.accept_exchange().await {
                         let node = node.clone();
                         tokio::spawn(async move { node.serve(exchange).await });
@@ -153,10 +163,19 @@ impl Node {
             tokio::time::sleep(Duration::from_secs(60)).await;
             return;
         }
-        let Ok(request) = exchange.recv.frame::<pb::NodeRequest>(NODE_FRAME_BYTES_MAX).await else { return };
+        let Ok(request) = exchange
+            .recv
+            .frame::<pb::NodeRequest>(NODE_FRAME_BYTES_MAX)
+            .await
+        else {
+            return;
+        };
         // A client that goes away ends the exchange; that is no fault of the node's.
         let _ = match request.verb.unwrap() {
-            NodeVerb::Put(put) => self.put(&mut exchange, Permit::decode(&put.limit), fault).await,
+            NodeVerb::Put(put) => {
+                self.put(&mut exchange, Permit::decode(&put.limit), fault)
+                    .await
+            }
             NodeVerb::Get(get) => self.get(&mut exchange, &get, fault).await,
             verb => panic!("the client does not send {verb:?}"),
         };
@@ -172,7 +191,10 @@ impl Node {
         if fault == Fault::Busy {
             return refuse(exchange, Code::Busy).await;
         }
-        assert!(self.used.lock().unwrap().insert(permit.serial), "a limit is used once");
+        assert!(
+            self.used.lock().unwrap().insert(permit.serial),
+            "a limit is used once"
+        );
         answer(exchange, NodeAnswer::PutAdmitted(pb::PutAdmitted {})).await?;
         let mut bytes = vec![0; permit.shape.piece_len() as usize];
         if fault == Fault::Breaks {
@@ -190,9 +212,18 @@ impl Node {
         let tree = hash_piece(&permit.shape, &bytes);
         let (path, _) = commit.path.as_chunks::<32>();
         let commitment = commitment_of_path(&permit.shape, permit.index, &tree.root, path).unwrap();
-        assert_eq!(commitment.to_vec(), commit.commitment, "root and path lead to the commitment");
+        assert_eq!(
+            commitment.to_vec(),
+            commit.commitment,
+            "root and path lead to the commitment"
+        );
         let root = tree.root;
-        let piece = Piece { bytes: Bytes::from(bytes), root, path: commit.path, tree: Arc::new(tree) };
+        let piece = Piece {
+            bytes: Bytes::from(bytes),
+            root,
+            path: commit.path,
+            tree: Arc::new(tree),
+        };
         self.pieces.lock().unwrap().insert(permit.piece_id, piece);
         let receipt = [&permit.serial[..], &root, &commitment].concat();
         answer(exchange, NodeAnswer::PutReceipt(pb::PutReceipt { receipt })).await?;
@@ -209,7 +240,10 @@ impl Node {
     ) -> Result<(), strand_transport::StreamError> {
         let permit = Permit::decode(&get.limit);
         self.get_count.fetch_add(1, Ordering::Relaxed);
-        assert!(self.used.lock().unwrap().insert(permit.serial), "a limit is used once");
+        assert!(
+            self.used.lock().unwrap().insert(permit.serial),
+            "a limit is used once"
+        );
         if fault == Fault::StaleOnce && self.stale_left.swap(0, Ordering::Relaxed) > 0 {
             return refuse(exchange, Code::StaleLimit).await;
         }
@@ -220,9 +254,17 @@ impl Node {
         if fault == Fault::Swapped {
             let other: Vec<u8> = piece.bytes.iter().rev().copied().collect();
             let tree = hash_piece(&permit.shape, &other);
-            piece = Piece { bytes: other.into(), root: tree.root, path: piece.path, tree: Arc::new(tree) };
+            piece = Piece {
+                bytes: other.into(),
+                root: tree.root,
+                path: piece.path,
+                tree: Arc::new(tree),
+            };
         }
-        let header = pb::GetHeader { root: piece.root.to_vec(), path: piece.path.clone() };
+        let header = pb::GetHeader {
+            root: piece.root.to_vec(),
+            path: piece.path.clone(),
+        };
         answer(exchange, NodeAnswer::Get(header)).await?;
         let piece_len = permit.shape.piece_len();
         let (hashes, mut body) = if get.leaf_count == 0 {
@@ -233,9 +275,13 @@ impl Node {
                 let start = permit.shape.share_offset(share) as usize;
                 piece.bytes[start..start + permit.shape.share_len(share)].to_vec()
             };
-            let proof = prove_slice(piece_len, &piece.tree.share_hashes, leaves.clone(), share).unwrap();
+            let proof =
+                prove_slice(piece_len, &piece.tree.share_hashes, leaves.clone(), share).unwrap();
             let end = (leaves.end as usize * 1_024).min(piece_len as usize);
-            (proof, piece.bytes[leaves.start as usize * 1_024..end].to_vec())
+            (
+                proof,
+                piece.bytes[leaves.start as usize * 1_024..end].to_vec(),
+            )
         };
         let mut hashes = hashes.concat();
         match fault {
@@ -271,12 +317,24 @@ fn hash_piece(shape: &Shape, bytes: &[u8]) -> PieceTree {
     hasher.finish()
 }
 
-async fn answer(exchange: &mut Exchange, answer: NodeAnswer) -> Result<(), strand_transport::StreamError> {
-    exchange.send.frame(&pb::NodeResponse { answer: Some(answer) }).await
+async fn answer(
+    exchange: &mut Exchange,
+    answer: NodeAnswer,
+) -> Result<(), strand_transport::StreamError> {
+    exchange
+        .send
+        .frame(&pb::NodeResponse {
+            answer: Some(answer),
+        })
+        .await
 }
 
 async fn refuse(exchange: &mut Exchange, code: Code) -> Result<(), strand_transport::StreamError> {
-    answer(exchange, NodeAnswer::Error(code.error("as the test wants it"))).await?;
+    answer(
+        exchange,
+        NodeAnswer::Error(code.error("as the test wants it")),
+    )
+    .await?;
     exchange.send.finish();
     let _ = exchange.send.delivered().await;
     Ok(())
@@ -327,7 +385,9 @@ impl Network {
     pub async fn start(scheme: Scheme, node_count: usize) -> Arc<Self> {
         let identity = Identity::generate();
         let address = "127.0.0.1:0".parse().unwrap();
-        let server = Server::bind(&identity, address, SATELLITE_ALPN, Role::SatelliteServer).await.unwrap();
+        let server = Server::bind(&identity, address, SATELLITE_ALPN, Role::SatelliteServer)
+            .await
+            .unwrap();
         let project = ProjectId::from([7; 16]);
         let invitation = Invitation {
             address: server.local_address().unwrap().to_string(),
@@ -354,7 +414,9 @@ impl Network {
             while let Some(accepting) = serving.server.accept().await {
                 let network = serving.clone();
                 tokio::spawn(async move {
-                    let Ok(connection) = accepting.connection().await else { return };
+                    let Ok(connection) = accepting.connection().await else {
+                        return;
+                    };
                     while let Ok(exchange) = connection.accept_exchange().await {
                         let network = network.clone();
                         tokio::spawn(async move { network.serve(exchange).await });
@@ -394,16 +456,28 @@ impl Network {
         let tables = self.tables.lock().unwrap();
         let object = tables.objects.values().next().unwrap();
         let segment = object.segments.values().nth(position).unwrap();
-        segment.committed.iter().map(|index| (*index, self.nodes[segment.issued[index].2].clone())).collect()
+        segment
+            .committed
+            .iter()
+            .map(|index| (*index, self.nodes[segment.issued[index].2].clone()))
+            .collect()
     }
 
     async fn serve(&self, mut exchange: Exchange) {
-        let Ok(request) = exchange.recv.frame::<pb::SatelliteRequest>(SATELLITE_FRAME_BYTES_MAX).await else { return };
+        let Ok(request) = exchange
+            .recv
+            .frame::<pb::SatelliteRequest>(SATELLITE_FRAME_BYTES_MAX)
+            .await
+        else {
+            return;
+        };
         let answer = match self.decide(request.verb.unwrap()) {
             Ok(answer) => answer,
             Err(error) => Answer::Error(error),
         };
-        let response = pb::SatelliteResponse { answer: Some(answer) };
+        let response = pb::SatelliteResponse {
+            answer: Some(answer),
+        };
         if exchange.send.frame(&response).await.is_ok() {
             exchange.send.finish();
             let _ = exchange.send.delivered().await;
@@ -425,7 +499,10 @@ impl Network {
                 }))
             }
             Verb::SetCheckValue(set) => {
-                if !tables.check_value.is_empty() && tables.check_value != set.check_value && !set.replace {
+                if !tables.check_value.is_empty()
+                    && tables.check_value != set.check_value
+                    && !set.replace
+                {
                     return Err(Code::Conflict.error("another check value is set"));
                 }
                 tables.check_value = set.check_value;
@@ -439,18 +516,31 @@ impl Network {
                 Ok(Answer::Done(pb::Done {}))
             }
             Verb::DeleteBucket(delete) => {
-                if tables.objects.keys().any(|(bucket, _)| *bucket == delete.name) {
+                if tables
+                    .objects
+                    .keys()
+                    .any(|(bucket, _)| *bucket == delete.name)
+                {
                     return Err(Code::Conflict.error("not empty"));
                 }
                 let removed = tables.buckets.remove(&delete.name);
-                removed.map(|_| Answer::Done(pb::Done {})).ok_or_else(|| Code::NotFound.error("no such bucket"))
+                removed
+                    .map(|_| Answer::Done(pb::Done {}))
+                    .ok_or_else(|| Code::NotFound.error("no such bucket"))
             }
             Verb::ListBuckets(_) => {
-                let buckets = tables.buckets.iter().map(|(name, mode)| bucket(name, *mode)).collect();
+                let buckets = tables
+                    .buckets
+                    .iter()
+                    .map(|(name, mode)| bucket(name, *mode))
+                    .collect();
                 Ok(Answer::Buckets(pb::Buckets { buckets }))
             }
             Verb::GetBucket(get) => {
-                let mode = tables.buckets.get(&get.name).ok_or_else(|| Code::NotFound.error("no such bucket"))?;
+                let mode = tables
+                    .buckets
+                    .get(&get.name)
+                    .ok_or_else(|| Code::NotFound.error("no such bucket"))?;
                 Ok(Answer::Bucket(bucket(&get.name, *mode)))
             }
             Verb::BeginObject(begin) => {
@@ -465,9 +555,16 @@ impl Network {
                     created_ms: 1_700_000_000_000,
                     ..pb::Object::default()
                 };
-                let object = Object { message, bucket: begin.bucket, ..Object::default() };
+                let object = Object {
+                    message,
+                    bucket: begin.bucket,
+                    ..Object::default()
+                };
                 tables.uploads.insert(stream_id.clone(), object);
-                Ok(Answer::BegunObject(pb::BegunObject { stream_id, scheme: Some(self.scheme.into()) }))
+                Ok(Answer::BegunObject(pb::BegunObject {
+                    stream_id,
+                    scheme: Some(self.scheme.into()),
+                }))
             }
             Verb::BeginSegment(begin) => self.begin_segment(tables, &begin),
             Verb::ReplacePieces(replace) => self.replace_pieces(tables, &replace),
@@ -484,20 +581,34 @@ impl Network {
                     inline_sealed: inline.sealed,
                     ..pb::Segment::default()
                 };
-                upload.segments.insert(inline.position, Segment { message, ..Segment::default() });
+                upload.segments.insert(
+                    inline.position,
+                    Segment {
+                        message,
+                        ..Segment::default()
+                    },
+                );
                 Ok(Answer::Done(pb::Done {}))
             }
             Verb::CommitObject(commit) => {
-                let mut object =
-                    tables.uploads.remove(&commit.stream_id).ok_or_else(|| Code::NotFound.error("no such upload"))?;
+                let mut object = tables
+                    .uploads
+                    .remove(&commit.stream_id)
+                    .ok_or_else(|| Code::NotFound.error("no such upload"))?;
                 object.message.sealed_header = commit.sealed_header;
                 object.message.plain_len = commit.plain_len;
                 object.message.segment_count = object.segments.len() as u32;
-                let listed = object.segments.values().map(|segment| segment.message.clone());
+                let listed = object
+                    .segments
+                    .values()
+                    .map(|segment| segment.message.clone());
                 object.message.segments = listed.collect();
                 let key = (object.bucket.clone(), object.message.encrypted_key.clone());
                 let replaced = tables.objects.insert(key, object).is_some();
-                Ok(Answer::CommittedObject(pb::CommittedObject { created_ms: 1_700_000_000_000, replaced }))
+                Ok(Answer::CommittedObject(pb::CommittedObject {
+                    created_ms: 1_700_000_000_000,
+                    replaced,
+                }))
             }
             Verb::AbortObject(abort) => {
                 tables.abort_count += 1;
@@ -505,7 +616,9 @@ impl Network {
                 Ok(Answer::Done(pb::Done {}))
             }
             Verb::GetObject(get) => {
-                let mut message = object(tables, &get.bucket, &get.encrypted_key)?.message.clone();
+                let mut message = object(tables, &get.bucket, &get.encrypted_key)?
+                    .message
+                    .clone();
                 if get.header_only {
                     message.segments.clear();
                 }
@@ -516,25 +629,41 @@ impl Network {
             }
             Verb::GetSegment(get) => {
                 let object = object(tables, &get.bucket, &get.encrypted_key)?;
-                let segment =
-                    object.segments.get(&get.position).ok_or_else(|| Code::NotFound.error("no such segment"))?;
+                let segment = object
+                    .segments
+                    .get(&get.position)
+                    .ok_or_else(|| Code::NotFound.error("no such segment"))?;
                 let limits = segment.committed.iter().map(|index| {
                     let (_, piece_id, node) = segment.issued[index];
                     self.limit(*index, node, random(), piece_id, segment.message.sealed_len)
                 });
                 let limits = limits.collect();
-                Ok(Answer::PieceLimits(pb::PieceLimits { limits, segment: Some(segment.message.clone()) }))
+                Ok(Answer::PieceLimits(pb::PieceLimits {
+                    limits,
+                    segment: Some(segment.message.clone()),
+                }))
             }
             Verb::ListObjects(list) => Ok(Answer::ObjectList(list_objects(tables, &list))),
             Verb::DeleteObject(delete) => {
-                let removed = tables.objects.remove(&(delete.bucket, delete.encrypted_key));
-                removed.map(|_| Answer::Done(pb::Done {})).ok_or_else(|| Code::NotFound.error("no such object"))
+                let removed = tables
+                    .objects
+                    .remove(&(delete.bucket, delete.encrypted_key));
+                removed
+                    .map(|_| Answer::Done(pb::Done {}))
+                    .ok_or_else(|| Code::NotFound.error("no such object"))
             }
             verb => panic!("the client does not send {verb:?}"),
         }
     }
 
-    fn limit(&self, index: u8, node: usize, serial: [u8; 16], piece_id: [u8; 32], sealed_len: u64) -> pb::PieceLimit {
+    fn limit(
+        &self,
+        index: u8,
+        node: usize,
+        serial: [u8; 16],
+        piece_id: [u8; 32],
+        sealed_len: u64,
+    ) -> pb::PieceLimit {
         pb::PieceLimit {
             index: index.into(),
             node_id: self.nodes[node].id.as_bytes().to_vec(),
@@ -543,7 +672,11 @@ impl Network {
         }
     }
 
-    fn begin_segment(&self, tables: &mut Tables, begin: &pb::BeginSegment) -> Result<Answer, Refused> {
+    fn begin_segment(
+        &self,
+        tables: &mut Tables,
+        begin: &pb::BeginSegment,
+    ) -> Result<Answer, Refused> {
         let total = usize::from(self.scheme.total);
         if self.nodes.len() < total {
             let message = format!("{total} nodes needed, {} found", self.nodes.len());
@@ -557,7 +690,10 @@ impl Network {
             scheme: Some(self.scheme.into()),
             ..pb::Segment::default()
         };
-        let mut segment = Segment { message, ..Segment::default() };
+        let mut segment = Segment {
+            message,
+            ..Segment::default()
+        };
         let mut limits = Vec::new();
         for index in 0..self.scheme.total {
             // Another order each time: indices are not tied to nodes.
@@ -567,16 +703,28 @@ impl Network {
             segment.used_nodes.insert(node);
             limits.push(self.limit(index, node, serial, piece_id, begin.sealed_len));
         }
-        upload(tables, &begin.stream_id)?.segments.insert(begin.position, segment);
-        Ok(Answer::PieceLimits(pb::PieceLimits { limits, segment: None }))
+        upload(tables, &begin.stream_id)?
+            .segments
+            .insert(begin.position, segment);
+        Ok(Answer::PieceLimits(pb::PieceLimits {
+            limits,
+            segment: None,
+        }))
     }
 
-    fn replace_pieces(&self, tables: &mut Tables, replace: &pb::ReplacePieces) -> Result<Answer, Refused> {
+    fn replace_pieces(
+        &self,
+        tables: &mut Tables,
+        replace: &pb::ReplacePieces,
+    ) -> Result<Answer, Refused> {
         let upload = upload(tables, &replace.stream_id)?;
         let segment = upload.segments.get_mut(&replace.position).unwrap();
         let mut limits = Vec::new();
         for index in &replace.indices {
-            let Some(node) = (0..self.nodes.len()).find(|node| !segment.used_nodes.contains(node)) else { break };
+            let Some(node) = (0..self.nodes.len()).find(|node| !segment.used_nodes.contains(node))
+            else {
+                break;
+            };
             let index = *index as u8;
             let (serial, piece_id) = (random(), random());
             segment.issued.insert(index, (serial, piece_id, node));
@@ -586,21 +734,32 @@ impl Network {
         if limits.is_empty() {
             return Err(Code::NoNodes.error("1 more node needed, 0 found"));
         }
-        Ok(Answer::PieceLimits(pb::PieceLimits { limits, segment: None }))
+        Ok(Answer::PieceLimits(pb::PieceLimits {
+            limits,
+            segment: None,
+        }))
     }
 
-    fn commit_segment(&self, tables: &mut Tables, commit: pb::CommitSegment) -> Result<Answer, Refused> {
+    fn commit_segment(
+        &self,
+        tables: &mut Tables,
+        commit: pb::CommitSegment,
+    ) -> Result<Answer, Refused> {
         let scheme = self.scheme;
         let upload = upload(tables, &commit.stream_id)?;
         let segment = upload.segments.get_mut(&commit.position).unwrap();
         let count = commit.receipts.len();
         assert!(
-            count == usize::from(scheme.optimal) || (count > usize::from(scheme.repair) && count < usize::from(scheme.optimal)),
+            count == usize::from(scheme.optimal)
+                || (count > usize::from(scheme.repair) && count < usize::from(scheme.optimal)),
             "{count} receipts"
         );
         let mut last = None;
         for receipt in &commit.receipts {
-            let issued = segment.issued.iter().find(|(_, (serial, _, _))| serial[..] == receipt[..16]);
+            let issued = segment
+                .issued
+                .iter()
+                .find(|(_, (serial, _, _))| serial[..] == receipt[..16]);
             let Some((index, _)) = issued else {
                 return Err(Code::BadReceipt.error("a receipt of a replaced or foreign serial"));
             };
@@ -622,11 +781,18 @@ impl Network {
 }
 
 fn bucket(name: &str, name_mode: i32) -> pb::Bucket {
-    pb::Bucket { name: name.to_owned(), name_mode, created_ms: 1_700_000_000_000 }
+    pb::Bucket {
+        name: name.to_owned(),
+        name_mode,
+        created_ms: 1_700_000_000_000,
+    }
 }
 
 fn upload<'a>(tables: &'a mut Tables, stream_id: &[u8]) -> Result<&'a mut Object, Refused> {
-    tables.uploads.get_mut(stream_id).ok_or_else(|| Code::NotFound.error("no such upload"))
+    tables
+        .uploads
+        .get_mut(stream_id)
+        .ok_or_else(|| Code::NotFound.error("no such upload"))
 }
 
 fn object<'a>(tables: &'a Tables, bucket: &str, key: &[u8]) -> Result<&'a Object, Refused> {
@@ -640,23 +806,59 @@ fn object<'a>(tables: &'a Tables, bucket: &str, key: &[u8]) -> Result<&'a Object
 fn list_objects(tables: &Tables, list: &pb::ListObjects) -> pb::ObjectList {
     const PAGE: usize = 2;
     let is_plain = tables.buckets[&list.bucket] == i32::from(pb::NameMode::Plain);
-    let names = if is_plain { Names::Plain } else { Names::Sealed };
+    let names = if is_plain {
+        Names::Plain
+    } else {
+        Names::Sealed
+    };
     let mut entries: BTreeMap<Vec<u8>, pb::ListEntry> = BTreeMap::new();
     for ((bucket, key), object) in &tables.objects {
-        let Some(rest) = key.strip_prefix(&list.prefix[..]).filter(|_| *bucket == list.bucket) else { continue };
-        let first = if rest.is_empty() { 0 } else { first_component_len(names, rest).unwrap() };
-        let is_folded = list.delimiter && (first < rest.len() || (is_plain && rest.ends_with(b"/")));
+        let Some(rest) = key
+            .strip_prefix(&list.prefix[..])
+            .filter(|_| *bucket == list.bucket)
+        else {
+            continue;
+        };
+        let first = if rest.is_empty() {
+            0
+        } else {
+            first_component_len(names, rest).unwrap()
+        };
+        let is_folded =
+            list.delimiter && (first < rest.len() || (is_plain && rest.ends_with(b"/")));
         if is_folded {
             let prefix = key[..list.prefix.len() + first].to_vec();
-            entries.insert(prefix.clone(), pb::ListEntry { object: None, prefix });
+            entries.insert(
+                prefix.clone(),
+                pb::ListEntry {
+                    object: None,
+                    prefix,
+                },
+            );
         } else {
-            let message = pb::Object { segments: Vec::new(), ..object.message.clone() };
-            entries.insert(key.clone(), pb::ListEntry { object: Some(message), prefix: Vec::new() });
+            let message = pb::Object {
+                segments: Vec::new(),
+                ..object.message.clone()
+            };
+            entries.insert(
+                key.clone(),
+                pb::ListEntry {
+                    object: Some(message),
+                    prefix: Vec::new(),
+                },
+            );
         }
     }
-    let rest: Vec<_> = entries.into_iter().filter(|(key, _)| *key > list.after).map(|(_, entry)| entry).collect();
+    let rest: Vec<_> = entries
+        .into_iter()
+        .filter(|(key, _)| *key > list.after)
+        .map(|(_, entry)| entry)
+        .collect();
     let more = rest.len() > PAGE;
-    pb::ObjectList { entries: rest.into_iter().take(PAGE).collect(), more }
+    pb::ObjectList {
+        entries: rest.into_iter().take(PAGE).collect(),
+        more,
+    }
 }
 
 fn random<const N: usize>() -> [u8; N] {
