@@ -109,6 +109,9 @@ async fn reach<S: MetaStore>(
             return Ok(Ok((row.domain, *reached_ms)));
         }
     }
+    let Ok(_place) = satellite.check_ins.try_acquire() else {
+        return Err(Refusal::busy("too many nodes are checking in"));
+    };
     let waiting = tokio::time::timeout(shared::DIAL_BACK_TIMEOUT, satellite.dial_backs.acquire());
     let Ok(Ok(_permit)) = waiting.await else {
         return Err(Refusal::busy("too many nodes are checking in"));

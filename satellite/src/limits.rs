@@ -16,7 +16,13 @@ const _: () = assert!(REQUEST_FRAME_BYTES_MAX <= limits::SATELLITE_FRAME_BYTES_M
 /// At 1.1 MiB each at worst they hold 550 MiB, ordinarily a few KiB each.
 pub(crate) const REQUESTS_MAX: usize = 512;
 
-/// Dial-backs to nodes at once; further check-ins wait for their turn, then are answered `BUSY`.
+/// Check-ins at once that dial back or wait for their turn to; one more is answered `BUSY`, so that
+/// check-ins from dead addresses cannot take all of [`REQUESTS_MAX`].
+pub(crate) const CHECK_INS_MAX: usize = 256;
+
+const _: () = assert!(CHECK_INS_MAX < REQUESTS_MAX);
+
+/// Dial-backs to nodes at once.
 pub(crate) const DIAL_BACKS_MAX: usize = 32;
 
 /// A node that was reached at its address is not dialled again for so long while it keeps

@@ -25,6 +25,8 @@ pub(crate) struct Satellite<S> {
     /// For dial-backs and deletes, under the satellite's own identity.
     pub(crate) dialer: Dialer,
     pub(crate) reach: Reach,
+    /// A permit for each check-in that dials back or is about to.
+    pub(crate) check_ins: Semaphore,
     /// A permit for each dial-back under way.
     pub(crate) dial_backs: Semaphore,
     /// A permit for each request under way.
@@ -52,6 +54,7 @@ impl<S: MetaStore> Satellite<S> {
             nodes,
             dialer,
             reach,
+            check_ins: Semaphore::new(limits::CHECK_INS_MAX),
             dial_backs: Semaphore::new(limits::DIAL_BACKS_MAX),
             requests: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
             started: Instant::now(),

@@ -22,7 +22,7 @@ use crate::{socket, tls};
 const HANDSHAKES_MAX: usize = 4 * limits::HANDSHAKES_MAX;
 
 /// Connections open at once.
-const CONNECTIONS_MAX: usize = 16_384;
+const CONNECTIONS_MAX: usize = 4_096;
 
 /// A UDP socket that answers for a node id.
 pub struct Server {

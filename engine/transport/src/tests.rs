@@ -296,3 +296,32 @@ async fn a_closing_server_says_why() {
     );
     assert!(connection.is_closed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_newcomers_is_served() {
+    // More than may shake hands before newcomers have to prove their address.
+    const NEWCOMERS: usize = 3 * strand_protocol::limits::HANDSHAKES_MAX;
+    let (node_id, address, server) = start().await;
+    let dialer = Arc::new(Dialer::new(Identity::generate()).unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..NEWCOMERS {
+        let dialer = dialer.clone();
+        tasks.spawn(async move {
+            let address = address.to_string();
+            let connection = dialer
+                .dial_within(node_id, &address, NODE_ALPN, 20 * SECOND)
+                .await?;
+            let answer: Result<pb::NodeResponse, _> =
+                connection.call(&ping(), 1_000, 20 * SECOND).await;
+            answer.unwrap();
+            Ok::<_, DialError>(connection)
+        });
+    }
+    let connections = tasks.join_all().await;
+    assert!(
+        connections.iter().all(Result::is_ok),
+        "{:?}",
+        connections.iter().find(|c| c.is_err())
+    );
+    assert!(server.connection_count() >= NEWCOMERS);
+}

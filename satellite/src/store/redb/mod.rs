@@ -49,10 +49,12 @@ impl RedbStore {
             path: name(),
             reason: error.to_string(),
         };
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
         let opened = if create {
-            Database::create(path)
+            builder.create(path)
         } else {
-            Database::open(path)
+            builder.open(path)
         };
         let database = opened.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: name() },
@@ -374,6 +376,9 @@ macro_rules! backend_errors {
 }
 
 backend_errors! { StorageError TableError TransactionError CommitError }
+
+/// Pages kept in memory; redb's own default is a gigabyte.
+const CACHE_BYTES: usize = 128 << 20;
 
 const SCHEMA_KEY: &[u8] = b"schema version";
 const MASTER_CHECK_KEY: &[u8] = b"master key check";
