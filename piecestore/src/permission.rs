@@ -108,7 +108,7 @@ impl PermissionError {
             Self::Expired { .. } | Self::UnknownEpoch(_) | Self::BeforeStart { .. } => {
                 Code::StaleLimit
             }
-            Self::Serial(SerialError::Full { .. }) => Code::Busy,
+            Self::Serial(SerialError::InUse | SerialError::Full { .. }) => Code::Busy,
             Self::Permit(_)
             | Self::OtherSatellite(_)
             | Self::OtherNode(_)
@@ -237,7 +237,7 @@ impl Permission {
     ) -> Result<Spend, PermissionError> {
         let mut serials = self.serials.borrow_mut();
         serials.drop_expired(self.satellite_ms(now_ms));
-        serials.spend(limit.serial, limit.expires_ms, cost, total)?;
+        serials.hold(limit.serial, limit.expires_ms, cost, total)?;
         Ok(Spend {
             permission: Rc::clone(self),
             serial: limit.serial,
@@ -249,19 +249,23 @@ impl Permission {
 
 impl Spend {
     /// `amount` of what was spent is used for good.
+    ///
+    /// # Panics
+    ///
+    /// If it is more than what was spent and not settled before.
     pub fn settle(&mut self, amount: u64) {
-        self.unsettled = self.unsettled.saturating_sub(amount);
+        assert!(amount <= self.unsettled, "settled more than was spent");
+        self.unsettled -= amount;
+        self.permission
+            .serials
+            .borrow_mut()
+            .settle(self.serial, self.expires_ms, amount);
     }
 }
 
 impl Drop for Spend {
     fn drop(&mut self) {
-        if self.unsettled > 0 {
-            self.permission.serials.borrow_mut().give_back(
-                self.serial,
-                self.expires_ms,
-                self.unsettled,
-            );
-        }
+        let mut serials = self.permission.serials.borrow_mut();
+        serials.give_back(self.serial, self.expires_ms, self.unsettled);
     }
 }

@@ -15,24 +15,36 @@ const MARGIN_MINUTES: u64 = 10;
 /// Used serials of one node.
 #[derive(Debug)]
 pub struct Serials {
-    by_minute: BTreeMap<u64, HashMap<Serial, u64>>,
+    by_minute: BTreeMap<u64, HashMap<Serial, Amounts>>,
     count: usize,
     count_max: usize,
+}
+
+/// What became of a serial's total.
+#[derive(Clone, Copy, Debug, Default)]
+struct Amounts {
+    /// Used for good.
+    settled: u64,
+    /// Held by requests that run.
+    held: u64,
 }
 
 /// Why a serial cannot be used (further).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SerialError {
     /// The limit was used already, or pays for less than what is asked.
-    #[error("limit used before: {spent} spent + {cost} asked > {total}")]
+    #[error("limit used before: {settled} spent + {cost} asked > {total}")]
     Used {
-        /// Already spent, or in use by another request.
-        spent: u64,
+        /// Already spent.
+        settled: u64,
         /// Asked for now.
         cost: u64,
         /// All that the limit allows.
         total: u64,
     },
+    /// Another request is using the limit, and may yet give it back.
+    #[error("limit in use by another request")]
+    InUse,
     /// Too many limits are in use at once.
     #[error("too many limits remembered: {count} = {count_max}")]
     Full {
@@ -66,8 +78,9 @@ impl Serials {
         self.count == 0
     }
 
-    /// Spends `cost` of the `total` that a serial allows.
-    pub fn spend(
+    /// Holds `cost` of the `total` that a serial allows, until [`settle`](Self::settle) and
+    /// [`give_back`](Self::give_back) have accounted for all of it.
+    pub fn hold(
         &mut self,
         serial: Serial,
         expires_ms: u64,
@@ -75,20 +88,23 @@ impl Serials {
         total: u64,
     ) -> Result<(), SerialError> {
         let minute = minute(expires_ms);
-        let spent = self
+        let known = self
             .by_minute
             .get(&minute)
             .and_then(|bucket| bucket.get(&serial))
             .copied();
-        let before = spent.unwrap_or(0);
-        if cost == 0 || before.saturating_add(cost) > total {
+        let Amounts { settled, held } = known.unwrap_or_default();
+        if cost == 0 || settled.saturating_add(cost) > total {
             return Err(SerialError::Used {
-                spent: before,
+                settled,
                 cost,
                 total,
             });
         }
-        if spent.is_none() {
+        if settled.saturating_add(held).saturating_add(cost) > total {
+            return Err(SerialError::InUse);
+        }
+        if known.is_none() {
             if self.count >= self.count_max {
                 return Err(SerialError::Full {
                     count: self.count,
@@ -97,25 +113,39 @@ impl Serials {
             }
             self.count += 1;
         }
+        let amounts = Amounts {
+            settled,
+            held: held + cost,
+        };
         self.by_minute
             .entry(minute)
             .or_default()
-            .insert(serial, before + cost);
+            .insert(serial, amounts);
         Ok(())
     }
 
-    /// Gives back what was spent for nothing. A serial of which nothing is spent is forgotten.
+    /// Uses held amounts for good.
+    pub fn settle(&mut self, serial: Serial, expires_ms: u64, cost: u64) {
+        // The bucket may be gone: the limit expired while the request ran.
+        let bucket = self.by_minute.get_mut(&minute(expires_ms));
+        let Some(amounts) = bucket.and_then(|bucket| bucket.get_mut(&serial)) else {
+            return;
+        };
+        amounts.held = amounts.held.saturating_sub(cost);
+        amounts.settled = amounts.settled.saturating_add(cost);
+    }
+
+    /// Gives back what was held for nothing. A serial of which nothing is used is forgotten.
     pub fn give_back(&mut self, serial: Serial, expires_ms: u64, cost: u64) {
         let minute = minute(expires_ms);
-        // The bucket may be gone: the limit expired while the request ran.
         let Some(bucket) = self.by_minute.get_mut(&minute) else {
             return;
         };
-        let Some(spent) = bucket.get_mut(&serial) else {
+        let Some(amounts) = bucket.get_mut(&serial) else {
             return;
         };
-        *spent = spent.saturating_sub(cost);
-        if *spent == 0 {
+        amounts.held = amounts.held.saturating_sub(cost);
+        if amounts.held == 0 && amounts.settled == 0 {
             bucket.remove(&serial);
             self.count -= 1;
             if bucket.is_empty() {
@@ -151,45 +181,53 @@ mod tests {
     }
 
     #[test]
-    fn a_serial_is_spent_once_unless_given_back() {
+    fn a_serial_is_used_once_unless_given_back() {
         let mut serials = Serials::new(10);
-        assert_eq!(serials.spend(serial(1), MINUTE_MS, 1, 1), Ok(()));
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 1, 1), Ok(()));
         assert_eq!(
-            serials.spend(serial(1), MINUTE_MS, 1, 1),
-            Err(SerialError::Used {
-                spent: 1,
-                cost: 1,
-                total: 1
-            })
+            serials.hold(serial(1), MINUTE_MS, 1, 1),
+            Err(SerialError::InUse)
         );
         serials.give_back(serial(1), MINUTE_MS, 1);
         assert!(serials.is_empty());
-        assert_eq!(serials.spend(serial(1), MINUTE_MS, 1, 1), Ok(()));
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 1, 1), Ok(()));
+        serials.settle(serial(1), MINUTE_MS, 1);
+        let used = Err(SerialError::Used {
+            settled: 1,
+            cost: 1,
+            total: 1,
+        });
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 1, 1), used);
+        serials.give_back(serial(1), MINUTE_MS, 0);
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 1, 1), used);
     }
 
     #[test]
     fn a_serial_pays_in_parts_up_to_its_total() {
         let mut serials = Serials::new(10);
-        assert_eq!(serials.spend(serial(1), MINUTE_MS, 600, 1000), Ok(()));
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 600, 1000), Ok(()));
         assert_eq!(
-            serials.spend(serial(1), MINUTE_MS, 401, 1000),
-            Err(SerialError::Used {
-                spent: 600,
-                cost: 401,
-                total: 1000
-            })
+            serials.hold(serial(1), MINUTE_MS, 401, 1000),
+            Err(SerialError::InUse)
         );
-        assert_eq!(serials.spend(serial(1), MINUTE_MS, 400, 1000), Ok(()));
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 400, 1000), Ok(()));
+        serials.settle(serial(1), MINUTE_MS, 500);
         serials.give_back(serial(1), MINUTE_MS, 100);
-        assert_eq!(serials.spend(serial(1), MINUTE_MS, 100, 1000), Ok(()));
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 100, 1000), Ok(()));
+        let used = Err(SerialError::Used {
+            settled: 500,
+            cost: 501,
+            total: 1000,
+        });
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 501, 1000), used);
         assert_eq!(serials.len(), 1);
         assert!(
             serials
-                .spend(serial(2), MINUTE_MS, u64::MAX, u64::MAX - 1)
+                .hold(serial(2), MINUTE_MS, u64::MAX, u64::MAX - 1)
                 .is_err()
         );
         assert!(
-            serials.spend(serial(2), MINUTE_MS, 0, 0).is_err(),
+            serials.hold(serial(2), MINUTE_MS, 0, 0).is_err(),
             "nothing is not a use"
         );
     }
@@ -197,36 +235,31 @@ mod tests {
     #[test]
     fn a_full_set_refuses_new_serials_and_keeps_the_old() {
         let mut serials = Serials::new(2);
-        serials.spend(serial(1), MINUTE_MS, 1, 2).unwrap();
-        serials.spend(serial(2), MINUTE_MS, 1, 2).unwrap();
-        assert_eq!(
-            serials.spend(serial(3), MINUTE_MS, 1, 2),
-            Err(SerialError::Full {
-                count: 2,
-                count_max: 2
-            })
-        );
-        assert_eq!(serials.spend(serial(1), MINUTE_MS, 1, 2), Ok(()));
+        serials.hold(serial(1), MINUTE_MS, 1, 2).unwrap();
+        serials.hold(serial(2), MINUTE_MS, 1, 2).unwrap();
+        let full = Err(SerialError::Full {
+            count: 2,
+            count_max: 2,
+        });
+        assert_eq!(serials.hold(serial(3), MINUTE_MS, 1, 2), full);
+        assert_eq!(serials.hold(serial(1), MINUTE_MS, 1, 2), Ok(()));
     }
 
     #[test]
     fn expiry_makes_room_and_never_forgets_early() {
         let mut serials = Serials::new(2);
-        serials.spend(serial(1), 5 * MINUTE_MS, 1, 1).unwrap();
-        serials.spend(serial(2), 50 * MINUTE_MS, 1, 1).unwrap();
+        serials.hold(serial(1), 5 * MINUTE_MS, 1, 1).unwrap();
+        serials.hold(serial(2), 50 * MINUTE_MS, 1, 1).unwrap();
         serials.drop_expired(15 * MINUTE_MS + MINUTE_MS - 1);
         assert_eq!(serials.len(), 2, "within the margin");
         serials.drop_expired(16 * MINUTE_MS);
         assert_eq!(serials.len(), 1);
         assert!(
-            serials.spend(serial(2), 50 * MINUTE_MS, 1, 1).is_err(),
-            "not yet expired: still used"
+            serials.hold(serial(2), 50 * MINUTE_MS, 1, 1).is_err(),
+            "not expired: in use"
         );
+        serials.settle(serial(1), 5 * MINUTE_MS, 1);
         serials.give_back(serial(1), 5 * MINUTE_MS, 1);
-        assert_eq!(
-            serials.len(),
-            1,
-            "giving back what was dropped changes nothing"
-        );
+        assert_eq!(serials.len(), 1, "what was dropped changes nothing");
     }
 }

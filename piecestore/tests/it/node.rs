@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use strand_protocol::permit::LimitAction;
 use strand_transport::Identity;
 
 use crate::world::{
-    Client, Process, Satellite, Segment, block_on, code, eventually, now_ms, run, set_up, status,
+    Client, Process, Satellite, Segment, block_on, code, eventually, now_ms, piecestore, run,
+    set_up, status,
 };
 
 /// Shares of a full segment's piece: 2,316,416 bytes.
@@ -171,7 +174,8 @@ fn every_acked_piece_survives_kill_9_in_the_middle_of_puts() {
             let process = Process::start(&[&dir], &[]);
             satellite.reached(node, process.started_ms).await;
             let client = Client::connect(&satellite, node).await;
-            for segment in &*acked.lock().unwrap().clone() {
+            let stored = acked.lock().unwrap().clone();
+            for segment in &stored {
                 assert_eq!(
                     client.get(segment).await.unwrap(),
                     segment.body,
@@ -224,7 +228,8 @@ fn sigterm_in_the_middle_of_puts_drops_no_ack_and_exits_with_0() {
         let process = Process::start(&[&dir], &[]);
         satellite.reached(node, process.started_ms).await;
         let client = Client::connect(&satellite, node).await;
-        for segment in &*acked.lock().unwrap().clone() {
+        let stored = acked.lock().unwrap().clone();
+        for segment in &stored {
             assert_eq!(client.get(segment).await.unwrap(), segment.body);
         }
     });
@@ -382,7 +387,7 @@ fn directories_that_cannot_be_served_are_refused_in_one_sentence() {
         let check = |dir: &Path, message: &str| {
             let ran = run(&["run", "--dir", text(dir)]);
             assert_eq!(ran.code, Some(1), "{ran:?}");
-            assert_eq!(ran.stderr.trim_end(), format!("piecestore: {message}"));
+            assert_eq!(ran.stderr.trim_end(), format!("error: {message}"));
         };
 
         let nothing = root.path().join("nothing");
@@ -407,7 +412,7 @@ fn directories_that_cannot_be_served_are_refused_in_one_sentence() {
         let ran = run(&["status", "--dir", text(&one)]);
         assert_eq!(ran.code, Some(1));
         let not_running = format!(
-            "piecestore: node {one_node} is not running; `piecestore run --dir {}` starts it\n",
+            "error: node {one_node} is not running; `piecestore run --dir {}` starts it\n",
             text(&one)
         );
         assert_eq!(ran.stderr, not_running);
@@ -515,4 +520,71 @@ fn a_node_that_does_not_start_costs_no_other() {
         assert_eq!(ended.code(), Some(1), "{log}");
         assert!(log.contains("1 of 2 nodes could not be started"), "{log}");
     });
+}
+
+#[test]
+fn without_io_uring_a_node_refuses_to_start_in_one_sentence() {
+    let root = tempfile::tempdir().unwrap();
+    let satellite = format!("{}@127.0.0.1:1", Identity::generate().node_id());
+    let (dir, _) = set_up(root.path(), "node", &satellite, &[]);
+    for (errno, message) in [
+        (
+            libc::ENOSYS,
+            "piecestore needs io_uring, which this kernel does not have",
+        ),
+        (
+            libc::EPERM,
+            "piecestore needs io_uring, which is blocked here",
+        ),
+    ] {
+        let mut command = piecestore();
+        command.args(["run", "--dir", text(&dir)]);
+        without_io_uring(&mut command, errno);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.starts_with(&format!("error: {message}")), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+/// Has the kernel answer `io_uring_setup` with `errno` in the child, as a container's filter would.
+#[allow(unsafe_code, reason = "a system call filter has no safe form in std")]
+fn without_io_uring(command: &mut Command, errno: i32) {
+    let statement = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let errno = u32::try_from(errno).unwrap();
+    let install = move || {
+        // nr = io_uring_setup ? fail with errno : allow
+        let mut filter = [
+            statement(0x20, 0, 0, 0),
+            statement(
+                0x15,
+                0,
+                1,
+                u32::try_from(libc::SYS_io_uring_setup).unwrap_or(0),
+            ),
+            statement(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+            statement(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog {
+            len: 4,
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: takes four integers and touches no memory.
+        let is_bound = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        // SAFETY: `program` points to `filter`, and both live until the call has copied them.
+        let is_set = unsafe {
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            )
+        };
+        if is_bound != 0 || is_set != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec, makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(install) };
 }
