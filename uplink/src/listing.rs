@@ -212,7 +212,7 @@ pub async fn list(
                 encrypted_prefix: &encrypted_prefix,
             };
             let (entry, encrypted) = opener.open(entry)?;
-            entries.push(entry);
+            entries.extend(entry);
             last = encrypted;
         }
         if !more {
@@ -242,7 +242,9 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     /// The entry in plain, and its encrypted key.
-    fn open(&self, entry: pb::ListEntry) -> Result<(Entry, Vec<u8>), ManageError> {
+    ///
+    /// Sealed, the object `a/b` and the prefix `a/b/` are the same components: such an object is not below the prefix.
+    fn open(&self, entry: pb::ListEntry) -> Result<(Option<Entry>, Vec<u8>), ManageError> {
         let wrong_key = || {
             ManageError::Header(HeaderError::WrongKey {
                 path: format!("{}(an object below)", self.place.path()),
@@ -256,15 +258,16 @@ impl Opening<'_> {
         let Some(object) = entry.object else {
             let rest = below(&entry.prefix).ok_or_else(wrong_key)?;
             let name = decrypt_prefix(self.from, self.names, &rest).map_err(|_| wrong_key())?;
-            return Ok((
-                Entry::Prefix {
-                    key: format!("{}{name}", self.place.key),
-                },
-                entry.prefix,
-            ));
+            let key = format!("{}{name}", self.place.key);
+            return Ok((Some(Entry::Prefix { key }), entry.prefix));
         };
         let rest = below(&object.encrypted_key).ok_or_else(wrong_key)?;
-        let name = decrypt_key(self.from, self.names, &rest).map_err(|_| wrong_key())?;
+        let name = match (rest.is_empty(), self.names) {
+            (true, Names::Sealed) => return Ok((None, object.encrypted_key)),
+            // The object whose name ends with the prefix's slash.
+            (true, Names::Plain) => String::new(),
+            (false, names) => decrypt_key(self.from, names, &rest).map_err(|_| wrong_key())?,
+        };
         let key = format!("{}{name}", self.place.key);
         let entry = Entry::Object {
             modified_ms: self.modified_ms(&name, &object),
@@ -273,7 +276,7 @@ impl Opening<'_> {
             piece_bytes: object.piece_bytes,
             created_ms: object.created_ms,
         };
-        Ok((entry, object.encrypted_key))
+        Ok((Some(entry), object.encrypted_key))
     }
 
     fn modified_ms(&self, name: &str, object: &pb::Object) -> Option<u64> {

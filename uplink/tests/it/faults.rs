@@ -23,7 +23,8 @@ async fn stored() -> (Arc<Network>, Arc<Session>, Vec<u8>) {
 async fn check_download(fault: Fault) -> DownloadReport {
     let (network, session, bytes) = stored().await;
     let placements = network.placements(0);
-    for index in [0, 1, 3, 5] {
+    let parity = *placements.keys().last().unwrap();
+    for index in [0, 1, 3, parity] {
         placements[&index].set_fault(fault);
     }
     let begun = Instant::now();

@@ -22,7 +22,7 @@ use strand_transport::{Exchange, Identity, NODE_ALPN, Role, SATELLITE_ALPN, Serv
 
 /// What a node does wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     #[default]
     None,
     /// Answers every put with BUSY.
@@ -58,15 +58,14 @@ struct Piece {
 }
 
 /// A node. Pieces are its disk.
-pub struct Node {
-    pub id: NodeId,
-    pub address: SocketAddr,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) address: SocketAddr,
     fault: Mutex<Fault>,
     pieces: Mutex<HashMap<[u8; 32], Piece>>,
     used: Mutex<HashSet<[u8; 16]>>,
     stale_left: AtomicU32,
-    pub get_count: AtomicUsize,
-    pub put_count: AtomicUsize,
+    pub(crate) get_count: AtomicUsize,
     server: Arc<Server>,
 }
 
@@ -119,7 +118,6 @@ impl Node {
             used: Mutex::default(),
             stale_left: AtomicU32::new(1),
             get_count: AtomicUsize::new(0),
-            put_count: AtomicUsize::new(0),
             server: Arc::new(server),
         });
         let serving = node.clone();
@@ -140,20 +138,16 @@ impl Node {
         node
     }
 
-    pub fn fault(&self) -> Fault {
+    pub(crate) fn fault(&self) -> Fault {
         *self.fault.lock().unwrap()
     }
 
-    pub fn set_fault(&self, fault: Fault) {
+    pub(crate) fn set_fault(&self, fault: Fault) {
         *self.fault.lock().unwrap() = fault;
     }
 
-    pub fn piece_count(&self) -> usize {
-        self.pieces.lock().unwrap().len()
-    }
-
     /// Nobody answers at its address any more.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.server.close(Code::Shutdown).await;
     }
 
@@ -187,7 +181,6 @@ impl Node {
         permit: Permit,
         fault: Fault,
     ) -> Result<(), strand_transport::StreamError> {
-        self.put_count.fetch_add(1, Ordering::Relaxed);
         if fault == Fault::Busy {
             return refuse(exchange, Code::Busy).await;
         }
@@ -365,24 +358,23 @@ struct Tables {
     objects: BTreeMap<(String, Vec<u8>), Object>,
     abort_count: usize,
     next_node: usize,
-    request_count: usize,
 }
 
 /// The satellite and its nodes.
-pub struct Network {
-    pub nodes: Vec<Arc<Node>>,
+pub(crate) struct Network {
+    pub(crate) nodes: Vec<Arc<Node>>,
     scheme: Scheme,
     tables: Mutex<Tables>,
     invitation: Mutex<Option<Invitation>>,
     server: Arc<Server>,
     /// Changes what GetObject answers, to play a satellite that lies.
-    pub tamper: Mutex<Option<fn(&mut pb::Object)>>,
+    pub(crate) tamper: Mutex<Option<fn(&mut pb::Object)>>,
 }
 
 type Refused = pb::Error;
 
 impl Network {
-    pub async fn start(scheme: Scheme, node_count: usize) -> Arc<Self> {
+    pub(crate) async fn start(scheme: Scheme, node_count: usize) -> Arc<Self> {
         let identity = Identity::generate();
         let address = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&identity, address, SATELLITE_ALPN, Role::SatelliteServer)
@@ -427,32 +419,28 @@ impl Network {
         network
     }
 
-    pub fn invitation(&self) -> Invitation {
+    pub(crate) fn invitation(&self) -> Invitation {
         self.invitation.lock().unwrap().clone().unwrap()
     }
 
-    pub async fn stop_satellite(&self) {
+    pub(crate) async fn stop_satellite(&self) {
         self.server.close(Code::Shutdown).await;
     }
 
-    pub fn object_count(&self) -> usize {
+    pub(crate) fn object_count(&self) -> usize {
         self.tables.lock().unwrap().objects.len()
     }
 
-    pub fn upload_count(&self) -> usize {
+    pub(crate) fn upload_count(&self) -> usize {
         self.tables.lock().unwrap().uploads.len()
     }
 
-    pub fn abort_count(&self) -> usize {
+    pub(crate) fn abort_count(&self) -> usize {
         self.tables.lock().unwrap().abort_count
     }
 
-    pub fn request_count(&self) -> usize {
-        self.tables.lock().unwrap().request_count
-    }
-
     /// Which node holds which committed piece of a segment of the only object: by index.
-    pub fn placements(&self, position: usize) -> BTreeMap<u8, Arc<Node>> {
+    pub(crate) fn placements(&self, position: usize) -> BTreeMap<u8, Arc<Node>> {
         let tables = self.tables.lock().unwrap();
         let object = tables.objects.values().next().unwrap();
         let segment = object.segments.values().nth(position).unwrap();
@@ -487,7 +475,6 @@ impl Network {
     fn decide(&self, verb: Verb) -> Result<Answer, Refused> {
         let mut tables = self.tables.lock().unwrap();
         let tables = &mut *tables;
-        tables.request_count += 1;
         match verb {
             Verb::GetProject(_) => {
                 let invitation = self.invitation();
@@ -802,7 +789,7 @@ fn object<'a>(tables: &'a Tables, bucket: &str, key: &[u8]) -> Result<&'a Object
         .ok_or_else(|| Code::NotFound.error("no such object"))
 }
 
-/// Two entries a page, so that paging is tried.
+/// Two entries a page, so that paging is tried; an object and a prefix of the same bytes share one.
 fn list_objects(tables: &Tables, list: &pb::ListObjects) -> pb::ObjectList {
     const PAGE: usize = 2;
     let is_plain = tables.buckets[&list.bucket] == i32::from(pb::NameMode::Plain);
@@ -811,7 +798,7 @@ fn list_objects(tables: &Tables, list: &pb::ListObjects) -> pb::ObjectList {
     } else {
         Names::Sealed
     };
-    let mut entries: BTreeMap<Vec<u8>, pb::ListEntry> = BTreeMap::new();
+    let mut entries: BTreeMap<(Vec<u8>, bool), pb::ListEntry> = BTreeMap::new();
     for ((bucket, key), object) in &tables.objects {
         let Some(rest) = key
             .strip_prefix(&list.prefix[..])
@@ -819,6 +806,9 @@ fn list_objects(tables: &Tables, list: &pb::ListObjects) -> pb::ObjectList {
         else {
             continue;
         };
+        if rest.is_empty() && !is_plain {
+            continue;
+        }
         let first = if rest.is_empty() {
             0
         } else {
@@ -828,35 +818,38 @@ fn list_objects(tables: &Tables, list: &pb::ListObjects) -> pb::ObjectList {
             list.delimiter && (first < rest.len() || (is_plain && rest.ends_with(b"/")));
         if is_folded {
             let prefix = key[..list.prefix.len() + first].to_vec();
-            entries.insert(
-                prefix.clone(),
-                pb::ListEntry {
-                    object: None,
-                    prefix,
-                },
-            );
+            let entry = pb::ListEntry {
+                object: None,
+                prefix: prefix.clone(),
+            };
+            entries.insert((prefix, true), entry);
         } else {
             let message = pb::Object {
                 segments: Vec::new(),
                 ..object.message.clone()
             };
-            entries.insert(
-                key.clone(),
-                pb::ListEntry {
-                    object: Some(message),
-                    prefix: Vec::new(),
-                },
-            );
+            let entry = pb::ListEntry {
+                object: Some(message),
+                prefix: Vec::new(),
+            };
+            entries.insert((key.clone(), false), entry);
         }
     }
     let rest: Vec<_> = entries
         .into_iter()
-        .filter(|(key, _)| *key > list.after)
-        .map(|(_, entry)| entry)
+        .filter(|((key, _), _)| *key > list.after)
         .collect();
-    let more = rest.len() > PAGE;
+    let mut count = PAGE.min(rest.len());
+    while count < rest.len() && rest[count].0.0 == rest[count - 1].0.0 {
+        count += 1;
+    }
+    let more = rest.len() > count;
     pb::ObjectList {
-        entries: rest.into_iter().take(PAGE).collect(),
+        entries: rest
+            .into_iter()
+            .take(count)
+            .map(|(_, entry)| entry)
+            .collect(),
         more,
     }
 }
