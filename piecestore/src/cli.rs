@@ -15,7 +15,7 @@ use crate::admin::{AskError, ask_status};
 use crate::config::{self, Capacity, Config, HostPort, SatelliteAddress};
 use crate::directory::{Choices, Directory, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
-use crate::process::{self, ProcessOptions};
+use crate::process::{self, Line, ProcessOptions};
 use crate::status::{for_people, human_bytes};
 
 /// A Strand storage node: stores encrypted pieces for others and never sees what is in them.
@@ -108,7 +108,7 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            let _ = print_error(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -172,8 +172,11 @@ fn run(options: Run) -> anyhow::Result<()> {
         write_budget_bytes: options.write_buffer,
     };
     process::run(&options, |line| {
-        // Nobody reads the lines any more: the node serves all the same.
-        let _ = print_line(line);
+        // If nobody reads the lines any more, the node serves all the same.
+        let _ = match line {
+            Line::Serving(line) => print_line(line),
+            Line::Failed(line) => print_error(line),
+        };
     })?;
     Ok(())
 }
@@ -226,6 +229,10 @@ fn log_to_standard_error() {
 
 fn print_line(line: &str) -> anyhow::Result<()> {
     print_text(&format!("{line}\n"))
+}
+
+fn print_error(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stderr(), "error: {line}")?)
 }
 
 fn print_text(text: &str) -> anyhow::Result<()> {

@@ -5,7 +5,9 @@
 //! way: new requests are refused, begun ones finish or are refused, no ack is dropped. A second signal ends it at once,
 //! which, like kill -9, loses nothing that was acked.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -17,7 +19,8 @@ use signal_hook::iterator::Signals;
 use crate::admin::{self, Board, Socket};
 use crate::budget::Budget;
 use crate::core::{
-    self, Core, CoreError, CoreExecutor, CoreOptions, CoreThread, Executor, Unsupported,
+    self, Core, CoreError, CoreExecutor, CoreOptions, CoreThread, Executor, Gate, Unsupported,
+    timeout,
 };
 use crate::directory::{Directory, DirectoryError};
 use crate::limits::{DRAIN_WAIT, READ_BUDGET_BYTES};
@@ -80,12 +83,19 @@ pub enum ProcessError {
     },
 }
 
+/// What the owner should read at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A node serves.
+    Serving(String),
+    /// A node does not, and why.
+    Failed(String),
+}
+
 /// What the main thread waits for.
 enum News {
-    /// A node serves; the line to print.
-    Serving(String),
-    /// A node does not; the line to print.
-    Failed(String),
+    /// A node has started, or has not.
+    Started(Line),
     /// SIGTERM or SIGINT.
     Signal,
     /// A core has ended.
@@ -93,7 +103,7 @@ enum News {
 }
 
 /// Serves nodes until a signal. `print` is given each line for the owner's terminal.
-pub fn run(options: &ProcessOptions, mut print: impl FnMut(&str)) -> Result<(), ProcessError> {
+pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(), ProcessError> {
     core::probe()?;
     let (seats, sockets) = open(&options.directories)?;
     let total = seats.len();
@@ -157,14 +167,13 @@ fn open(paths: &[PathBuf]) -> Result<(Vec<Seat>, Vec<Socket>), ProcessError> {
 }
 
 /// Prints what the cores say until it is time to stop; gives how many nodes did not start.
-fn wait(news: &Receiver<News>, total: usize, print: &mut impl FnMut(&str)) -> usize {
+fn wait(news: &Receiver<News>, total: usize, print: &mut impl FnMut(&Line)) -> usize {
     let mut failed = 0;
     while let Ok(news) = news.recv() {
         match news {
-            News::Serving(line) => print(&line),
-            News::Failed(line) => {
+            News::Started(line) => {
                 print(&line);
-                failed += 1;
+                failed += usize::from(matches!(line, Line::Failed(_)));
                 if failed == total {
                     break;
                 }
@@ -237,32 +246,45 @@ impl CorePlan {
             write: Budget::new(self.write_budget_bytes),
             read: Budget::new(READ_BUDGET_BYTES),
         };
-        let mut nodes = Vec::with_capacity(self.seats.len());
+        let nodes: Rc<RefCell<Vec<Node>>> = Rc::default();
+        // All at once: a disk that takes minutes, or hangs, holds up nobody else's start.
+        let starting = Gate::new();
         for seat in self.seats {
-            if self.stop.load(Ordering::Acquire) {
-                break;
-            }
-            let path = seat.directory.path().to_owned();
-            let news = match Node::start(&core, seat, budgets.clone()).await {
-                Ok(node) => {
-                    let line = node.serving_line();
-                    nodes.push(node);
-                    News::Serving(line)
-                }
-                Err(error) => News::Failed(format!("cannot serve {}: {error}", path.display())),
-            };
-            let _ = farewell.0.send(news);
+            let Some(pass) = starting.enter() else { break };
+            let (core, budgets, nodes) = (core.clone(), budgets.clone(), Rc::clone(&nodes));
+            let news = farewell.0.clone();
+            executor.spawn(async move {
+                let _pass = pass;
+                let line = start_node(&core, seat, budgets, &nodes).await;
+                // The main thread may be past listening: it is stopping then.
+                let _ = news.send(News::Started(line));
+            });
         }
         while !self.stop.load(Ordering::Acquire) {
             executor.sleep(LOOK_PERIOD).await;
-            for node in &nodes {
+            for node in nodes.borrow().iter() {
                 node.answer_admin(&core, self.index);
             }
         }
+        // What still recovers then has promised nothing to anybody.
+        timeout(&executor, DRAIN_WAIT, starting.close()).await;
+        let nodes = nodes.take();
         drain(&executor, &nodes).await;
         for node in nodes {
             node.stop().await;
         }
+    }
+}
+
+async fn start_node(core: &Core, seat: Seat, budgets: Budgets, nodes: &RefCell<Vec<Node>>) -> Line {
+    let path = seat.directory.path().to_owned();
+    match Node::start(core, seat, budgets).await {
+        Ok(node) => {
+            let line = node.serving_line();
+            nodes.borrow_mut().push(node);
+            Line::Serving(line)
+        }
+        Err(error) => Line::Failed(format!("cannot serve {}: {error}", path.display())),
     }
 }
 

@@ -116,10 +116,6 @@ pub struct CounterFigures {
     /// Shared by the core's nodes.
     #[serde(flatten)]
     pub core: CoreCounters,
-    /// The core's `trains_sent` by its other name.
-    pub sends: u64,
-    /// The core's `disk_bytes_written` by its other name.
-    pub ring_write_bytes: u64,
 }
 
 impl From<Space> for SpaceFigures {
@@ -160,8 +156,6 @@ impl CounterFigures {
             corrupt_reads: store.corrupt_reads,
             blobs_created: store.blobs_created,
             core,
-            sends: core.trains_sent,
-            ring_write_bytes: core.disk_bytes_written,
         }
     }
 }

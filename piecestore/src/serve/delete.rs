@@ -5,7 +5,7 @@ use strand_protocol::permit::LimitAction;
 use strand_protocol::{NodeId, pb};
 
 use super::error::{Failure, VerbError};
-use super::service::Service;
+use super::service::{Service, seconds};
 use crate::core::executor::{Clock, Executor};
 use crate::stream::SendStream;
 
@@ -45,9 +45,4 @@ where
         self.answer(send, Answer::Deleted(pb::Deleted { existed }))
             .await
     }
-}
-
-/// Seconds since 1970, as records carry them (until 2106).
-pub(super) fn seconds(ms: u64) -> u32 {
-    u32::try_from(ms / 1000).unwrap_or(u32::MAX)
 }

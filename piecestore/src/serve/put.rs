@@ -17,11 +17,10 @@ use strand_protocol::pb::node_response::Answer;
 use strand_protocol::permit::{Limit, LimitAction, Receipt};
 use strand_protocol::{NodeId, pb};
 
-use super::delete::seconds;
 use super::error::{Failure, VerbError};
 use super::frame::{FrameError, read_frame};
 use super::pace::Pace;
-use super::service::Service;
+use super::service::{Service, seconds};
 use crate::core::executor::{Clock, Executor, timeout};
 use crate::limits::{COMMIT_WAIT, HASH_RUN_BYTES};
 use crate::stream::{RecvStream, SendStream, StreamError};
@@ -84,11 +83,8 @@ where
             satellite: *limit.satellite.as_bytes(),
             id: *limit.piece_id.as_bytes(),
             created_s: seconds(limit.issued_ms),
-            expiry_s: if limit.piece_expiry_ms == 0 {
-                0
-            } else {
-                seconds(limit.piece_expiry_ms).max(1)
-            },
+            // Rounded up: a piece is kept at least as long as was promised. 0 stays "never".
+            expiry_s: seconds(limit.piece_expiry_ms.saturating_add(999)),
             body: vec![body],
             share_hashes: tree.share_hashes,
             root: tree.root,

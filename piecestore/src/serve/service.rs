@@ -276,3 +276,8 @@ fn sent(result: Option<Result<(), StreamError>>) -> Result<(), Failure> {
         None => Err(Failure::Reset(VerbError::Slow)),
     }
 }
+
+/// Seconds since 1970, as records carry them (until 2106).
+pub(super) fn seconds(ms: u64) -> u32 {
+    u32::try_from(ms / 1000).unwrap_or(u32::MAX)
+}

@@ -276,6 +276,11 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `piecestore run` and waits until every node serves.
     pub(crate) fn start(dirs: &[&Path], more: &[&str]) -> Self {
+        Self::start_expecting(dirs.len(), dirs, more)
+    }
+
+    /// Starts `piecestore run` and waits until so many nodes serve.
+    pub(crate) fn start_expecting(count: usize, dirs: &[&Path], more: &[&str]) -> Self {
         let started_ms = now_ms();
         let mut command = piecestore();
         command
@@ -295,7 +300,7 @@ impl Process {
         });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut serving = Vec::new();
-        for _ in dirs {
+        for _ in 0..count {
             let Some(line) = lines.next() else {
                 let status = child.wait().unwrap();
                 panic!(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use strand_blob::GetError;
 use strand_blob::disk::sim::{ALL_OPS, Failure, Fault, Op, SimDisk};
 use strand_protocol::pb::node_response::Answer;
-use strand_protocol::permit::{LimitAction, LimitFields};
+use strand_protocol::permit::{LimitAction, LimitFields, Receipt};
 use strand_protocol::{Code, NodeId, PieceId, pb};
 
 use super::world::{EPOCH, End, Segment, WRITE_BUDGET_BYTES, World, in_worlds};
@@ -69,6 +69,33 @@ fn pieces_of_every_shape_are_stored_and_receipted() {
         }
         world.assert_idle().await;
         assert_eq!(world.service.store().counters().acks, SHAPES.len() as u64);
+    });
+}
+
+#[test]
+fn an_expiry_is_receipted_exactly_and_stored_rounded_up() {
+    in_worlds(async |world| {
+        let segment = world.segment(4, 10, 50_000);
+        let piece_expiry_ms = world.executor.now_ms() / 1000 * 1000 + 86_400_001;
+        let fields = LimitFields {
+            piece_expiry_ms,
+            ..world.fields(LimitAction::Put, &segment)
+        };
+        let end = world.put_with(world.mint(&fields), &segment).await;
+        let End::Answer(Answer::PutReceipt(answer)) = end else {
+            panic!("{end:?}")
+        };
+        let receipt = Receipt::parse(&answer.receipt).unwrap();
+        let receipt = receipt
+            .verify(&world.keys.receipt_key(&world.node, EPOCH))
+            .unwrap();
+        assert_eq!(receipt.piece_expiry_ms, piece_expiry_ms);
+        let store = world.service.store();
+        let piece = store
+            .piece(world.satellite.as_bytes(), segment.id.as_bytes())
+            .await
+            .unwrap();
+        assert_eq!(u64::from(piece.expiry_s), piece_expiry_ms / 1000 + 1);
     });
 }
 
