@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use strand_protocol::NodeId;
 
 use crate::admin::{AskError, ask_status};
-use crate::config::{self, Capacity, Config, HostPort, SatelliteAddress};
-use crate::directory::{Choices, Directory, file_system_bytes};
+use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddress};
+use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
-use crate::process::{self, Line, ProcessOptions};
+use crate::process::{self, Line, ProcessError, ProcessOptions};
 use crate::status::{for_people, human_bytes};
 
 /// A Strand storage node: stores encrypted pieces for others and never sees what is in them.
@@ -89,6 +90,27 @@ struct StatusOptions {
     json: bool,
 }
 
+/// Why a command failed. Each message is one sentence with the next step in it.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("node {node_id} is not running; `piecestore run --dir {path}` starts it")]
+    NotRunning { node_id: NodeId, path: PathBuf },
+    #[error("the node cannot say how it is: {0}")]
+    Answer(String),
+    #[error("{count} nodes in one process are too many; run at most {NODES_MAX} in each")]
+    TooManyNodes { count: usize },
+    #[error("cannot print: {0}")]
+    Print(#[from] std::io::Error),
+}
+
 /// Runs the program. `args` is what follows the program's name.
 pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = std::iter::once(OsString::from("piecestore")).chain(args);
@@ -114,7 +136,7 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn set_up(options: Setup) -> anyhow::Result<()> {
+fn set_up(options: Setup) -> Result<(), CliError> {
     let Setup {
         dir,
         satellite,
@@ -155,12 +177,12 @@ fn set_up(options: Setup) -> anyhow::Result<()> {
     ))
 }
 
-fn run(options: Run) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        options.dir.len() <= NODES_MAX,
-        "{} nodes in one process are too many; run at most {NODES_MAX} in each",
-        options.dir.len()
-    );
+fn run(options: Run) -> Result<(), CliError> {
+    if options.dir.len() > NODES_MAX {
+        return Err(CliError::TooManyNodes {
+            count: options.dir.len(),
+        });
+    }
     log_to_standard_error();
     let machine_cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = ProcessOptions {
@@ -181,21 +203,23 @@ fn run(options: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn status(options: &StatusOptions) -> anyhow::Result<()> {
+fn status(options: &StatusOptions) -> Result<(), CliError> {
     // Before the socket: a directory that is none should be called so.
     let config = Config::load(&options.dir)?;
     let json = match ask_status(&options.dir) {
         Ok(json) => json,
-        Err(AskError::NotRunning(_)) => anyhow::bail!(
-            "node {} is not running; `piecestore run --dir {}` starts it",
-            config.node_id,
-            options.dir.display()
-        ),
+        Err(AskError::NotRunning(path)) => {
+            return Err(CliError::NotRunning {
+                node_id: config.node_id,
+                path,
+            });
+        }
         Err(error) => return Err(error.into()),
     };
-    let status: serde_json::Value = serde_json::from_str(&json)?;
+    let status: serde_json::Value =
+        serde_json::from_str(&json).map_err(|error| CliError::Answer(error.to_string()))?;
     if let Some(error) = status.get("error").and_then(serde_json::Value::as_str) {
-        anyhow::bail!("the node cannot say how it is: {error}");
+        return Err(CliError::Answer(error.to_owned()));
     }
     if options.json {
         print_line(&json)
@@ -227,15 +251,15 @@ fn log_to_standard_error() {
         .try_init();
 }
 
-fn print_line(line: &str) -> anyhow::Result<()> {
+fn print_line(line: &str) -> Result<(), CliError> {
     print_text(&format!("{line}\n"))
 }
 
-fn print_error(line: &str) -> anyhow::Result<()> {
+fn print_error(line: &str) -> Result<(), CliError> {
     Ok(writeln!(std::io::stderr(), "error: {line}")?)
 }
 
-fn print_text(text: &str) -> anyhow::Result<()> {
+fn print_text(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
