@@ -57,11 +57,18 @@ impl Core {
         let counters = Rc::new(Counters::default());
         let ring = Ring::new(RingOptions::default(), counters.clone()).map_err(CoreError::Ring)?;
         let gate = Gate::new();
-        if let (Some(turning), Some(bridging)) = (gate.enter(), gate.enter()) {
+        if let (Some(turning), Some(bridging), Some(beating)) =
+            (gate.enter(), gate.enter(), gate.enter())
+        {
             let turned = ring.clone();
             executor.spawn(async move {
                 let _pass = turning;
                 turned.run(&executor).await;
+            });
+            let watched = ring.clone();
+            executor.spawn(async move {
+                let _pass = beating;
+                executor.beat(|| watched.is_closing()).await;
             });
             let watched = ring.clone();
             executor
