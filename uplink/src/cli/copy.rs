@@ -59,10 +59,10 @@ async fn put(source: &str, target: &str, options: &Options, cancel: Cancel) -> R
         cancel,
     )
     .await;
+    let seconds = begun.elapsed().as_secs_f64();
     bar.finish();
     session.close().await;
     let report = outcome?;
-    let seconds = begun.elapsed().as_secs_f64();
     if options.is_json {
         show::print_json(&upload_json(&report, seconds));
     } else if !options.is_quiet {
@@ -125,10 +125,10 @@ async fn get(args: &CpArgs, options: &Options, cancel: Cancel) -> Result<(), Fai
         cancel,
     )
     .await;
+    let seconds = begun.elapsed().as_secs_f64();
     bar.finish();
     session.close().await;
     let report = outcome?;
-    let seconds = begun.elapsed().as_secs_f64();
     if options.is_json {
         let json = download_json(&report, seconds);
         if is_piped {

@@ -373,7 +373,7 @@ async fn commit(
         plain_len,
     });
     let lost = match answer_of!(
-        session.call(verb, Repeat::Never).await,
+        session.call(verb, Repeat::Harmless).await,
         CommittedObject,
         "CommitObject"
     ) {

@@ -159,18 +159,26 @@ pub struct SegmentPlan {
 }
 
 impl SegmentPlan {
-    /// A plan for a segment whose pieces are all asked for at time 0. `may_retreat` is false on the last try.
+    /// A plan for a segment whose `offered` pieces are asked for at time 0: all, or fewer where the satellite has no more nodes.
+    /// `may_retreat` is false on the last try.
     #[must_use]
-    pub fn new(scheme: Scheme, patience: Patience, may_retreat: bool) -> Self {
-        let slot = Slot {
-            generation: 0,
-            state: State::Asked,
-            is_stuck: false,
+    pub fn new(scheme: Scheme, patience: Patience, offered: &[u8], may_retreat: bool) -> Self {
+        let slot = |index: u8| {
+            let is_offered = offered.contains(&index);
+            Slot {
+                generation: 0,
+                state: if is_offered {
+                    State::Asked
+                } else {
+                    State::Failed(Refusal::Gone)
+                },
+                is_stuck: !is_offered,
+            }
         };
         Self {
             scheme,
             patience,
-            slots: vec![slot; usize::from(scheme.total)],
+            slots: (0..scheme.total).map(slot).collect(),
             phase: Phase::Asking,
             admission_until: patience.admission,
             sending_since: Duration::ZERO,

@@ -22,7 +22,9 @@ use super::source::SealedSegment;
 use super::stripes::Stripes;
 use crate::buffers::BufferStore;
 use crate::error::{CallError, UploadError};
-use crate::limits::{RETREAT_PAUSE_MAX, RETREAT_PAUSE_MIN, RETREAT_TIMEOUT};
+use crate::limits::{
+    RETREAT_PAUSE_MAX, RETREAT_PAUSE_MIN, RETREAT_TIMEOUT, SAME_NODES_RETREATS_MAX,
+};
 use crate::progress::Progress;
 use crate::session::{Repeat, Session, answer_of, jittered};
 
@@ -105,24 +107,22 @@ pub(super) async fn upload_pieces(
     let mut pause = RETREAT_PAUSE_MIN;
     let mut reported = 0;
     let stored = loop {
-        let mut attempt = Attempt::new(
-            &context,
-            &making.stripes,
-            position,
-            begun.elapsed() < RETREAT_TIMEOUT,
-        );
-        match attempt
-            .run(targets, &making, &mut turn, &mut report, &mut reported)
-            .await?
-        {
-            Some(stored) => break stored,
-            None => {
-                report.retreats += 1;
-                drop(attempt);
-                tokio::time::sleep(jittered(pause)).await;
-                pause = (pause * 2).min(RETREAT_PAUSE_MAX);
-                targets = begin(&context, position, segment.sealed_len).await?;
-            }
+        let may_retreat = begun.elapsed() < RETREAT_TIMEOUT;
+        let mut attempt = Attempt::new(&context, &making.stripes, position, targets, may_retreat);
+        let tried = attempt
+            .run(&making, &mut turn, &mut report, &mut reported)
+            .await?;
+        if let Some(stored) = tried {
+            break stored;
+        }
+        report.retreats += 1;
+        // Nobody has used these limits up; nodes that stay busy are not asked for ever.
+        targets = std::mem::take(&mut attempt.targets);
+        drop(attempt);
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(RETREAT_PAUSE_MAX);
+        if report.retreats > SAME_NODES_RETREATS_MAX {
+            targets = begin(&context, position, segment.sealed_len).await?;
         }
     };
     let commitment = stored.commitment;
@@ -142,7 +142,7 @@ pub(super) async fn upload_pieces(
         receipts: stored.receipts,
     });
     answer_of!(
-        context.session.call(verb, Repeat::Never).await,
+        context.session.call(verb, Repeat::Harmless).await,
         Done,
         "CommitSegment"
     )?;
@@ -167,16 +167,13 @@ async fn begin(
         "BeginSegment"
     )?;
     let targets = targets_of(limits.limits)?;
-    let is_whole = targets.len() == usize::from(context.scheme.total)
-        && targets.keys().copied().eq(0..context.scheme.total);
-    if !is_whole {
-        return Err(UploadError::Unusable(format!(
-            "limits for {} pieces came, {} are needed",
-            targets.len(),
-            context.scheme.total
-        )));
+    // Fewer than all where the satellite has no more nodes; whether they are enough is for the plan to say.
+    match targets.last_key_value() {
+        Some((index, _)) if *index < context.scheme.total => Ok(targets),
+        _ => Err(UploadError::Unusable(
+            "limits came for no piece of the segment".to_owned(),
+        )),
     }
-    Ok(targets)
 }
 
 fn targets_of(limits: Vec<pb::PieceLimit>) -> Result<BTreeMap<u8, Target>, UploadError> {
@@ -266,6 +263,8 @@ struct Attempt<'a> {
     stripes: Arc<Stripes>,
     position: Position,
     plan: SegmentPlan,
+    /// Who has each index now.
+    targets: BTreeMap<u8, Target>,
     start: Instant,
     sends: JoinSet<()>,
     open: HashMap<u8, OpenSend>,
@@ -291,13 +290,16 @@ impl<'a> Attempt<'a> {
         context: &'a Context,
         stripes: &Arc<Stripes>,
         position: Position,
+        targets: BTreeMap<u8, Target>,
         may_retreat: bool,
     ) -> Self {
+        let offered: Vec<u8> = targets.keys().copied().collect();
         Self {
             context,
             stripes: stripes.clone(),
             position,
-            plan: SegmentPlan::new(context.scheme, context.patience, may_retreat),
+            plan: SegmentPlan::new(context.scheme, context.patience, &offered, may_retreat),
+            targets,
             start: Instant::now(),
             sends: JoinSet::new(),
             open: HashMap::new(),
@@ -312,13 +314,12 @@ impl<'a> Attempt<'a> {
     /// `None` if nodes were too busy and the segment has to be asked for anew.
     async fn run(
         &mut self,
-        targets: BTreeMap<u8, Target>,
         making: &Making,
         turn: &mut Turn,
         report: &mut SegmentReport,
         reported: &mut u64,
     ) -> Result<Option<Stored>, UploadError> {
-        for (index, target) in targets {
+        for (index, target) in self.targets.clone() {
             self.send(
                 Ticket {
                     index,
@@ -399,6 +400,7 @@ impl<'a> Attempt<'a> {
         for ticket in self.plan.handle_replaced(now, &indices) {
             self.cancel(&[ticket]);
             if let Some(target) = targets.remove(&ticket.index) {
+                self.targets.insert(ticket.index, target.clone());
                 self.send(ticket, target);
             }
         }

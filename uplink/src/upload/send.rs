@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use strand_protocol::limits::{NODE_FRAME_BYTES_MAX, RECEIPT_TIMEOUT, STALL_TIMEOUT};
 use strand_protocol::pb::{node_request, node_response};
-use strand_protocol::{Code, NodeId, pb};
+use strand_protocol::{Code, NodeId, Receipt, pb};
 use strand_transport::{Exchange, StreamError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -85,12 +85,24 @@ async fn put(
     send_body(&mut exchange, ticket.index, stripes).await?;
     let answered = tokio::time::timeout(RECEIPT_TIMEOUT, answer(&mut exchange)).await;
     match answered.map_err(|_| (Refusal::Gone, "no receipt in time".to_owned()))?? {
-        node_response::Answer::PutReceipt(receipt) => Ok(Some(receipt.receipt)),
+        node_response::Answer::PutReceipt(receipt)
+            if is_receipt_of(target.node, &receipt.receipt) =>
+        {
+            Ok(Some(receipt.receipt))
+        }
+        node_response::Answer::PutReceipt(_) => {
+            Err((Refusal::Gone, "its receipt is none of its own".to_owned()))
+        }
         _ => Err((
             Refusal::Gone,
             "it answered put with something else".to_owned(),
         )),
     }
+}
+
+/// Only the satellite can check its MAC; this keeps one confused node from spoiling the commit.
+fn is_receipt_of(node: NodeId, bytes: &[u8]) -> bool {
+    Receipt::parse(bytes).is_ok_and(|receipt| receipt.node() == node)
 }
 
 async fn ask(session: &Session, target: &Target) -> Result<Exchange, Failure> {

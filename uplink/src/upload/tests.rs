@@ -67,9 +67,10 @@ struct World {
 
 impl World {
     fn new(scheme: Scheme, fates: &[Fate], spare: &[Fate], may_retreat: bool) -> Self {
-        assert_eq!(fates.len(), usize::from(scheme.total));
+        assert!(fates.len() <= usize::from(scheme.total));
+        let offered: Vec<u8> = (0u8..).zip(fates).map(|(index, _)| index).collect();
         let mut world = Self {
-            plan: SegmentPlan::new(scheme, Patience::default(), may_retreat),
+            plan: SegmentPlan::new(scheme, Patience::default(), &offered, may_retreat),
             scheme,
             queue: BTreeSet::new(),
             fates: BTreeMap::new(),
@@ -400,6 +401,22 @@ fn repair_plus_one_are_enough_when_no_more_can_be_had() {
 }
 
 #[test]
+fn fewer_nodes_than_pieces_do_if_they_are_enough_to_commit() {
+    let mut world = World::new(SCHEME, &[QUICK; 9], &[], true);
+    assert_eq!(indices(&world.run()), [0, 1, 2, 3, 4, 5, 6, 7]);
+    let mut world = World::new(SCHEME, &[QUICK; 7], &[], true);
+    assert_eq!(indices(&world.run()), [0, 1, 2, 3, 4, 5, 6]);
+    assert!(world.now < ms(200), "{:?}", world.now);
+    let mut world = World::new(SCHEME, &[QUICK; 6], &[], true);
+    let shortfall = Shortfall {
+        needed_count: 7,
+        found_count: 6,
+        optimal_count: 8,
+    };
+    assert_eq!(world.run(), End::Failed(shortfall));
+}
+
+#[test]
 fn busy_nodes_make_it_let_go_of_everything() {
     let busy = Fate::Busy { after_ms: 5 };
     let special = [(1, busy), (5, busy), (8, busy)];
@@ -498,7 +515,7 @@ proptest! {
     fn stale_and_foreign_events_change_nothing(
         events in proptest::collection::vec((0..4u8, 0..12u8, 0..3u16, 0..5_000u64), 0..200),
     ) {
-        let mut plan = SegmentPlan::new(SCHEME, Patience::default(), true);
+        let mut plan = SegmentPlan::new(SCHEME, Patience::default(), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], true);
         let mut receipts = BTreeSet::new();
         let mut sent = BTreeSet::new();
         let mut now = Duration::ZERO;

@@ -232,6 +232,22 @@ async fn an_upload_survives_nodes_that_never_acknowledge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_survives_nodes_whose_receipts_are_none() {
+    let report = check_upload(Fault::BadReceipt, 3).await;
+    assert_eq!(report.segments[0].pieces_stored, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_nodes_than_pieces_do() {
+    let network = Network::start(SMALL, 9).await;
+    let session = session_with_bucket(&network).await;
+    let bytes = content(LEN);
+    let report = put(&session, "object", &bytes).await.unwrap();
+    assert_eq!(report.segments[0].pieces_stored, 8);
+    assert!(get(&session, "object").await.unwrap().0 == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_silent_nodes() {
     let report = check_upload(Fault::Silent, 4).await;
     assert_eq!(report.segments[0].pieces_stored, 8);
@@ -294,12 +310,12 @@ async fn repair_plus_one_nodes_are_enough_and_one_fewer_is_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_satellite_without_nodes_says_how_many() {
-    let network = Network::start(SMALL, 9).await;
+    let network = Network::start(SMALL, 6).await;
     let session = session_with_bucket(&network).await;
     let failed = put(&session, "object", &content(LEN)).await.unwrap_err();
     assert_eq!(failed.exit(), Exit::Nodes);
     assert!(
-        failed.to_string().contains("10 nodes needed, 9 found"),
+        failed.to_string().contains("7 nodes needed, 6 found"),
         "{failed}"
     );
     assert_eq!((network.object_count(), network.abort_count()), (0, 1));

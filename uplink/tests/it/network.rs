@@ -17,7 +17,9 @@ use strand_protocol::pb::node_request::Verb as NodeVerb;
 use strand_protocol::pb::node_response::Answer as NodeAnswer;
 use strand_protocol::pb::satellite_request::Verb;
 use strand_protocol::pb::satellite_response::Answer;
-use strand_protocol::{Code, Invitation, Macaroon, NodeId, ProjectId, Scheme, pb};
+use strand_protocol::{
+    Code, Invitation, Macaroon, NodeId, ProjectId, Receipt, SatelliteKeys, Scheme, pb,
+};
 use strand_transport::{Exchange, Identity, NODE_ALPN, Role, SATELLITE_ALPN, Server};
 
 /// What a node does wrong.
@@ -41,6 +43,8 @@ pub(crate) enum Fault {
     Silent,
     /// Admits a put and takes the whole body, but never acknowledges it.
     NoReceipt,
+    /// Acknowledges with bytes that are no receipt.
+    BadReceipt,
     /// Breaks off in the middle of a put.
     Breaks,
     /// Refuses the first limit of each get as stale.
@@ -185,7 +189,7 @@ impl Node {
             return refuse(exchange, Code::Busy).await;
         }
         assert!(
-            self.used.lock().unwrap().insert(permit.serial),
+            !self.used.lock().unwrap().contains(&permit.serial),
             "a limit is used once"
         );
         answer(exchange, NodeAnswer::PutAdmitted(pb::PutAdmitted {})).await?;
@@ -218,7 +222,23 @@ impl Node {
             tree: Arc::new(tree),
         };
         self.pieces.lock().unwrap().insert(permit.piece_id, piece);
-        let receipt = [&permit.serial[..], &root, &commitment].concat();
+        self.used.lock().unwrap().insert(permit.serial);
+        let receipt = if fault == Fault::BadReceipt {
+            b"received, trust me".to_vec()
+        } else {
+            let receipt = Receipt {
+                serial: permit.serial.into(),
+                node: self.id,
+                piece_id: permit.piece_id.into(),
+                index: permit.index,
+                piece_len: permit.shape.piece_len(),
+                root,
+                commitment,
+                piece_expiry_ms: 0,
+                epoch: 1,
+            };
+            receipt.mint(&keys().receipt_key(&self.id, 1))
+        };
         answer(exchange, NodeAnswer::PutReceipt(pb::PutReceipt { receipt })).await?;
         exchange.send.finish();
         let _ = exchange.send.delivered().await;
@@ -664,9 +684,9 @@ impl Network {
         tables: &mut Tables,
         begin: &pb::BeginSegment,
     ) -> Result<Answer, Refused> {
-        let total = usize::from(self.scheme.total);
-        if self.nodes.len() < total {
-            let message = format!("{total} nodes needed, {} found", self.nodes.len());
+        let least = usize::from(self.scheme.optimal.min(self.scheme.repair + 1));
+        if self.nodes.len() < least {
+            let message = format!("{least} nodes needed, {} found", self.nodes.len());
             return Err(Code::NoNodes.error(message));
         }
         tables.next_node += 1;
@@ -682,7 +702,8 @@ impl Network {
             ..Segment::default()
         };
         let mut limits = Vec::new();
-        for index in 0..self.scheme.total {
+        // With fewer nodes than indices, data comes first.
+        for index in (0..self.scheme.total).take(self.nodes.len()) {
             // Another order each time: indices are not tied to nodes.
             let node = (first * 5 + usize::from(index)) % self.nodes.len();
             let (serial, piece_id) = (random(), random());
@@ -742,18 +763,27 @@ impl Network {
             "{count} receipts"
         );
         let mut last = None;
-        for receipt in &commit.receipts {
-            let issued = segment
-                .issued
-                .iter()
-                .find(|(_, (serial, _, _))| serial[..] == receipt[..16]);
-            let Some((index, _)) = issued else {
+        for bytes in &commit.receipts {
+            let receipt = Receipt::parse(bytes).unwrap();
+            let receipt = receipt
+                .verify(&keys().receipt_key(&receipt.node(), receipt.epoch()))
+                .unwrap();
+            let (serial, piece_id, node) = segment.issued[&receipt.index];
+            if *receipt.serial.as_bytes() != serial {
                 return Err(Code::BadReceipt.error("a receipt of a replaced or foreign serial"));
-            };
-            assert!(last < Some(*index), "each index once, data first");
-            assert_eq!(receipt[48..], commit.commitment[..], "one commitment");
-            last = Some(*index);
-            segment.committed.insert(*index);
+            }
+            assert_eq!(
+                (receipt.node, *receipt.piece_id.as_bytes()),
+                (self.nodes[node].id, piece_id)
+            );
+            assert!(last < Some(receipt.index), "each index once, data first");
+            assert_eq!(
+                receipt.commitment[..],
+                commit.commitment[..],
+                "one commitment"
+            );
+            last = Some(receipt.index);
+            segment.committed.insert(receipt.index);
         }
         assert_eq!(segment.message.sealed_len, commit.sealed_len);
         segment.message.plain_len = commit.plain_len;
@@ -852,6 +882,10 @@ fn list_objects(tables: &Tables, list: &pb::ListObjects) -> pb::ObjectList {
             .collect(),
         more,
     }
+}
+
+fn keys() -> SatelliteKeys {
+    SatelliteKeys::new([5; 32])
 }
 
 fn random<const N: usize>() -> [u8; N] {
