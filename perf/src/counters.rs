@@ -3,10 +3,10 @@
 //! Every node reports the counters of its store and of the core that runs it; nodes of one core report the same core, so
 //! cores are told apart by process and index and counted once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Sub;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::local::Network;
@@ -47,13 +47,27 @@ pub struct Counters {
 impl Counters {
     /// Asks every node whose process runs.
     pub fn of_network(network: &mut Network) -> Result<Self> {
-        let mut answers = Vec::new();
+        let mut by_process: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for node in 0..network.seats().len() {
             let process = network.seats()[node].process;
             if network.process(process).is_some() {
-                answers.push(network.node_status(node)?);
+                by_process.entry(process).or_default().push(node);
             }
         }
+        // A process answers one question at a time, and its cores look for questions ten times a second.
+        let network = &*network;
+        let answers = std::thread::scope(|scope| {
+            let ask_all = |nodes: Vec<usize>| -> Result<Vec<Value>> {
+                nodes.into_iter().map(|node| network.node_status(node)).collect()
+            };
+            let workers: Vec<_> =
+                by_process.into_values().map(|nodes| scope.spawn(move || ask_all(nodes))).collect();
+            let mut answers = Vec::new();
+            for worker in workers {
+                answers.extend(worker.join().unwrap_or_else(|_| bail!("a status thread panicked"))?);
+            }
+            anyhow::Ok(answers)
+        })?;
         Self::sum(&answers)
     }
 

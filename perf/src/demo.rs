@@ -348,9 +348,11 @@ impl Demo<'_> {
             network.seats()[0].dir.display(),
         );
         loop {
-            // The signal thread ends the process; until then only a part's death is news.
-            network.check_alive()?;
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            // The signal thread ends the process. Whoever plays with the network may kill its parts: that is news, no failure.
+            for news in network.take_ended()? {
+                self.narrator.line(&news);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(500));
         }
     }
 }

@@ -52,18 +52,18 @@ pub enum GroundError {
         allowed: u64,
     },
     /// The folder could not be made or looked at.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {error}", .path.display())]
     Io {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said; part of the message.
+        error: io::Error,
     },
 }
 
 /// Makes sure that `path`, which exists, is on a disk with room for `needed_bytes`.
 pub fn check_disk(path: &Path, needed_bytes: u64) -> Result<(), GroundError> {
-    let at = |source| GroundError::Io { path: path.to_owned(), source };
+    let at = |error| GroundError::Io { path: path.to_owned(), error };
     let stat = statfs(path).map_err(at)?;
     if let Some(kind) = memory_file_system(stat.magic) {
         return Err(GroundError::NotADisk { path: path.to_owned(), kind });
@@ -87,7 +87,7 @@ pub fn check_disk(path: &Path, needed_bytes: u64) -> Result<(), GroundError> {
 
 /// Raises the soft limit of open files to [`DESCRIPTORS_NEEDED`] for this process and its children.
 pub fn raise_descriptors() -> Result<(), GroundError> {
-    let at = |source| GroundError::Io { path: PathBuf::from("RLIMIT_NOFILE"), source };
+    let at = |error| GroundError::Io { path: PathBuf::from("RLIMIT_NOFILE"), error };
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a live, writable rlimit on this stack.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {

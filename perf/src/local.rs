@@ -8,11 +8,12 @@
 //! satellite/   node-000/ .. node-109/   client/   log/satellite.log   log/nodes-0.log ..   work/
 //! ```
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use piecestore::config::{Capacity, SatelliteAddress};
@@ -31,6 +32,9 @@ pub const NODE_PROCESSES: usize = 5;
 
 /// The most nodes: one /24 of 127.1.0.0 to 127.250.255.0 each is far more, memory and descriptors are not.
 pub const NODES_MAX: usize = 1_000;
+
+/// Times that a node is asked how it is.
+const STATUS_TRIES: u32 = 3;
 
 /// Setups that run at once.
 const SETUPS_AT_ONCE: usize = 8;
@@ -75,6 +79,8 @@ pub struct Network {
     satellite: Part,
     seats: Vec<Seat>,
     processes: Vec<Option<Part>>,
+    /// When each process was started last, milliseconds since 1970.
+    started_ms: Vec<u64>,
 }
 
 impl Network {
@@ -105,6 +111,7 @@ impl Network {
             satellite,
             seats,
             processes: (0..process_count).map(|_| None).collect(),
+            started_ms: vec![0; process_count],
         };
         network.wait_for_satellite()?;
         for process in 0..process_count {
@@ -211,8 +218,10 @@ impl Network {
         command.args(["--cores", "1"]);
         let name = format!("nodes-{process}");
         let log = self.plan.dir.join("log").join(format!("{name}.log"));
+        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis().try_into()?;
         let part = Part::start(&name, command, &log).with_context(|| format!("cannot start {name}"))?;
         self.processes[process] = Some(part);
+        self.started_ms[process] = started_ms;
         Ok(())
     }
 
@@ -238,15 +247,12 @@ impl Network {
         Ok(invitation.to_owned())
     }
 
-    /// Waits until every node whose process runs has heard from the satellite that it was reached.
+    /// Waits until every node whose process runs has checked in since that process was started, and can be reached.
     pub fn wait_for_nodes(&mut self) -> Result<()> {
         let started = Instant::now();
-        let mut waiting: Vec<usize> =
-            (0..self.seats.len()).filter(|&node| self.processes[self.seats[node].process].is_some()).collect();
-        let expected = waiting.len();
         loop {
             self.check_alive()?;
-            waiting.retain(|&node| !self.is_reached(node));
+            let waiting = self.nodes_not_reached()?;
             if waiting.is_empty() {
                 return Ok(());
             }
@@ -257,45 +263,48 @@ impl Network {
                 for part in processes.into_iter().filter_map(|process| self.processes[process].as_ref()) {
                     logs.push_str(&format!("\nlog of {}:\n{}", part.name(), part.log_tail()));
                 }
-                bail!(
-                    "{} of {expected} nodes were reached within {} s\n{logs}",
-                    expected - waiting.len(),
-                    READY_PATIENCE.as_secs()
-                );
+                bail!("{} nodes were not reached within {} s\n{logs}", waiting.len(), READY_PATIENCE.as_secs());
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 
     /// What a node says of itself over its admin socket.
     pub fn node_status(&self, node: usize) -> Result<serde_json::Value> {
-        let answer = piecestore::admin::ask_status(&self.seats[node].dir)?;
-        let status: serde_json::Value = serde_json::from_str(&answer).context("a node's status is no JSON")?;
-        if let Some(error) = status["error"].as_str() {
-            bail!("node {node} cannot say how it is: {error}");
+        // A core that is busy with something long answers the next time.
+        let mut asked = 0;
+        loop {
+            let answer = piecestore::admin::ask_status(&self.seats[node].dir)?;
+            let status: serde_json::Value = serde_json::from_str(&answer).context("a node's status is no JSON")?;
+            let Some(error) = status["error"].as_str() else { return Ok(status) };
+            asked += 1;
+            ensure!(asked < STATUS_TRIES, "node {node} cannot say how it is: {error}");
         }
-        Ok(status)
-    }
-
-    /// Whether the satellite's dial-back has reached the node since its process started.
-    fn is_reached(&self, node: usize) -> bool {
-        // A process that has just started has no socket yet: that is no news.
-        self.node_status(node).is_ok_and(|status| status["standing"]["reachable"] == true)
     }
 
     /// Fails with the tail of its log if a process that should run has ended.
     pub fn check_alive(&mut self) -> Result<()> {
         for part in std::iter::once(&mut self.satellite).chain(self.processes.iter_mut().flatten()) {
             if !part.is_running()? {
-                let ended = part.wait()?;
-                let how = match (ended.code, ended.signal) {
-                    (Some(code), _) => format!("exit code {code}"),
-                    (None, signal) => format!("signal {}", signal.unwrap_or(0)),
-                };
-                bail!("{} ended with {how}; its log ends:\n{}", part.name(), part.log_tail());
+                bail!("{}; its log ends:\n{}", how_it_ended(part)?, part.log_tail());
             }
         }
         Ok(())
+    }
+
+    /// A line for each process that has ended since the last call; node processes may be started again then.
+    pub fn take_ended(&mut self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for slot in &mut self.processes {
+            if let Some(part) = slot
+                && !part.is_running()?
+            {
+                lines.push(how_it_ended(part)?);
+                *slot = None;
+            }
+        }
+        ensure!(self.satellite.is_running()?, "{}", how_it_ended(&mut self.satellite)?);
+        Ok(lines)
     }
 
     /// Ends everything in an orderly way.
@@ -310,11 +319,23 @@ impl Network {
         Ok(())
     }
 
-    /// Whether the satellite answers over its admin socket.
-    fn satellite_status(&self) -> Result<serde_json::Value> {
+    /// Nodes whose process runs and that the satellite has not heard of since, or could not reach.
+    fn nodes_not_reached(&self) -> Result<Vec<usize>> {
         let mut command = self.part_command("satellite");
-        command.args(["status", "--json", "--dir"]).arg(self.satellite_dir());
-        json_output("satellite status", &part::run("satellite status", command)?)
+        command.args(["node", "list", "--json", "--dir"]).arg(self.satellite_dir());
+        let list = json_output("satellite node list", &part::run("satellite node list", command)?)?;
+        let nodes = list["nodes"].as_array().context("node list printed no list")?;
+        let last_contact_ms: HashMap<&str, u64> = nodes
+            .iter()
+            .filter(|node| node["reachable"] == true)
+            .filter_map(|node| Some((node["node_id"].as_str()?, node["last_contact_ms"].as_u64()?)))
+            .collect();
+        let is_reached = |seat: &Seat| {
+            let contact_ms = last_contact_ms.get(seat.node_id.to_string().as_str());
+            contact_ms.is_some_and(|&contact_ms| contact_ms >= self.started_ms[seat.process])
+        };
+        let runs = |seat: &Seat| self.processes[seat.process].is_some();
+        Ok((0..self.seats.len()).filter(|&node| runs(&self.seats[node]) && !is_reached(&self.seats[node])).collect())
     }
 
     /// Waits until the satellite answers over its admin socket.
@@ -322,7 +343,7 @@ impl Network {
         let started = Instant::now();
         loop {
             self.check_alive()?;
-            match self.satellite_status() {
+            match self.nodes_not_reached() {
                 Ok(_) => return Ok(()),
                 Err(error) if started.elapsed() > READY_PATIENCE => {
                     return Err(error.context(format!(
@@ -334,6 +355,14 @@ impl Network {
             }
         }
     }
+}
+
+fn how_it_ended(part: &mut Part) -> Result<String> {
+    let ended = part.wait()?;
+    Ok(match (ended.code, ended.signal) {
+        (Some(code), _) => format!("{} ended with exit code {code}", part.name()),
+        (None, signal) => format!("{} was ended by signal {}", part.name(), signal.unwrap_or(0)),
+    })
 }
 
 /// A command that re-executes `program` as one of the parts.

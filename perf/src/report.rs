@@ -211,7 +211,7 @@ impl Report {
     /// Two short tables: the transfers, then what was stored and damaged.
     pub fn to_table(&self) -> String {
         let mut transfers = Table::new();
-        transfers.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        transfers.load_style(presets::NOTHING);
         transfers.set_header(["", "up", "down healthy", "down damaged"]);
         let phases = [self.up, self.down, self.damaged];
         let mut row = |name: &str, value: &dyn Fn(&Phase) -> String| {

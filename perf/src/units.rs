@@ -62,7 +62,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
 /// `256 MiB` where that is exact, else `17.3 MB`; below 1,000 plain bytes.
 pub fn human_bytes(bytes: u64) -> String {
     for (name, factor) in [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
-        if bytes >= factor && bytes.is_multiple_of(factor) {
+        if bytes.is_multiple_of(factor) && (1..1_024).contains(&(bytes / factor)) {
             return format!("{} {name}", bytes / factor);
         }
     }
@@ -113,5 +113,6 @@ mod tests {
         assert_eq!(human_bytes(500_000), "500.0 kB");
         assert_eq!(human_bytes(256 << 20), "256 MiB");
         assert_eq!(human_bytes((64 << 20) + 1), "67.1 MB");
+        assert_eq!(human_bytes(36_324 << 10), "37.2 MB");
     }
 }
