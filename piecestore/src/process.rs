@@ -270,9 +270,15 @@ impl CorePlan {
         timeout(&executor, DRAIN_WAIT, starting.close()).await;
         let nodes = nodes.take();
         drain(&executor, &nodes).await;
+        let stopping = Gate::new();
         for node in nodes {
-            node.stop().await;
+            let Some(pass) = stopping.enter() else { break };
+            executor.spawn(async move {
+                let _pass = pass;
+                node.stop().await;
+            });
         }
+        stopping.close().await;
     }
 }
 
