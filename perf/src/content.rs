@@ -34,7 +34,10 @@ pub fn first_difference(left: &Path, right: &Path) -> io::Result<Option<u64>> {
         let left_count = read_full(&mut left, &mut left_step)?;
         let right_count = read_full(&mut right, &mut right_step)?;
         let common = left_count.min(right_count);
-        let differs = left_step[..common].iter().zip(&right_step[..common]).position(|(a, b)| a != b);
+        let differs = left_step[..common]
+            .iter()
+            .zip(&right_step[..common])
+            .position(|(a, b)| a != b);
         if let Some(offset) = differs {
             return Ok(Some(compared + offset as u64));
         }
@@ -87,7 +90,10 @@ mod tests {
         let mut bytes = std::fs::read(&a).unwrap();
         bytes[STEP_BYTES + 7] ^= 1;
         std::fs::write(&b, &bytes).unwrap();
-        assert_eq!(first_difference(&a, &b).unwrap(), Some(STEP_BYTES as u64 + 7));
+        assert_eq!(
+            first_difference(&a, &b).unwrap(),
+            Some(STEP_BYTES as u64 + 7)
+        );
         bytes[STEP_BYTES + 7] ^= 1;
         std::fs::write(&b, &bytes[..len - 1]).unwrap();
         assert_eq!(first_difference(&a, &b).unwrap(), Some(len as u64 - 1));

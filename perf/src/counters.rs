@@ -58,13 +58,22 @@ impl Counters {
         let network = &*network;
         let answers = std::thread::scope(|scope| {
             let ask_all = |nodes: Vec<usize>| -> Result<Vec<Value>> {
-                nodes.into_iter().map(|node| network.node_status(node)).collect()
+                nodes
+                    .into_iter()
+                    .map(|node| network.node_status(node))
+                    .collect()
             };
-            let workers: Vec<_> =
-                by_process.into_values().map(|nodes| scope.spawn(move || ask_all(nodes))).collect();
+            let workers: Vec<_> = by_process
+                .into_values()
+                .map(|nodes| scope.spawn(move || ask_all(nodes)))
+                .collect();
             let mut answers = Vec::new();
             for worker in workers {
-                answers.extend(worker.join().unwrap_or_else(|_| bail!("a status thread panicked"))?);
+                answers.extend(
+                    worker
+                        .join()
+                        .unwrap_or_else(|_| bail!("a status thread panicked"))?,
+                );
             }
             anyhow::Ok(answers)
         })?;
@@ -91,10 +100,15 @@ impl Counters {
         let mut cores = HashSet::new();
         for answer in answers {
             let number = |value: &Value, name: &str| {
-                value.as_u64().with_context(|| format!("piecestore status has no number {name}"))
+                value
+                    .as_u64()
+                    .with_context(|| format!("piecestore status has no number {name}"))
             };
             let count = |name: &str| number(&answer["counters"][name], name);
-            let core = (number(&answer["process_id"], "process_id")?, number(&answer["core_index"], "core_index")?);
+            let core = (
+                number(&answer["process_id"], "process_id")?,
+                number(&answer["core_index"], "core_index")?,
+            );
             if cores.insert(core) {
                 sum.datagrams_received += count("datagrams_received")?;
                 sum.datagrams_received_multishot += count("datagrams_received_multishot")?;
@@ -170,7 +184,12 @@ mod tests {
 
     #[test]
     fn a_core_counts_once_and_each_store_counts() {
-        let answers = [answer(1, 0, 10, 2), answer(1, 0, 10, 3), answer(1, 1, 7, 4), answer(2, 0, 5, 1)];
+        let answers = [
+            answer(1, 0, 10, 2),
+            answer(1, 0, 10, 3),
+            answer(1, 1, 7, 4),
+            answer(2, 0, 5, 1),
+        ];
         let sum = Counters::sum(&answers).unwrap();
         assert_eq!(sum.datagrams_received, 22);
         assert_eq!(sum.pieces_stored, 10);

@@ -34,10 +34,13 @@ impl Damage {
                     .pieces
                     .iter()
                     .map(|piece| {
-                        let node = network
-                            .node_number(&piece.node_id)
-                            .with_context(|| format!("node {} is not of this network", piece.node_id))?;
-                        Ok(PlacedPiece { index: piece.index, node })
+                        let node = network.node_number(&piece.node_id).with_context(|| {
+                            format!("node {} is not of this network", piece.node_id)
+                        })?;
+                        Ok(PlacedPiece {
+                            index: piece.index,
+                            node,
+                        })
                     })
                     .collect::<Result<Vec<_>>>()?;
                 ensure!(
@@ -47,11 +50,18 @@ impl Damage {
                     pieces.len(),
                     segment.required
                 );
-                Ok(PlacedSegment { required: segment.required, pieces })
+                Ok(PlacedSegment {
+                    required: segment.required,
+                    pieces,
+                })
             })
             .collect::<Result<Vec<_>>>()?;
         let draw = draw::draw(&placed, &network.process_of_node(), seed);
-        Ok(Self { segments: segments.to_vec(), placed, draw })
+        Ok(Self {
+            segments: segments.to_vec(),
+            placed,
+            draw,
+        })
     }
 
     /// The seed that decided.
@@ -85,12 +95,22 @@ impl Damage {
     pub async fn inflict(&self, network: &mut Network, prober: &Prober) -> Result<()> {
         for (segment, piece) in self.with_fate(Fate::Deleted) {
             let existed = prober.delete_piece(piece).await?;
-            ensure!(existed, "piece {} of segment {:x} was not there to delete", piece.index, segment.position);
+            ensure!(
+                existed,
+                "piece {} of segment {:x} was not there to delete",
+                piece.index,
+                segment.position
+            );
         }
         let mut altered: BTreeMap<usize, Vec<[u8; 32]>> = BTreeMap::new();
         for (_, piece) in self.with_fate(Fate::Altered) {
-            let node = network.node_number(&piece.node_id).context("a node of another network")?;
-            altered.entry(node).or_default().push(*piece.piece_id.as_bytes());
+            let node = network
+                .node_number(&piece.node_id)
+                .context("a node of another network")?;
+            altered
+                .entry(node)
+                .or_default()
+                .push(*piece.piece_id.as_bytes());
         }
         let mut random = Random::new(self.draw.seed, "alter");
         for (node, piece_ids) in altered {
@@ -137,7 +157,13 @@ impl Damage {
         self.segments
             .iter()
             .zip(&self.draw.fates)
-            .flat_map(|(segment, fates)| segment.pieces.iter().zip(fates).map(move |(piece, fate)| (segment, piece, fate)))
+            .flat_map(|(segment, fates)| {
+                segment
+                    .pieces
+                    .iter()
+                    .zip(fates)
+                    .map(move |(piece, fate)| (segment, piece, fate))
+            })
             .filter(|(_, _, of_piece)| **of_piece == fate)
             .map(|(segment, piece, _)| (segment, piece))
             .collect()
@@ -148,15 +174,24 @@ impl Damage {
 fn liars_of_segment(client: &Value, position: u64) -> Result<BTreeSet<String>> {
     // A single-part object numbers its segments by the lower half of their position.
     let number = position & 0xffff_ffff;
-    let segments = client["segments"].as_array().context("the client's JSON has no list of segments")?;
+    let segments = client["segments"]
+        .as_array()
+        .context("the client's JSON has no list of segments")?;
     let segment = segments
         .iter()
         .find(|segment| segment["segment"].as_u64() == Some(number))
         .with_context(|| format!("the client's JSON says nothing of segment {number}"))?;
-    let liars = segment["liars"].as_array().context("the client's JSON has no list of liars")?;
+    let liars = segment["liars"]
+        .as_array()
+        .context("the client's JSON has no list of liars")?;
     liars
         .iter()
-        .map(|liar| Ok(liar["node"].as_str().context("a liar without a node id")?.to_owned()))
+        .map(|liar| {
+            Ok(liar["node"]
+                .as_str()
+                .context("a liar without a node id")?
+                .to_owned())
+        })
         .collect()
 }
 

@@ -7,10 +7,8 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use strand_protocol::Scheme;
 use strand_protocol::grant::Invitation;
@@ -18,16 +16,15 @@ use strand_protocol::grant::Invitation;
 use crate::content::{first_difference, write_seeded};
 use crate::counters::Counters;
 use crate::damage::Damage;
+use crate::folder;
 use crate::ground;
 use crate::local::{self, Network, Plan, json_output};
+use crate::narrator::Narrator;
 use crate::part;
 use crate::pieces::{Committed, Prober};
-use crate::report::{DamagedPieces, Path as BytePath, Phase, Report};
+use crate::report::{Path as BytePath, Phase, Report};
 use crate::sample::{self, Sampler};
 use crate::units::{human_bytes, parse_size};
-
-/// What the network may write beyond pieces and copies of the file: logs, the satellite's tables, growth steps of blobs.
-const ROOM_BEYOND_PIECES: u64 = 2 << 30;
 
 const BUCKET: &str = "demo";
 const KEY: &str = "file";
@@ -69,9 +66,6 @@ pub enum Verdict {
     Failed,
 }
 
-/// The folder that the way out after ctrl-C removes.
-static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-
 /// Runs the demo in `program`'s parts.
 ///
 /// # Errors
@@ -82,36 +76,60 @@ pub fn run(program: PathBuf, options: &Options) -> Result<Verdict> {
         Some(seed) => seed,
         None => random_seed()?,
     };
-    ensure!(options.nodes >= 1, "a network needs at least one node");
-    let scheme = match options.scheme {
-        Some(scheme) => scheme,
-        None => Scheme::for_domains(options.nodes).context("no scheme for no nodes")?,
-    };
+    let fitting =
+        Scheme::for_domains(options.nodes).context("a network needs at least one node")?;
+    let scheme = options.scheme.unwrap_or(fitting);
+    ensure!(
+        options.nodes >= usize::from(scheme.total),
+        "scheme {scheme} needs {} nodes, not {}: pass --nodes {}",
+        scheme.total,
+        options.nodes,
+        scheme.total
+    );
     let bytes = match &options.file {
         Some(file) => {
-            let metadata = fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let metadata =
+                fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
             ensure!(metadata.is_file(), "{} is not a file", file.display());
             metadata.len()
         }
         None => options.size,
     };
     ground::raise_descriptors()?;
-    let folder = fresh_folder(options.dir.as_deref(), &program, room_needed(bytes, scheme))?;
-    let _ = FOLDER.set(folder.clone());
-    leave_on_signals()?;
+    let needed_bytes = folder::room_needed(bytes, scheme);
+    let folder = folder::make(options.dir.as_deref(), &program, needed_bytes)?;
+    folder::leave_on_signals(folder.clone())?;
 
-    let narrator = Narrator::new();
-    let ran = Demo { program, options, seed, scheme, bytes, folder: &folder, narrator }.run();
-    match ran {
-        Ok(verdict) => {
-            remove_folder(&folder, verdict == Verdict::Verified);
-            Ok(verdict)
-        }
-        Err(error) => {
-            remove_folder(&folder, false);
-            Err(error)
-        }
+    let demo = Demo {
+        program,
+        options,
+        seed,
+        scheme,
+        bytes,
+        folder: &folder,
+        narrator: Narrator::default(),
+    };
+    let ran = demo.run();
+    let is_verified = matches!(&ran, Ok(Outcome::Report(_)));
+    folder::remove(&folder, is_verified);
+    // Last of all, so that it is the last line.
+    let outcome = ran?;
+    if !options.keep {
+        print(&outcome, options.json)?;
     }
+    Ok(if is_verified {
+        Verdict::Verified
+    } else {
+        Verdict::Failed
+    })
+}
+
+/// What the demo found.
+enum Outcome {
+    /// All is well.
+    Report(Box<Report>),
+    /// The bytes that came back are others.
+    Differs { what: &'static str, seed: u64 },
 }
 
 struct Demo<'a> {
@@ -125,40 +143,21 @@ struct Demo<'a> {
 }
 
 impl Demo<'_> {
-    fn run(&self) -> Result<Verdict> {
+    fn run(&self) -> Result<Outcome> {
         let say = &self.narrator;
-        say.line(&format!("seed {}; data in {}", self.seed, self.folder.display()));
-        let nodes = self.options.nodes;
         say.line(&format!(
-            "starting a satellite and {nodes} nodes in {} processes, scheme {}",
-            local::process_count(nodes),
-            self.scheme
+            "seed {}; data in {}",
+            self.seed,
+            self.folder.display()
         ));
-        let mut network = Network::start(Plan {
-            program: self.program.clone(),
-            dir: self.folder.to_owned(),
-            node_count: nodes,
-            scheme: Some(self.scheme),
-            capacity: capacity(self.bytes).to_owned(),
-        })?;
+        let mut network = self.start()?;
         let sampler = Sampler::start(network.node_pids(), network.satellite_pid());
-
-        let source = match &self.options.file {
-            Some(file) => file.clone(),
-            None => {
-                say.line(&format!("making {} of pseudo-random bytes", human_bytes(self.bytes)));
-                let path = network.work_dir().join("source");
-                write_seeded(&path, self.seed, self.bytes).context("cannot make the file")?;
-                path
-            }
-        };
+        let source = self.source(&network)?;
         let access = self.make_access(&network)?;
-
         let remote = format!("st://{BUCKET}/{KEY}");
-        say.line(&format!("uploading {}", human_bytes(self.bytes)));
+
         let source_text = source.to_str().context("the file's name is not UTF-8")?;
-        let (up, _) = self.transfer(&network, &[source_text, &remote])?;
-        say.line(&format!("uploaded in {:.2} s, {}", up.seconds, rate(up, self.bytes)));
+        let (up, _) = self.transfer(&network, "uploading it", &[source_text, &remote])?;
         let disk_bytes_used = nodes_disk_bytes(&network)?;
         let runtime = small_runtime()?;
         let prober = runtime.block_on(access.prober(&network))?;
@@ -171,33 +170,46 @@ impl Demo<'_> {
         );
 
         let before = Counters::of_network(&mut network)?;
-        say.line("downloading it healthy");
-        let (down, _) = self.download(&network, &remote, &source)?;
-        let Some(down) = down else { return self.fail("the healthy download differs from the file") };
-        say.line(&format!("downloaded in {:.2} s, {}", down.seconds, rate(down, self.bytes)));
+        let (down, _) = self.download(&network, "downloading it healthy", &remote, &source)?;
+        let Some(down) = down else {
+            return Ok(Outcome::Differs {
+                what: "the healthy download",
+                seed: self.seed,
+            });
+        };
         let after = Counters::of_network(&mut network)?;
 
         let damage = self.draw_damage(&network, &committed)?;
         runtime.block_on(damage.inflict(&mut network, &prober))?;
         runtime.block_on(prober.close());
         sampler.set_node_pids(network.node_pids());
-        say.line("downloading it damaged");
-        let (damaged, client) = self.download(&network, &remote, &source)?;
-        let Some(damaged) = damaged else { return self.fail("the damaged download differs from the file") };
-        say.line(&format!("downloaded in {:.2} s, {}", damaged.seconds, rate(damaged, self.bytes)));
-        let replaced = client["replaced"].as_u64().context("the client's JSON has no number replaced")?;
-        let liars_named = damage.liars_named(&client)?;
+        let (damaged, client) =
+            self.download(&network, "downloading it damaged", &remote, &source)?;
+        let Some(damaged) = damaged else {
+            return Ok(Outcome::Differs {
+                what: "the damaged download",
+                seed: damage.seed(),
+            });
+        };
 
         network.check_alive()?;
         let peaks = sampler.peaks();
+        drop(sampler);
         let report = Report {
             verified: true,
             bytes: self.bytes,
-            nodes,
-            scheme: committed.segments.first().map_or_else(String::new, |segment| segment.scheme.clone()),
+            nodes: self.options.nodes,
+            scheme: committed
+                .segments
+                .first()
+                .map_or_else(String::new, |segment| segment.scheme.clone()),
             coded_segments: committed.segments.len(),
             inline_segments: committed.inline_segments,
-            pieces: committed.segments.iter().map(|segment| segment.pieces.len() as u64).sum(),
+            pieces: committed
+                .segments
+                .iter()
+                .map(|segment| segment.pieces.len() as u64)
+                .sum(),
             piece_bytes: committed.piece_bytes,
             disk_bytes_used,
             up,
@@ -208,42 +220,93 @@ impl Demo<'_> {
             satellite_peak_rss_bytes: peaks.satellite_rss_bytes,
             damaged_pieces: damage.counts(),
             data_pieces_lost: damage.data_pieces_lost(),
-            liars_named,
-            replaced,
+            liars_named: damage.liars_named(&client)?,
+            replaced: client["replaced"]
+                .as_u64()
+                .context("the client's JSON has no number replaced")?,
             seed: damage.seed(),
-            counters: byte_path(before, after - before),
+            counters: byte_path(after, after - before),
         };
-        self.print(&report)?;
+        let outcome = Outcome::Report(Box::new(report));
         if self.options.keep {
+            print(&outcome, self.options.json)?;
             self.keep(network, &access, &damage)?;
         } else {
-            say.line("stopping");
-            drop(sampler);
-            network.stop()?;
+            say.during("stopping", || network.stop())?;
         }
-        Ok(Verdict::Verified)
+        Ok(outcome)
+    }
+
+    fn start(&self) -> Result<Network> {
+        let nodes = self.options.nodes;
+        let step = format!(
+            "starting a satellite and {nodes} nodes in {} processes, scheme {}",
+            local::process_count(nodes),
+            self.scheme
+        );
+        let plan = Plan {
+            program: self.program.clone(),
+            dir: self.folder.to_owned(),
+            node_count: nodes,
+            scheme: Some(self.scheme),
+            capacity: capacity(self.bytes).to_owned(),
+        };
+        self.narrator.during(&step, || Network::start(plan))
+    }
+
+    /// The file to store: the one given, or a new one.
+    fn source(&self, network: &Network) -> Result<PathBuf> {
+        if let Some(file) = &self.options.file {
+            self.narrator
+                .line(&format!("the file has {}", human_bytes(self.bytes)));
+            return Ok(file.clone());
+        }
+        let path = network.work_dir().join("source");
+        let step = format!("making {} of pseudo-random bytes", human_bytes(self.bytes));
+        self.narrator
+            .during(&step, || write_seeded(&path, self.seed, self.bytes))
+            .context("cannot make the file")?;
+        Ok(path)
     }
 
     /// Project, grant and bucket, as a user would make them.
     fn make_access(&self, network: &Network) -> Result<Access> {
-        self.narrator.line("making a project, an access grant and a bucket");
-        let access = Access { invitation: network.create_project("demo")?, passphrase: passphrase()? };
+        self.narrator
+            .line("making a project, an access grant and a bucket");
+        let access = Access {
+            invitation: network.create_project("demo")?,
+            passphrase: passphrase()?,
+        };
         let mut create = network.client_command(&["access", "create", &access.invitation]);
         create.env("STRAND_PASSPHRASE", &access.passphrase);
         let created = part::run("uplink access create", create)?;
-        ensure!(created.is_success(), "uplink access create: {}", created.stderr.trim());
-        let made = part::run("uplink mb", network.client_command(&["mb", &format!("st://{BUCKET}")]))?;
+        ensure!(
+            created.is_success(),
+            "uplink access create: {}",
+            created.stderr.trim()
+        );
+        let made = part::run(
+            "uplink mb",
+            network.client_command(&["mb", &format!("st://{BUCKET}")]),
+        )?;
         ensure!(made.is_success(), "uplink mb: {}", made.stderr.trim());
         Ok(access)
     }
 
     /// One `uplink cp`, measured; and the JSON that it printed.
-    fn transfer(&self, network: &Network, arguments: &[&str]) -> Result<(Phase, Value)> {
+    fn transfer(
+        &self,
+        network: &Network,
+        step: &str,
+        arguments: &[&str],
+    ) -> Result<(Phase, Value)> {
         let mut all = vec!["--json", "cp"];
         all.extend_from_slice(arguments);
         let machine_before = sample::machine_busy_seconds()?;
         let nodes_before = node_cpu_seconds(network);
-        let finished = part::run("uplink cp", network.client_command(&all))?;
+        let finished = self.narrator.during(step, || {
+            part::run("uplink cp", network.client_command(&all))
+        })?;
         let phase = Phase {
             seconds: finished.seconds,
             client_cpu_seconds: finished.ended.usage.cpu_seconds,
@@ -251,29 +314,50 @@ impl Demo<'_> {
             machine_cpu_seconds: sample::machine_busy_seconds()? - machine_before,
             client_peak_rss_bytes: finished.ended.usage.peak_rss_bytes,
         };
-        Ok((phase, json_output("uplink cp", &finished)?))
+        let rate = phase.bytes_per_second(self.bytes) / 1e6;
+        let client = json_output("uplink cp", &finished)?;
+        self.narrator
+            .line(&format!("took {:.2} s, {rate:.1} MB/s", phase.seconds));
+        Ok((phase, client))
     }
 
     /// A download into a fresh file, compared byte by byte; no phase if they differ.
-    fn download(&self, network: &Network, remote: &str, source: &Path) -> Result<(Option<Phase>, Value)> {
+    fn download(
+        &self,
+        network: &Network,
+        step: &str,
+        remote: &str,
+        source: &Path,
+    ) -> Result<(Option<Phase>, Value)> {
         let target = network.work_dir().join("download");
         let target_text = target.to_str().context("the folder's name is not UTF-8")?;
-        let (phase, client) = self.transfer(network, &[remote, target_text])?;
-        let difference = first_difference(source, &target).context("cannot compare")?;
+        let (phase, client) = self.transfer(network, step, &[remote, target_text])?;
+        let difference = self
+            .narrator
+            .during("comparing it byte by byte", || {
+                first_difference(source, &target)
+            })
+            .context("cannot compare")?;
         fs::remove_file(&target).context("cannot remove the download")?;
         if let Some(offset) = difference {
-            self.narrator.line(&format!("the files differ at byte {offset}"));
+            self.narrator
+                .line(&format!("the files differ at byte {offset}"));
         }
         Ok((difference.is_none().then_some(phase), client))
     }
 
     fn draw_damage(&self, network: &Network, committed: &Committed) -> Result<Damage> {
         if committed.segments.is_empty() {
-            self.narrator.line("everything is inline: nothing to damage");
+            self.narrator
+                .line("everything is inline: nothing to damage");
         }
         let damage = Damage::draw(network, &committed.segments, self.seed)?;
         if damage.seed() != self.seed {
-            self.narrator.line(&format!("seed {} damages too few data pieces: taking {}", self.seed, damage.seed()));
+            self.narrator.line(&format!(
+                "seed {} damages too few data pieces: taking {}",
+                self.seed,
+                damage.seed()
+            ));
         }
         let counts = damage.counts();
         if !committed.segments.is_empty() {
@@ -289,37 +373,6 @@ impl Demo<'_> {
             ));
         }
         Ok(damage)
-    }
-
-    fn print(&self, report: &Report) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        if self.options.json {
-            writeln!(out, "{}", serde_json::to_string_pretty(&report.to_json())?)?;
-        } else {
-            writeln!(out, "{}", report.to_table())?;
-            let DamagedPieces { stopped, deleted, altered } = report.damaged_pieces;
-            let lost = stopped + deleted + altered;
-            writeln!(
-                out,
-                "VERIFIED: {} came back byte for byte, healthy and with {lost} of {} pieces gone",
-                human_bytes(report.bytes),
-                report.pieces
-            )?;
-        }
-        out.flush()?;
-        Ok(())
-    }
-
-    fn fail(&self, why: &str) -> Result<Verdict> {
-        let mut out = std::io::stdout().lock();
-        if self.options.json {
-            let json = serde_json::json!({ "verified": false, "seed": self.seed, "reason": why });
-            writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
-        } else {
-            writeln!(out, "FAILED: {why} (seed {})", self.seed)?;
-        }
-        out.flush()?;
-        Ok(Verdict::Failed)
     }
 
     /// Brings the stopped process back and waits for ctrl-C.
@@ -357,6 +410,26 @@ impl Demo<'_> {
     }
 }
 
+/// Findings on standard output; the last line is the verdict.
+fn print(outcome: &Outcome, is_json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match outcome {
+        Outcome::Report(report) if is_json => {
+            writeln!(out, "{}", serde_json::to_string_pretty(&report.to_json())?)?
+        }
+        Outcome::Report(report) => writeln!(out, "{}\n{}", report.to_table(), report.verdict())?,
+        Outcome::Differs { what, seed } if is_json => {
+            let reason = format!("{what} differs from the file");
+            let json = serde_json::json!({ "verified": false, "seed": seed, "reason": reason });
+            writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
+        }
+        Outcome::Differs { what, seed } => {
+            writeln!(out, "FAILED: {what} differs from the file (seed {seed})")?
+        }
+    }
+    Ok(out.flush()?)
+}
+
 /// A user's secrets.
 struct Access {
     invitation: String,
@@ -375,49 +448,36 @@ impl Access {
     fn encrypted_key(&self) -> Result<Vec<u8>> {
         use strand_protocol::grant::Grant;
         use strand_protocol::path::{KdfParams, Names, ObjectKey};
-        let grant = Grant::from_invitation(&self.invitation()?, &self.passphrase, KdfParams::default())?;
+        let grant =
+            Grant::from_invitation(&self.invitation()?, &self.passphrase, KdfParams::default())?;
         let key = ObjectKey::parse(KEY)?;
         let (encrypted, _) = grant.path_key(BUCKET, Names::Sealed, &key)?;
         Ok(encrypted)
     }
 }
 
-/// Progress on standard error, with the time since the start.
-struct Narrator {
-    started: Instant,
-}
-
-impl Narrator {
-    fn new() -> Self {
-        Self { started: Instant::now() }
-    }
-
-    fn line(&self, text: &str) {
-        eprintln!("[{:6.1} s] {text}", self.started.elapsed().as_secs_f64());
-    }
-}
-
-fn byte_path(upload: Counters, download: Counters) -> BytePath {
+/// `all` counts from the start to the end of the healthy download, `download` that download alone.
+fn byte_path(all: Counters, download: Counters) -> BytePath {
     BytePath {
-        multishot_share: upload.multishot_share(),
-        datagrams_received: upload.datagrams_received,
+        multishot_share: all.multishot_share(),
+        datagrams_received: all.datagrams_received,
         gso_train_mean: download.gso_train_mean(),
         send_datagrams_mean: download.send_mean(),
-        ring_write_bytes: upload.ring_write_bytes,
-        piece_bytes_stored: upload.piece_bytes,
-        acks: upload.acks - upload.tombstones,
-        pieces_stored: upload.pieces_stored,
-        acks_before_sync: upload.acks_before_sync,
-        syncs: upload.syncs,
+        ring_write_bytes: all.ring_write_bytes,
+        piece_bytes_stored: all.piece_bytes,
+        acks: all.acks - all.tombstones,
+        pieces_stored: all.pieces_stored,
+        acks_before_sync: all.acks_before_sync,
+        syncs: all.syncs,
     }
-}
-
-fn rate(phase: Phase, bytes: u64) -> String {
-    format!("{:.1} MB/s", phase.bytes_per_second(bytes) / 1e6)
 }
 
 fn node_cpu_seconds(network: &Network) -> f64 {
-    network.node_pids().into_iter().filter_map(|pid| sample::process_cpu_seconds(pid).ok()).sum()
+    network
+        .node_pids()
+        .into_iter()
+        .filter_map(|pid| sample::process_cpu_seconds(pid).ok())
+        .sum()
 }
 
 fn nodes_disk_bytes(network: &Network) -> Result<u64> {
@@ -433,94 +493,11 @@ fn capacity(bytes: u64) -> &'static str {
     if bytes < 64 << 30 { "16GB" } else { "1TB" }
 }
 
-/// Bytes that the network may write: pieces, the made file, a download, and some more.
-fn room_needed(bytes: u64, scheme: Scheme) -> u64 {
-    let pieces = bytes.saturating_mul(u64::from(scheme.total)) / u64::from(scheme.required);
-    pieces.saturating_add(bytes.saturating_mul(2)).saturating_add(ROOM_BEYOND_PIECES)
-}
-
-/// A new folder: in the one asked for, else beside the program, else in the system's folder for temporary files.
-///
-/// Beside the program comes first because on many systems the temporary folder is memory.
-fn fresh_folder(asked: Option<&Path>, program: &Path, needed_bytes: u64) -> Result<PathBuf> {
-    let name = format!("strand-demo-{}", std::process::id());
-    if let Some(asked) = asked {
-        ground::check_disk(asked, needed_bytes)?;
-        return make_folder(&asked.join(name));
-    }
-    let mut refusals = Vec::new();
-    let beside = program.parent().map(Path::to_owned);
-    for candidate in beside.into_iter().chain([std::env::temp_dir()]) {
-        let made = ground::check_disk(&candidate, needed_bytes)
-            .map_err(anyhow::Error::from)
-            .and_then(|()| make_folder(&candidate.join(&name)));
-        match made {
-            Ok(folder) => return Ok(folder),
-            Err(error) => refusals.push(format!("{error:#}")),
-        }
-    }
-    bail!("no folder for the network's data: {}", refusals.join("; "))
-}
-
-fn make_folder(path: &Path) -> Result<PathBuf> {
-    fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
-    fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
-}
-
-/// Removes the data; the logs stay if they may be needed.
-fn remove_folder(folder: &Path, with_logs: bool) {
-    let removed = if with_logs {
-        fs::remove_dir_all(folder)
-    } else {
-        eprintln!("the logs are in {}", folder.join("log").display());
-        remove_all_but_logs(folder)
-    };
-    if let Err(error) = removed {
-        eprintln!("cannot remove {}: {error}", folder.display());
-    }
-}
-
-fn remove_all_but_logs(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if !path.ends_with("log") {
-            fs::remove_dir_all(path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Ends the parts and removes the data on ctrl-C and on a polite kill.
-fn leave_on_signals() -> Result<()> {
-    let runtime = small_runtime()?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return;
-            };
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            part::kill_all();
-            if let Some(folder) = FOLDER.get() {
-                // A part that is just dying may still create a file: the second try gets it.
-                if fs::remove_dir_all(folder).is_err() {
-                    std::thread::sleep(std::time::Duration::from_millis(200));
-                    let _ = fs::remove_dir_all(folder);
-                }
-            }
-            std::process::exit(130);
-        });
-    })?;
-    Ok(())
-}
-
 fn small_runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")
 }
 
 fn random_seed() -> Result<u64> {

@@ -82,7 +82,10 @@ const STOPPED_OF_80: (usize, usize) = (8, 22);
 /// If a segment has fewer pieces than it requires, or a piece lies at a node that no process runs.
 pub fn draw(segments: &[PlacedSegment], process_of_node: &[usize], seed: u64) -> Draw {
     for segment in segments {
-        assert!(segment.pieces.len() >= usize::from(segment.required), "segment is short of pieces");
+        assert!(
+            segment.pieces.len() >= usize::from(segment.required),
+            "segment is short of pieces"
+        );
     }
     let mut first = None;
     for tried in 0..SEEDS_TRIED_MAX {
@@ -116,7 +119,10 @@ impl Draw {
 
     /// The least number of data pieces lost by a segment, 0 where no segment has pieces.
     pub fn data_pieces_lost(&self, segments: &[PlacedSegment]) -> usize {
-        (0..segments.len()).map(|segment| self.tally(segments, segment).data_lost).min().unwrap_or(0)
+        (0..segments.len())
+            .map(|segment| self.tally(segments, segment).data_lost)
+            .min()
+            .unwrap_or(0)
     }
 }
 
@@ -150,7 +156,11 @@ fn draw_once(segments: &[PlacedSegment], process_of_node: &[usize], seed: u64) -
             fates
         })
         .collect();
-    Draw { seed, stopped_process, fates }
+    Draw {
+        seed,
+        stopped_process,
+        fates,
+    }
 }
 
 /// A process that holds 8 to 22 of 80 pieces of every segment, or of as many segments as can be had, but never more
@@ -162,7 +172,11 @@ fn choose_process(
 ) -> Option<usize> {
     let process_count = process_of_node.iter().max().map_or(0, |last| last + 1);
     let held = |process: usize, segment: &PlacedSegment| {
-        segment.pieces.iter().filter(|piece| process_of_node[piece.node] == process).count()
+        segment
+            .pieces
+            .iter()
+            .filter(|piece| process_of_node[piece.node] == process)
+            .count()
     };
     let may_stop = |process: usize| {
         segments.iter().all(|segment| {
@@ -170,9 +184,15 @@ fn choose_process(
         })
     };
     let in_range = |process: usize| {
-        segments.iter().filter(|segment| stopped_range(segment).contains(&held(process, segment))).count()
+        segments
+            .iter()
+            .filter(|segment| stopped_range(segment).contains(&held(process, segment)))
+            .count()
     };
-    let best = (0..process_count).filter(|&process| may_stop(process)).map(in_range).max()?;
+    let best = (0..process_count)
+        .filter(|&process| may_stop(process))
+        .map(in_range)
+        .max()?;
     if best == 0 {
         return None;
     }
@@ -186,7 +206,9 @@ fn choose_process(
 fn stopped_range(segment: &PlacedSegment) -> std::ops::RangeInclusive<usize> {
     let count = segment.pieces.len();
     let least = (count * STOPPED_OF_80.0 / 80).max(1);
-    let most = (count * STOPPED_OF_80.1).div_ceil(80).min(count - usize::from(segment.required));
+    let most = (count * STOPPED_OF_80.1)
+        .div_ceil(80)
+        .min(count - usize::from(segment.required));
     least..=most
 }
 
@@ -213,7 +235,9 @@ mod tests {
         seed: u64,
     ) -> (Vec<PlacedSegment>, Vec<usize>) {
         let process_count = node_count.min(5);
-        let process_of_node = (0..node_count).map(|node| node * process_count / node_count).collect();
+        let process_of_node = (0..node_count)
+            .map(|node| node * process_count / node_count)
+            .collect();
         let mut random = Random::new(seed, "placement");
         let segments = (0..segment_count)
             .map(|_| {
@@ -222,7 +246,10 @@ mod tests {
                 let pieces = nodes[..stored]
                     .iter()
                     .enumerate()
-                    .map(|(index, &node)| PlacedPiece { index: index as u8, node })
+                    .map(|(index, &node)| PlacedPiece {
+                        index: index as u8,
+                        node,
+                    })
                     .collect();
                 PlacedSegment { required, pieces }
             })
@@ -230,7 +257,12 @@ mod tests {
         (segments, process_of_node)
     }
 
-    fn check_draw(required: u8, stored: usize, node_count: usize, seed: u64) -> (Vec<PlacedSegment>, Draw) {
+    fn check_draw(
+        required: u8,
+        stored: usize,
+        node_count: usize,
+        seed: u64,
+    ) -> (Vec<PlacedSegment>, Draw) {
         let (segments, processes) = network(required, stored, node_count, 4, seed);
         let draw = draw(&segments, &processes, seed);
         for (number, segment) in segments.iter().enumerate() {
@@ -275,8 +307,10 @@ mod tests {
     fn a_process_that_holds_too_much_is_not_stopped() {
         // Three of four pieces lie in one process, and only two may be lost.
         let piece = |index, node| PlacedPiece { index, node };
-        let segment =
-            PlacedSegment { required: 2, pieces: vec![piece(0, 0), piece(1, 1), piece(2, 2), piece(3, 3)] };
+        let segment = PlacedSegment {
+            required: 2,
+            pieces: vec![piece(0, 0), piece(1, 1), piece(2, 2), piece(3, 3)],
+        };
         for seed in 0..100 {
             let draw = draw(std::slice::from_ref(&segment), &[0, 0, 0, 1], seed);
             assert_eq!(draw.stopped_process, Some(1));
@@ -287,8 +321,14 @@ mod tests {
     #[test]
     fn one_seed_is_one_pattern() {
         let (segments, processes) = network(29, 80, 110, 4, 1);
-        assert_eq!(draw(&segments, &processes, 9), draw(&segments, &processes, 9));
-        assert_ne!(draw(&segments, &processes, 9).fates, draw(&segments, &processes, 10).fates);
+        assert_eq!(
+            draw(&segments, &processes, 9),
+            draw(&segments, &processes, 9)
+        );
+        assert_ne!(
+            draw(&segments, &processes, 9).fates,
+            draw(&segments, &processes, 10).fates
+        );
     }
 
     #[test]

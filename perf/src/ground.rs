@@ -46,7 +46,9 @@ pub enum GroundError {
         needed_bytes: u64,
     },
     /// The hard limit of open files is too low.
-    #[error("at most {allowed} open files allowed < {DESCRIPTORS_NEEDED} needed: raise `ulimit -Hn`")]
+    #[error(
+        "at most {allowed} open files allowed < {DESCRIPTORS_NEEDED} needed: raise `ulimit -Hn`"
+    )]
     Descriptors {
         /// The hard limit.
         allowed: u64,
@@ -63,10 +65,16 @@ pub enum GroundError {
 
 /// Makes sure that `path`, which exists, is on a disk with room for `needed_bytes`.
 pub fn check_disk(path: &Path, needed_bytes: u64) -> Result<(), GroundError> {
-    let at = |error| GroundError::Io { path: path.to_owned(), error };
+    let at = |error| GroundError::Io {
+        path: path.to_owned(),
+        error,
+    };
     let stat = statfs(path).map_err(at)?;
     if let Some(kind) = memory_file_system(stat.magic) {
-        return Err(GroundError::NotADisk { path: path.to_owned(), kind });
+        return Err(GroundError::NotADisk {
+            path: path.to_owned(),
+            kind,
+        });
     }
     // Files written to an overlay land in its upper folder; inside a container that folder is often not visible, and
     // then nothing can be said against it.
@@ -76,25 +84,40 @@ pub fn check_disk(path: &Path, needed_bytes: u64) -> Result<(), GroundError> {
         && let Ok(upper_stat) = statfs(&upper)
         && let Some(kind) = memory_file_system(upper_stat.magic)
     {
-        return Err(GroundError::NotADisk { path: path.to_owned(), kind });
+        return Err(GroundError::NotADisk {
+            path: path.to_owned(),
+            kind,
+        });
     }
     if stat.free_bytes < needed_bytes {
         let free_bytes = stat.free_bytes;
-        return Err(GroundError::NoRoom { path: path.to_owned(), free_bytes, needed_bytes });
+        return Err(GroundError::NoRoom {
+            path: path.to_owned(),
+            free_bytes,
+            needed_bytes,
+        });
     }
     Ok(())
 }
 
 /// Raises the soft limit of open files to [`DESCRIPTORS_NEEDED`] for this process and its children.
 pub fn raise_descriptors() -> Result<(), GroundError> {
-    let at = |error| GroundError::Io { path: PathBuf::from("RLIMIT_NOFILE"), error };
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let at = |error| GroundError::Io {
+        path: PathBuf::from("RLIMIT_NOFILE"),
+        error,
+    };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is a live, writable rlimit on this stack.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
         return Err(at(io::Error::last_os_error()));
     }
     if limit.rlim_max < DESCRIPTORS_NEEDED {
-        return Err(GroundError::Descriptors { allowed: limit.rlim_max });
+        return Err(GroundError::Descriptors {
+            allowed: limit.rlim_max,
+        });
     }
     if limit.rlim_cur >= DESCRIPTORS_NEEDED {
         return Ok(());
@@ -142,7 +165,10 @@ fn statfs(path: &Path) -> io::Result<FileSystem> {
     }
     // SAFETY: the call succeeded, so it has filled the whole structure.
     let stat = unsafe { stat.assume_init() };
-    #[allow(clippy::unnecessary_cast, reason = "the fields' types differ between C libraries")]
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the fields' types differ between C libraries"
+    )]
     let system = FileSystem {
         magic: stat.f_type as i64 & 0xffff_ffff,
         free_bytes: stat.f_bavail as u64 * stat.f_bsize as u64,
@@ -162,14 +188,25 @@ fn memory_file_system(magic: i64) -> Option<&'static str> {
 fn overlay_upper(mountinfo: &str, path: &Path) -> Option<PathBuf> {
     let mut best: Option<(usize, &str)> = None;
     for line in mountinfo.lines() {
-        let Some((mount, system)) = line.split_once(" - ") else { continue };
-        let Some(point) = mount.split_ascii_whitespace().nth(4) else { continue };
+        let Some((mount, system)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(point) = mount.split_ascii_whitespace().nth(4) else {
+            continue;
+        };
         if path.starts_with(point) && best.is_none_or(|(len, _)| point.len() >= len) {
             best = Some((point.len(), system));
         }
     }
-    let options = best?.1.strip_prefix("overlay ")?.split_ascii_whitespace().last()?;
-    options.split(',').find_map(|option| option.strip_prefix("upperdir=")).map(PathBuf::from)
+    let options = best?
+        .1
+        .strip_prefix("overlay ")?
+        .split_ascii_whitespace()
+        .last()?;
+    options
+        .split(',')
+        .find_map(|option| option.strip_prefix("upperdir="))
+        .map(PathBuf::from)
 }
 
 #[cfg(test)]
@@ -196,14 +233,26 @@ mod tests {
     fn too_little_room_is_refused_with_both_numbers() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let error = check_disk(here, u64::MAX).unwrap_err();
-        assert!(matches!(error, GroundError::NoRoom { needed_bytes: u64::MAX, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                GroundError::NoRoom {
+                    needed_bytes: u64::MAX,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]
     fn the_upper_folder_is_that_of_the_innermost_mount() {
         let mounts = "1 0 0:1 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/ram/up,workdir=/w\n\
                       2 1 8:1 / /data rw - ext4 /dev/sda rw\n";
-        assert_eq!(overlay_upper(mounts, Path::new("/tmp/x")), Some(PathBuf::from("/ram/up")));
+        assert_eq!(
+            overlay_upper(mounts, Path::new("/tmp/x")),
+            Some(PathBuf::from("/ram/up"))
+        );
         assert_eq!(overlay_upper(mounts, Path::new("/data/x")), None);
     }
 

@@ -3,7 +3,7 @@
 //! - [`local`] starts a satellite and nodes as processes; [`part`] is one such process; [`ground`] checks the disk first.
 //! - [`draw`] decides which pieces are damaged; [`damage`] does it; [`pieces`] learns where they are.
 //! - [`sample`] and [`counters`] measure; [`report`] says it.
-//! - [`demo`] puts it together.
+//! - [`demo`] puts it together, in a [`folder`] of its own, and a [`narrator`] says how far it is.
 //!
 //! The tests in `tests/it` use the same network.
 
@@ -12,8 +12,10 @@ pub mod counters;
 pub mod damage;
 pub mod demo;
 pub mod draw;
+pub mod folder;
 pub mod ground;
 pub mod local;
+pub mod narrator;
 pub mod part;
 pub mod pieces;
 pub mod random;

@@ -94,7 +94,8 @@ impl Network {
             plan.node_count
         );
         for folder in ["log", "work", "client"] {
-            fs::create_dir_all(plan.dir.join(folder)).context("cannot make the network's folder")?;
+            fs::create_dir_all(plan.dir.join(folder))
+                .context("cannot make the network's folder")?;
         }
         let port = free_port(plan.node_count)?;
         let satellite_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
@@ -191,7 +192,8 @@ impl Network {
     /// Ends a node process with kill -9.
     pub fn kill_process(&mut self, process: usize) -> Result<()> {
         if let Some(mut part) = self.processes[process].take() {
-            part.kill().with_context(|| format!("cannot kill {}", part.name()))?;
+            part.kill()
+                .with_context(|| format!("cannot kill {}", part.name()))?;
         }
         Ok(())
     }
@@ -218,8 +220,12 @@ impl Network {
         command.args(["--cores", "1"]);
         let name = format!("nodes-{process}");
         let log = self.plan.dir.join("log").join(format!("{name}.log"));
-        let started_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis().try_into()?;
-        let part = Part::start(&name, command, &log).with_context(|| format!("cannot start {name}"))?;
+        let started_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)?
+            .as_millis()
+            .try_into()?;
+        let part =
+            Part::start(&name, command, &log).with_context(|| format!("cannot start {name}"))?;
         self.processes[process] = Some(part);
         self.started_ms[process] = started_ms;
         Ok(())
@@ -233,17 +239,23 @@ impl Network {
     /// A command line of the client with this network's configuration.
     pub fn client_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.part_command("uplink");
-        command.args(arguments).env("STRAND_CONFIG_DIR", self.client_dir());
+        command
+            .args(arguments)
+            .env("STRAND_CONFIG_DIR", self.client_dir());
         command
     }
 
     /// Makes a project and returns the invitation that is printed once.
     pub fn create_project(&self, name: &str) -> Result<String> {
         let mut command = self.part_command("satellite");
-        command.args(["project", "create", name, "--json", "--dir"]).arg(self.satellite_dir());
+        command
+            .args(["project", "create", name, "--json", "--dir"])
+            .arg(self.satellite_dir());
         let finished = part::run("satellite project create", command)?;
         let json = json_output("satellite project create", &finished)?;
-        let invitation = json["invitation"].as_str().context("project create printed no invitation")?;
+        let invitation = json["invitation"]
+            .as_str()
+            .context("project create printed no invitation")?;
         Ok(invitation.to_owned())
     }
 
@@ -258,12 +270,22 @@ impl Network {
             }
             if started.elapsed() > READY_PATIENCE {
                 let mut logs = format!("log of the satellite:\n{}", self.satellite.log_tail());
-                let mut processes: Vec<usize> = waiting.iter().map(|&node| self.seats[node].process).collect();
+                let mut processes: Vec<usize> = waiting
+                    .iter()
+                    .map(|&node| self.seats[node].process)
+                    .collect();
                 processes.dedup();
-                for part in processes.into_iter().filter_map(|process| self.processes[process].as_ref()) {
+                for part in processes
+                    .into_iter()
+                    .filter_map(|process| self.processes[process].as_ref())
+                {
                     logs.push_str(&format!("\nlog of {}:\n{}", part.name(), part.log_tail()));
                 }
-                bail!("{} nodes were not reached within {} s\n{logs}", waiting.len(), READY_PATIENCE.as_secs());
+                bail!(
+                    "{} nodes were not reached within {} s\n{logs}",
+                    waiting.len(),
+                    READY_PATIENCE.as_secs()
+                );
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -275,18 +297,29 @@ impl Network {
         let mut asked = 0;
         loop {
             let answer = piecestore::admin::ask_status(&self.seats[node].dir)?;
-            let status: serde_json::Value = serde_json::from_str(&answer).context("a node's status is no JSON")?;
-            let Some(error) = status["error"].as_str() else { return Ok(status) };
+            let status: serde_json::Value =
+                serde_json::from_str(&answer).context("a node's status is no JSON")?;
+            let Some(error) = status["error"].as_str() else {
+                return Ok(status);
+            };
             asked += 1;
-            ensure!(asked < STATUS_TRIES, "node {node} cannot say how it is: {error}");
+            ensure!(
+                asked < STATUS_TRIES,
+                "node {node} cannot say how it is: {error}"
+            );
         }
     }
 
     /// Fails with the tail of its log if a process that should run has ended.
     pub fn check_alive(&mut self) -> Result<()> {
-        for part in std::iter::once(&mut self.satellite).chain(self.processes.iter_mut().flatten()) {
+        for part in std::iter::once(&mut self.satellite).chain(self.processes.iter_mut().flatten())
+        {
             if !part.is_running()? {
-                bail!("{}; its log ends:\n{}", how_it_ended(part)?, part.log_tail());
+                bail!(
+                    "{}; its log ends:\n{}",
+                    how_it_ended(part)?,
+                    part.log_tail()
+                );
             }
         }
         Ok(())
@@ -303,7 +336,11 @@ impl Network {
                 *slot = None;
             }
         }
-        ensure!(self.satellite.is_running()?, "{}", how_it_ended(&mut self.satellite)?);
+        ensure!(
+            self.satellite.is_running()?,
+            "{}",
+            how_it_ended(&mut self.satellite)?
+        );
         Ok(lines)
     }
 
@@ -322,9 +359,16 @@ impl Network {
     /// Nodes whose process runs and that the satellite has not heard of since, or could not reach.
     fn nodes_not_reached(&self) -> Result<Vec<usize>> {
         let mut command = self.part_command("satellite");
-        command.args(["node", "list", "--json", "--dir"]).arg(self.satellite_dir());
-        let list = json_output("satellite node list", &part::run("satellite node list", command)?)?;
-        let nodes = list["nodes"].as_array().context("node list printed no list")?;
+        command
+            .args(["node", "list", "--json", "--dir"])
+            .arg(self.satellite_dir());
+        let list = json_output(
+            "satellite node list",
+            &part::run("satellite node list", command)?,
+        )?;
+        let nodes = list["nodes"]
+            .as_array()
+            .context("node list printed no list")?;
         let last_contact_ms: HashMap<&str, u64> = nodes
             .iter()
             .filter(|node| node["reachable"] == true)
@@ -335,7 +379,9 @@ impl Network {
             contact_ms.is_some_and(|&contact_ms| contact_ms >= self.started_ms[seat.process])
         };
         let runs = |seat: &Seat| self.processes[seat.process].is_some();
-        Ok((0..self.seats.len()).filter(|&node| runs(&self.seats[node]) && !is_reached(&self.seats[node])).collect())
+        Ok((0..self.seats.len())
+            .filter(|&node| runs(&self.seats[node]) && !is_reached(&self.seats[node]))
+            .collect())
     }
 
     /// Waits until the satellite answers over its admin socket.
@@ -361,7 +407,11 @@ fn how_it_ended(part: &mut Part) -> Result<String> {
     let ended = part.wait()?;
     Ok(match (ended.code, ended.signal) {
         (Some(code), _) => format!("{} ended with exit code {code}", part.name()),
-        (None, signal) => format!("{} was ended by signal {}", part.name(), signal.unwrap_or(0)),
+        (None, signal) => format!(
+            "{} was ended by signal {}",
+            part.name(),
+            signal.unwrap_or(0)
+        ),
     })
 }
 
@@ -393,7 +443,10 @@ pub fn json_output(name: &str, finished: &Finished) -> Result<serde_json::Value>
     ensure!(
         finished.is_success(),
         "{name} failed ({}): {}",
-        finished.ended.code.map_or_else(|| "killed".to_owned(), |code| format!("exit code {code}")),
+        finished
+            .ended
+            .code
+            .map_or_else(|| "killed".to_owned(), |code| format!("exit code {code}")),
         finished.stderr.trim()
     );
     serde_json::from_slice(&finished.stdout).with_context(|| format!("{name} printed no JSON"))
@@ -413,7 +466,11 @@ fn free_port(node_count: usize) -> Result<u16> {
             return Ok(port);
         }
     }
-    bail!("no UDP port is free on 127.0.0.1 and on all of {} to {}", node_ip(0), node_ip(node_count - 1))
+    bail!(
+        "no UDP port is free on 127.0.0.1 and on all of {} to {}",
+        node_ip(0),
+        node_ip(node_count - 1)
+    )
 }
 
 fn setup_satellite(plan: &Plan, dir: &Path, address: SocketAddrV4) -> Result<NodeId> {
@@ -429,12 +486,20 @@ fn setup_satellite(plan: &Plan, dir: &Path, address: SocketAddrV4) -> Result<Nod
 
 fn start_satellite(plan: &Plan) -> Result<Part> {
     let mut command = part_command(&plan.program, "satellite");
-    command.arg("run").arg("--dir").arg(plan.dir.join("satellite"));
-    Part::start("satellite", command, &plan.dir.join("log/satellite.log")).context("cannot start the satellite")
+    command
+        .arg("run")
+        .arg("--dir")
+        .arg(plan.dir.join("satellite"));
+    Part::start("satellite", command, &plan.dir.join("log/satellite.log"))
+        .context("cannot start the satellite")
 }
 
 /// Sets all nodes up. What takes time is the disk, so a few wait for it at once.
-fn setup_nodes(plan: &Plan, satellite: NodeId, satellite_address: SocketAddrV4) -> Result<Vec<Seat>> {
+fn setup_nodes(
+    plan: &Plan,
+    satellite: NodeId,
+    satellite_address: SocketAddrV4,
+) -> Result<Vec<Seat>> {
     let satellite: SatelliteAddress = format!("{satellite}@{satellite_address}").parse()?;
     let capacity: Capacity = plan.capacity.parse()?;
     let process_count = process_count(plan.node_count);
@@ -447,9 +512,15 @@ fn setup_nodes(plan: &Plan, satellite: NodeId, satellite_address: SocketAddrV4) 
             listen: address.into(),
             advertise: Some(address.to_string().parse()?),
         };
-        let config = Directory::set_up(&dir, choices).with_context(|| format!("setup of node {number}"))?;
+        let config =
+            Directory::set_up(&dir, choices).with_context(|| format!("setup of node {number}"))?;
         let process = number * process_count / plan.node_count;
-        Ok(Seat { node_id: config.node_id, dir, address, process })
+        Ok(Seat {
+            node_id: config.node_id,
+            dir,
+            address,
+            process,
+        })
     };
     let numbers: Vec<usize> = (0..plan.node_count).collect();
     let per_thread = plan.node_count.div_ceil(SETUPS_AT_ONCE);
@@ -460,8 +531,9 @@ fn setup_nodes(plan: &Plan, satellite: NodeId, satellite_address: SocketAddrV4) 
             .collect();
         let mut seats = Vec::with_capacity(plan.node_count);
         for worker in workers {
-            let of_worker: Result<Vec<Seat>> =
-                worker.join().unwrap_or_else(|_| bail!("a setup thread panicked"));
+            let of_worker: Result<Vec<Seat>> = worker
+                .join()
+                .unwrap_or_else(|_| bail!("a setup thread panicked"));
             seats.extend(of_worker?);
         }
         Ok(seats)
@@ -490,7 +562,12 @@ mod tests {
     fn a_hundred_and_ten_nodes_are_five_processes_of_22() {
         assert_eq!(process_count(110), 5);
         for process in 0..5 {
-            assert_eq!((0..110).filter(|number| number * 5 / 110 == process).count(), 22);
+            assert_eq!(
+                (0..110)
+                    .filter(|number| number * 5 / 110 == process)
+                    .count(),
+                22
+            );
         }
         assert_eq!(process_count(3), 3);
     }

@@ -54,7 +54,9 @@ fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
             std::process::exit(uplink::cli_main(named))
         }
         _ => {
-            eprintln!("strand-perf: there is no part `{name}`; there are piecestore, satellite and uplink");
+            eprintln!(
+                "strand-perf: there is no part `{name}`; there are piecestore, satellite and uplink"
+            );
             ExitCode::from(2)
         }
     }
@@ -68,7 +70,15 @@ fn run_demo(options: &demo::Options) -> ExitCode {
         Ok(Verdict::Verified) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::FAILURE,
         Err(error) => {
-            println!("FAILED: {error:#}");
+            let reason = format!("{error:#}");
+            if options.json {
+                println!(
+                    "{}",
+                    serde_json::json!({ "verified": false, "reason": reason })
+                );
+            } else {
+                println!("FAILED: {reason}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -56,9 +56,17 @@ impl Part {
     /// Starts `command` with both outputs appended to `log`.
     pub fn start(name: &str, mut command: Command, log: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(log)?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
         let child = spawn_bound(&mut command)?;
-        Ok(Self { name: name.to_owned(), pid: child.id(), log: log.to_owned(), ended: None })
+        Ok(Self {
+            name: name.to_owned(),
+            pid: child.id(),
+            log: log.to_owned(),
+            ended: None,
+        })
     }
 
     /// Its process id.
@@ -164,7 +172,12 @@ impl Running {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
         let mut child = spawn_bound(&mut command)?;
-        let part = Part { name: name.to_owned(), pid: child.id(), log: PathBuf::new(), ended: None };
+        let part = Part {
+            name: name.to_owned(),
+            pid: child.id(),
+            log: PathBuf::new(),
+            ended: None,
+        };
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(io::Error::other("a child has no pipes"));
         };
@@ -186,11 +199,18 @@ impl Running {
         let ended = self.part.wait()?;
         let seconds = self.started.elapsed().as_secs_f64();
         let joined = |thread: std::thread::JoinHandle<io::Result<Vec<u8>>>| {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("a reader thread panicked")))
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a reader thread panicked")))
         };
         let stdout = joined(self.stdout)?;
         let stderr = String::from_utf8_lossy(&joined(self.stderr)?).into_owned();
-        Ok(Finished { ended, seconds, stdout, stderr })
+        Ok(Finished {
+            ended,
+            seconds,
+            stdout,
+            stderr,
+        })
     }
 }
 
@@ -262,7 +282,10 @@ fn wait_for(pid: u32, options: i32) -> io::Result<Option<Ended>> {
             return Err(error);
         }
     }
-    RUNNING.lock().expect("no holder panics").retain(|&running| running != pid);
+    RUNNING
+        .lock()
+        .expect("no holder panics")
+        .retain(|&running| running != pid);
     // SAFETY: the call succeeded and has filled the structure, which was zeroed before.
     let usage = unsafe { usage.assume_init() };
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
@@ -290,7 +313,11 @@ fn tail(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(if text.trim().is_empty() { "(its log is empty)".to_owned() } else { text.trim_end().to_owned() })
+    Ok(if text.trim().is_empty() {
+        "(its log is empty)".to_owned()
+    } else {
+        text.trim_end().to_owned()
+    })
 }
 
 #[cfg(test)]

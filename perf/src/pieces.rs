@@ -83,8 +83,15 @@ impl Prober {
     pub async fn dial(network: &Network, macaroon: &[u8]) -> Result<Self> {
         let dialer = Dialer::new(Identity::generate())?;
         let address = network.satellite_address().to_string();
-        let satellite = dialer.dial(network.satellite_id(), &address, SATELLITE_ALPN).await?;
-        Ok(Self { dialer, satellite, macaroon: macaroon.to_vec(), keys: network.satellite_keys()? })
+        let satellite = dialer
+            .dial(network.satellite_id(), &address, SATELLITE_ALPN)
+            .await?;
+        Ok(Self {
+            dialer,
+            satellite,
+            macaroon: macaroon.to_vec(),
+            keys: network.satellite_keys()?,
+        })
     }
 
     /// Says goodbye to everyone.
@@ -132,7 +139,10 @@ impl Prober {
     pub async fn read_all_pieces(&self, segment: &CommittedSegment) -> Result<()> {
         for piece in &segment.pieces {
             self.read_piece(segment, piece).await.with_context(|| {
-                format!("piece {} of segment {:x} at {}", piece.index, segment.position, piece.address)
+                format!(
+                    "piece {} of segment {:x} at {}",
+                    piece.index, segment.position, piece.address
+                )
             })?;
         }
         Ok(())
@@ -152,9 +162,16 @@ impl Prober {
         };
         let limit = Limit::mint(&fields, piece.project, &self.keys);
         let verb = node_request::Verb::Delete(pb::DeleteRequest { limit });
-        let node = self.dialer.dial(piece.node_id, &piece.address, NODE_ALPN).await?;
+        let node = self
+            .dialer
+            .dial(piece.node_id, &piece.address, NODE_ALPN)
+            .await?;
         let response: pb::NodeResponse = node
-            .call(&pb::NodeRequest { verb: Some(verb) }, NODE_FRAME_BYTES_MAX, ANSWER_PATIENCE)
+            .call(
+                &pb::NodeRequest { verb: Some(verb) },
+                NODE_FRAME_BYTES_MAX,
+                ANSWER_PATIENCE,
+            )
             .await
             .with_context(|| format!("cannot delete a piece at {}", piece.address))?;
         match response.answer {
@@ -163,8 +180,14 @@ impl Prober {
         }
     }
 
-    fn committed_segment(&self, segment: &pb::Segment, limits: pb::PieceLimits) -> Result<CommittedSegment> {
-        let scheme = segment.scheme.context("a segment with pieces has no scheme")?;
+    fn committed_segment(
+        &self,
+        segment: &pb::Segment,
+        limits: pb::PieceLimits,
+    ) -> Result<CommittedSegment> {
+        let scheme = segment
+            .scheme
+            .context("a segment with pieces has no scheme")?;
         ensure!(
             limits.limits.len() == segment.piece_count as usize,
             "{} limits for {} pieces",
@@ -175,7 +198,11 @@ impl Prober {
             .limits
             .into_iter()
             .map(|limit| {
-                let node_id: [u8; 32] = limit.node_id.as_slice().try_into().context("a node id of another length")?;
+                let node_id: [u8; 32] = limit
+                    .node_id
+                    .as_slice()
+                    .try_into()
+                    .context("a node id of another length")?;
                 let node_id = NodeId::from(node_id);
                 let unverified = Limit::parse(&limit.limit).context("a limit does not parse")?;
                 let key = self.keys.limit_key(&node_id, unverified.epoch());
@@ -196,47 +223,86 @@ impl Prober {
             position: segment.position,
             required: u8::try_from(scheme.required)?,
             total: u8::try_from(scheme.total)?,
-            scheme: format!("{}/{}/{}/{}", scheme.required, scheme.repair, scheme.optimal, scheme.total),
+            scheme: format!(
+                "{}/{}/{}/{}",
+                scheme.required, scheme.repair, scheme.optimal, scheme.total
+            ),
             sealed_len: segment.sealed_len,
-            commitment: segment.commitment.as_slice().try_into().context("a commitment of another length")?,
+            commitment: segment
+                .commitment
+                .as_slice()
+                .try_into()
+                .context("a commitment of another length")?,
             pieces,
         })
     }
 
     async fn read_piece(&self, segment: &CommittedSegment, piece: &CommittedPiece) -> Result<()> {
-        let node = self.dialer.dial(piece.node_id, &piece.address, NODE_ALPN).await?;
+        let node = self
+            .dialer
+            .dial(piece.node_id, &piece.address, NODE_ALPN)
+            .await?;
         let read = tokio::time::timeout(ANSWER_PATIENCE, check_piece(&node, segment, piece)).await;
         read.context("the node took too long")?
     }
 
     async fn ask(&self, verb: Verb) -> Result<Answer> {
-        let request = pb::SatelliteRequest { macaroon: self.macaroon.clone(), verb: Some(verb) };
-        let response: pb::SatelliteResponse =
-            self.satellite.call(&request, SATELLITE_FRAME_BYTES_MAX, ANSWER_PATIENCE).await?;
+        let request = pb::SatelliteRequest {
+            macaroon: self.macaroon.clone(),
+            verb: Some(verb),
+        };
+        let response: pb::SatelliteResponse = self
+            .satellite
+            .call(&request, SATELLITE_FRAME_BYTES_MAX, ANSWER_PATIENCE)
+            .await?;
         response.answer.context("the satellite answered nothing")
     }
 }
 
 /// A whole-piece get: header, share hashes, body; docs/wire.md section 2.
-async fn check_piece(node: &Connection, segment: &CommittedSegment, piece: &CommittedPiece) -> Result<()> {
+async fn check_piece(
+    node: &Connection,
+    segment: &CommittedSegment,
+    piece: &CommittedPiece,
+) -> Result<()> {
     use strand_protocol::pb::{node_request, node_response};
     let shape = Shape::new(segment.required, segment.total, segment.sealed_len)?;
     let mut exchange = node.open().await?;
-    let get = pb::GetRequest { limit: piece.limit_bytes.clone(), first_leaf: 0, leaf_count: 0 };
-    let request = pb::NodeRequest { verb: Some(node_request::Verb::Get(get)) };
+    let get = pb::GetRequest {
+        limit: piece.limit_bytes.clone(),
+        first_leaf: 0,
+        leaf_count: 0,
+    };
+    let request = pb::NodeRequest {
+        verb: Some(node_request::Verb::Get(get)),
+    };
     exchange.send.frame(&request).await?;
     exchange.send.finish();
     let response: pb::NodeResponse = exchange.recv.answer(NODE_FRAME_BYTES_MAX).await?;
     let Some(node_response::Answer::Get(header)) = response.answer else {
         bail!("the node answered get with something else");
     };
-    let root: [u8; 32] = header.root.as_slice().try_into().context("a root of another length")?;
+    let root: [u8; 32] = header
+        .root
+        .as_slice()
+        .try_into()
+        .context("a root of another length")?;
     let (path, rest) = header.path.as_chunks::<32>();
     ensure!(rest.is_empty(), "a path of another length");
     let commitment = commitment_of_path(&shape, piece.index, &root, path)?;
-    ensure!(commitment == segment.commitment, "root and path lead to another commitment");
+    ensure!(
+        commitment == segment.commitment,
+        "root and path lead to another commitment"
+    );
 
-    let mut hashes = vec![[0; 32]; if shape.share_count() > 1 { shape.share_count() as usize } else { 0 }];
+    let mut hashes = vec![
+        [0; 32];
+        if shape.share_count() > 1 {
+            shape.share_count() as usize
+        } else {
+            0
+        }
+    ];
     exchange.recv.read_exact(hashes.as_flattened_mut()).await?;
     if !hashes.is_empty() {
         let hashed = strand_codec::root_of_share_hashes(shape.piece_len(), &hashes)?;
@@ -246,7 +312,10 @@ async fn check_piece(node: &Connection, segment: &CommittedSegment, piece: &Comm
         let mut bytes = vec![0; shape.share_len(share)];
         exchange.recv.read_exact(&mut bytes).await?;
         let expected = hashes.get(share as usize).unwrap_or(&root);
-        ensure!(share_hash(shape.piece_len(), share, &bytes) == *expected, "share {share} is not what was stored");
+        ensure!(
+            share_hash(shape.piece_len(), share, &bytes) == *expected,
+            "share {share} is not what was stored"
+        );
     }
     Ok(())
 }

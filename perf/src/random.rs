@@ -13,16 +13,21 @@ impl Random {
     /// Numbers for `purpose`: different purposes of one seed are unrelated.
     pub fn new(seed: u64, purpose: &str) -> Self {
         // FNV-1a over the purpose, then one step to spread it.
-        let mixed = purpose.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let mixed = purpose
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
         let mut random = Self(mixed);
         random.0 = random.next().wrapping_add(seed);
         random
     }
 
     /// The next number.
-    #[expect(clippy::should_implement_trait, reason = "a generator that never ends needs no Option")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a generator that never ends needs no Option"
+    )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -61,13 +66,19 @@ pub struct RandomBytes {
 impl RandomBytes {
     /// The content that `seed` stands for. A shorter file is a prefix of a longer one.
     pub fn new(seed: u64, len: u64) -> Self {
-        Self { random: Random::new(seed, "content"), remaining: len, word: [0; 8], word_used: 8 }
+        Self {
+            random: Random::new(seed, "content"),
+            remaining: len,
+            word: [0; 8],
+            word_used: 8,
+        }
     }
 }
 
 impl Read for RandomBytes {
     fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
-        let len = usize::try_from(self.remaining).map_or(target.len(), |left| left.min(target.len()));
+        let len =
+            usize::try_from(self.remaining).map_or(target.len(), |left| left.min(target.len()));
         let (head, tail) = {
             let target = &mut target[..len];
             let split = (8 - self.word_used).min(target.len());
@@ -132,7 +143,10 @@ mod tests {
         for _ in 0..7_000 {
             seen[random.below(7)] += 1;
         }
-        assert!(seen.iter().all(|&count| (800..1_200).contains(&count)), "{seen:?}");
+        assert!(
+            seen.iter().all(|&count| (800..1_200).contains(&count)),
+            "{seen:?}"
+        );
     }
 
     #[test]

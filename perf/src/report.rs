@@ -25,7 +25,11 @@ pub struct Phase {
 impl Phase {
     /// User bytes per second.
     pub fn bytes_per_second(&self, bytes: u64) -> f64 {
-        if self.seconds > 0.0 { bytes as f64 / self.seconds } else { 0.0 }
+        if self.seconds > 0.0 {
+            bytes as f64 / self.seconds
+        } else {
+            0.0
+        }
     }
 }
 
@@ -161,12 +165,17 @@ impl Report {
 
     /// The client's largest resident memory over all transfers.
     pub fn client_peak_rss_bytes(&self) -> u64 {
-        [self.up, self.down, self.damaged].iter().map(|phase| phase.client_peak_rss_bytes).max().unwrap_or(0)
+        [self.up, self.down, self.damaged]
+            .iter()
+            .map(|phase| phase.client_peak_rss_bytes)
+            .max()
+            .unwrap_or(0)
     }
 
     /// One JSON object.
     pub fn to_json(&self) -> serde_json::Value {
-        let per_gb = |cpu_seconds: f64| (self.bytes > 0).then(|| cpu_seconds * 1e9 / self.bytes as f64);
+        let per_gb =
+            |cpu_seconds: f64| (self.bytes > 0).then(|| cpu_seconds * 1e9 / self.bytes as f64);
         let json = Json {
             verified: self.verified,
             size_bytes: self.bytes,
@@ -208,6 +217,24 @@ impl Report {
         serde_json::to_value(json).expect("numbers and strings have a JSON form")
     }
 
+    /// The last line of a demo that went well.
+    pub fn verdict(&self) -> String {
+        let size = human_bytes(self.bytes);
+        if self.coded_segments == 0 {
+            return format!("VERIFIED: {size} came back byte for byte");
+        }
+        let DamagedPieces {
+            stopped,
+            deleted,
+            altered,
+        } = self.damaged_pieces;
+        format!(
+            "VERIFIED: {size} came back byte for byte, healthy and with {} of {} pieces gone",
+            stopped + deleted + altered,
+            self.pieces
+        )
+    }
+
     /// Two short tables: the transfers, then what was stored and damaged.
     pub fn to_table(&self) -> String {
         let mut transfers = Table::new();
@@ -220,14 +247,26 @@ impl Report {
             transfers.add_row(cells);
         };
         let per_gb = |cpu_seconds: f64| {
-            if self.bytes == 0 { "-".to_owned() } else { format!("{:.2}", cpu_seconds * 1e9 / self.bytes as f64) }
+            if self.bytes == 0 {
+                "-".to_owned()
+            } else {
+                format!("{:.2}", cpu_seconds * 1e9 / self.bytes as f64)
+            }
         };
         row("seconds", &|phase| format!("{:.2}", phase.seconds));
-        row("MB/s", &|phase| format!("{:.1}", phase.bytes_per_second(self.bytes) / 1e6));
-        row("CPU-s/GB, client", &|phase| per_gb(phase.client_cpu_seconds));
+        row("MB/s", &|phase| {
+            format!("{:.1}", phase.bytes_per_second(self.bytes) / 1e6)
+        });
+        row("CPU-s/GB, client", &|phase| {
+            per_gb(phase.client_cpu_seconds)
+        });
         row("CPU-s/GB, nodes", &|phase| per_gb(phase.node_cpu_seconds));
-        row("CPU-s/GB, whole machine", &|phase| per_gb(phase.machine_cpu_seconds));
-        row("peak memory, client", &|phase| human_bytes(phase.client_peak_rss_bytes));
+        row("CPU-s/GB, whole machine", &|phase| {
+            per_gb(phase.machine_cpu_seconds)
+        });
+        row("peak memory, client", &|phase| {
+            human_bytes(phase.client_peak_rss_bytes)
+        });
         for column in 1..=3 {
             if let Some(column) = transfers.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
@@ -263,7 +302,11 @@ impl Report {
                 ),
             ));
         }
-        facts.push(("expansion", self.expansion().map_or_else(|| "-".to_owned(), |x| format!("{x:.3}"))));
+        facts.push((
+            "expansion",
+            self.expansion()
+                .map_or_else(|| "-".to_owned(), |x| format!("{x:.3}")),
+        ));
         facts.push(("disk used by nodes", human_bytes(self.disk_bytes_used)));
         facts.push((
             "peak memory, nodes",
@@ -273,9 +316,16 @@ impl Report {
                 human_bytes(self.node_process_peak_rss_anon_bytes)
             ),
         ));
-        facts.push(("peak memory, satellite", human_bytes(self.satellite_peak_rss_bytes)));
+        facts.push((
+            "peak memory, satellite",
+            human_bytes(self.satellite_peak_rss_bytes),
+        ));
         if self.coded_segments > 0 {
-            let DamagedPieces { stopped, deleted, altered } = self.damaged_pieces;
+            let DamagedPieces {
+                stopped,
+                deleted,
+                altered,
+            } = self.damaged_pieces;
             facts.push((
                 "damage",
                 format!(
@@ -285,8 +335,14 @@ impl Report {
                     self.seed
                 ),
             ));
-            facts.push(("data pieces lost", format!("{} (least over segments)", self.data_pieces_lost)));
-            facts.push(("liars named", format!("{} (least over segments)", self.liars_named)));
+            facts.push((
+                "data pieces lost",
+                format!("{} (least over segments)", self.data_pieces_lost),
+            ));
+            facts.push((
+                "liars named",
+                format!("{} (least over segments)", self.liars_named),
+            ));
         } else {
             facts.push(("seed", self.seed.to_string()));
         }
@@ -361,11 +417,18 @@ mod tests {
             disk_bytes_used: 1 << 30,
             up: phase,
             down: phase,
-            damaged: Phase { client_peak_rss_bytes: 300 << 20, ..phase },
+            damaged: Phase {
+                client_peak_rss_bytes: 300 << 20,
+                ..phase
+            },
             node_peak_rss_anon_bytes: 500 << 20,
             node_process_peak_rss_anon_bytes: 110 << 20,
             satellite_peak_rss_bytes: 30 << 20,
-            damaged_pieces: DamagedPieces { stopped: 16, deleted: 17, altered: 18 },
+            damaged_pieces: DamagedPieces {
+                stopped: 16,
+                deleted: 17,
+                altered: 18,
+            },
             data_pieces_lost: 17,
             liars_named: 18,
             replaced: 51,
@@ -393,12 +456,16 @@ mod tests {
         assert!(json["client_cpu_s_per_gb_up"].is_null());
         assert_eq!(json["upload_bytes_per_s"], 0.0);
         assert!(report.to_table().contains("inline, nothing to damage"));
+        assert_eq!(report.verdict(), "VERIFIED: 0 B came back byte for byte");
     }
 
     #[test]
     fn the_table_names_what_was_damaged() {
         let table = report(1_000_000).to_table();
-        assert!(table.contains("51 of 80 pieces: 16 stopped, 17 deleted, 18 altered (seed 7)"), "{table}");
+        assert!(
+            table.contains("51 of 80 pieces: 16 stopped, 17 deleted, 18 altered (seed 7)"),
+            "{table}"
+        );
         assert!(!table.contains("inline"), "{table}");
     }
 }

@@ -32,7 +32,9 @@ pub struct Place {
 /// Finds the records that count for `piece_ids` in a node's folder of blobs: of several, the one with the highest sequence.
 pub fn find_records(blobs: &Path, piece_ids: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Place>> {
     let mut found: HashMap<[u8; 32], Place> = HashMap::new();
-    for entry in std::fs::read_dir(blobs).with_context(|| format!("cannot list {}", blobs.display()))? {
+    for entry in
+        std::fs::read_dir(blobs).with_context(|| format!("cannot list {}", blobs.display()))?
+    {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != "blob") {
             continue;
@@ -41,9 +43,21 @@ pub fn find_records(blobs: &Path, piece_ids: &[[u8; 32]]) -> Result<HashMap<[u8;
         let len = file.metadata()?.len();
         let records = inspect::records_with(len, |offset, bytes| file.read_exact_at(bytes, offset))
             .with_context(|| format!("cannot read {}", path.display()))?;
-        for record in records.into_iter().filter(|record| piece_ids.contains(&record.id)) {
-            if found.get(&record.id).is_none_or(|known| known.record.sequence < record.sequence) {
-                found.insert(record.id, Place { path: path.clone(), record });
+        for record in records
+            .into_iter()
+            .filter(|record| piece_ids.contains(&record.id))
+        {
+            if found
+                .get(&record.id)
+                .is_none_or(|known| known.record.sequence < record.sequence)
+            {
+                found.insert(
+                    record.id,
+                    Place {
+                        path: path.clone(),
+                        record,
+                    },
+                );
             }
         }
     }
@@ -54,13 +68,19 @@ pub fn find_records(blobs: &Path, piece_ids: &[[u8; 32]]) -> Result<HashMap<[u8;
 /// Changes every share of the piece, and its checksums; durable, and out of the page cache, on return.
 pub fn alter(place: &Place, random: &mut Random) -> Result<()> {
     let record = &place.record;
-    let file = OpenOptions::new().read(true).write(true).open(&place.path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&place.path)?;
     let range = record.body_and_trailer();
     let mut bytes = vec![0; usize::try_from(range.end - range.start)?];
     file.read_exact_at(&mut bytes, range.start)?;
     let stored = bytes.clone();
     inspect::danger_recompute_checksums(record, &mut bytes);
-    ensure!(bytes == stored, "the checksums were wrong before anything was altered");
+    ensure!(
+        bytes == stored,
+        "the checksums were wrong before anything was altered"
+    );
     for share in 0..record.share_count() {
         let share = record.share_range(share);
         let start = usize::try_from(share.start - range.start)?;
@@ -79,5 +99,9 @@ pub fn alter(place: &Place, random: &mut Random) -> Result<()> {
 fn drop_from_cache(file: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `file` lives, and the call touches no memory of ours.
     let code = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(code))
+    }
 }

@@ -70,7 +70,10 @@ pub struct Sampler {
 impl Sampler {
     /// Starts to sample. Processes that end are skipped from then on.
     pub fn start(node_pids: Vec<u32>, satellite_pid: u32) -> Self {
-        let shared = Arc::new(Shared { node_pids: Mutex::new(node_pids), ..Shared::default() });
+        let shared = Arc::new(Shared {
+            node_pids: Mutex::new(node_pids),
+            ..Shared::default()
+        });
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);
             move || {
@@ -80,12 +83,19 @@ impl Sampler {
                 }
             }
         });
-        Self { shared, thread: Some(thread) }
+        Self {
+            shared,
+            thread: Some(thread),
+        }
     }
 
     /// Replaces the node processes that are looked at.
     pub fn set_node_pids(&self, pids: Vec<u32>) {
-        *self.shared.node_pids.lock().expect("the sampler does not panic") = pids;
+        *self
+            .shared
+            .node_pids
+            .lock()
+            .expect("the sampler does not panic") = pids;
     }
 
     /// What was seen since the start.
@@ -140,14 +150,22 @@ fn parse_status_kb(status: &str, name: &str) -> Option<u64> {
 /// user nice system idle iowait irq softirq steal; guest times are inside user and nice.
 fn parse_machine_busy(stat: &str) -> Option<f64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let fields: Vec<u64> =
-        line.split_ascii_whitespace().take(8).map(|field| field.parse().ok()).collect::<Option<_>>()?;
-    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = fields[..] else { return None };
+    let fields: Vec<u64> = line
+        .split_ascii_whitespace()
+        .take(8)
+        .map(|field| field.parse().ok())
+        .collect::<Option<_>>()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = fields[..] else {
+        return None;
+    };
     Some((user + nice + system + irq + softirq + steal) as f64 * TICK_SECONDS)
 }
 
 fn malformed(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{what} has another form than expected"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{what} has another form than expected"),
+    )
 }
 
 #[cfg(test)]
@@ -191,6 +209,9 @@ mod tests {
         }
         let peaks = sampler.peaks();
         assert!(peaks.nodes_rss_anon_bytes > 0);
-        assert_eq!(peaks.nodes_rss_anon_bytes, peaks.node_process_rss_anon_bytes);
+        assert_eq!(
+            peaks.nodes_rss_anon_bytes,
+            peaks.node_process_rss_anon_bytes
+        );
     }
 }

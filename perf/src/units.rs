@@ -98,10 +98,18 @@ mod tests {
     #[test]
     fn what_is_not_a_size_is_refused() {
         for bad in ["", "MiB", "-1", "1 mib", "1.MB", ".5MB", "1.2.3MB", "0x10"] {
-            assert_eq!(parse_size(bad), Err(SizeError::NotASize(bad.into())), "{bad}");
+            assert_eq!(
+                parse_size(bad),
+                Err(SizeError::NotASize(bad.into())),
+                "{bad}"
+            );
         }
         for large in ["18446744073709551616", "16777216TiB", "99999999.5TB"] {
-            assert_eq!(parse_size(large), Err(SizeError::TooLarge(large.into())), "{large}");
+            assert_eq!(
+                parse_size(large),
+                Err(SizeError::TooLarge(large.into())),
+                "{large}"
+            );
         }
     }
 

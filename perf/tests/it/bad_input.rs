@@ -29,8 +29,20 @@ struct Case<'a> {
     exit: i32,
 }
 
-fn row<'a>(name: &'a str, command: Vec<&'a str>, passphrase: &'a str, message: String, exit: i32) -> Case<'a> {
-    Case { name, command, passphrase, message, exit }
+fn row<'a>(
+    name: &'a str,
+    command: Vec<&'a str>,
+    passphrase: &'a str,
+    message: String,
+    exit: i32,
+) -> Case<'a> {
+    Case {
+        name,
+        command,
+        passphrase,
+        message,
+        exit,
+    }
 }
 
 #[test]
@@ -67,9 +79,12 @@ fn check_table(test: &TestNetwork, file: &Path) {
     let small = format!("st://{BUCKET}/small");
     let missing = format!("st://{BUCKET}/missing");
 
-    let weak = |how: &str| format!("uplink: the passphrase is {how}; choose at least 8 characters, not all alike\n");
+    let weak = |how: &str| {
+        format!("uplink: the passphrase is {how}; choose at least 8 characters, not all alike\n")
+    };
     let too_long = |shown: &str, rule: &str| format!("uplink: '{shown}' cannot be used: {rule}\n");
-    let foreign_message = "uplink: the satellite refused GetBucket: macaroon is not genuine (DENIED)\n".to_owned();
+    let foreign_message =
+        "uplink: the satellite refused GetBucket: macaroon is not genuine (DENIED)\n".to_owned();
     let too_deep = too_long(
         &format!("{}... (421 bytes)", &deep_key[..80]),
         "object key of 421 bytes takes 4009 bytes encrypted and is too long: at most 1280 bytes, and at most 4000 bytes \
@@ -154,13 +169,27 @@ fn check_table(test: &TestNetwork, file: &Path) {
         command.env("STRAND_PASSPHRASE", case.passphrase);
         let finished = within_patience(case.name, || part::run("uplink", command).unwrap());
         check_said(case.name, &finished, &case.message, case.exit);
-        assert!(finished.stdout.is_empty(), "{}: something on standard output", case.name);
-        assert!(!Path::new(target).exists(), "{}: a file appeared", case.name);
+        assert!(
+            finished.stdout.is_empty(),
+            "{}: something on standard output",
+            case.name
+        );
+        assert!(
+            !Path::new(target).exists(),
+            "{}: a file appeared",
+            case.name
+        );
     }
     // None of them left an access, a bucket or an object behind.
     let accesses = String::from_utf8(test.client_ok(&["access", "list"])).unwrap();
     assert_eq!(accesses, "* default\n  foreign\n");
-    assert_eq!(test.client_ok(&["ls"]).split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(), 1);
+    assert_eq!(
+        test.client_ok(&["ls"])
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .count(),
+        1
+    );
     assert_eq!(keys(test), ["small"]);
 }
 
@@ -168,7 +197,14 @@ fn check_table(test: &TestNetwork, file: &Path) {
 /// mount.
 fn check_full_disk(test: &TestNetwork, object: &str) {
     let mut command = test.client(&["cp", object, "-"]);
-    command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap()).stderr(Stdio::piped());
+    command
+        .stdout(
+            fs::OpenOptions::new()
+                .write(true)
+                .open("/dev/full")
+                .unwrap(),
+        )
+        .stderr(Stdio::piped());
     let output = within_patience("full pipe", || command.output().unwrap());
     assert_eq!(output.status.code(), Some(7));
     assert_eq!(
@@ -177,35 +213,60 @@ fn check_full_disk(test: &TestNetwork, object: &str) {
     );
 
     let Some(mounted) = SmallDisk::mount(&test.dir().join("small-disk")) else {
-        eprintln!("full disk: only /dev/full was tried, because mounting a small file system takes root");
+        eprintln!(
+            "full disk: only /dev/full was tried, because mounting a small file system takes root"
+        );
         return;
     };
     let target = mounted.path.join("target");
-    let finished =
-        within_patience("full disk", || test.client_run(&["cp", object, target.to_str().unwrap()]));
-    let message = format!("uplink: cannot write {}: No space left on device (os error 28)\n", target.display());
+    let finished = within_patience("full disk", || {
+        test.client_run(&["cp", object, target.to_str().unwrap()])
+    });
+    let message = format!(
+        "uplink: cannot write {}: No space left on device (os error 28)\n",
+        target.display()
+    );
     check_said("full disk", &finished, &message, 7);
-    assert_eq!(fs::read_dir(&mounted.path).unwrap().count(), 0, "something was left on the full disk");
+    assert_eq!(
+        fs::read_dir(&mounted.path).unwrap().count(),
+        0,
+        "something was left on the full disk"
+    );
 }
 
 /// Ctrl-C in the middle of an upload.
 fn check_interrupted_upload(test: &TestNetwork, big: &Path) {
     let place = format!("st://{BUCKET}/interrupted");
-    let mut upload =
-        Running::start("uplink cp", test.client(&["--quiet", "cp", big.to_str().unwrap(), &place])).unwrap();
+    let mut upload = Running::start(
+        "uplink cp",
+        test.client(&["--quiet", "cp", big.to_str().unwrap(), &place]),
+    )
+    .unwrap();
     test.wait_for_writes(8 << 20);
     upload.part().signal(libc::SIGINT).unwrap();
     let finished = within_patience("interrupted upload", || upload.finish().unwrap());
-    check_said("interrupted upload", &finished, "uplink: interrupted; nothing was stored\n", 130);
+    check_said(
+        "interrupted upload",
+        &finished,
+        "uplink: interrupted; nothing was stored\n",
+        130,
+    );
     assert_eq!(keys(test), ["small"]);
 }
 
 /// Two uploads of one key at once: both succeed, and what is there afterwards is the whole of one of them.
 fn check_two_uploads_of_one_key(test: &TestNetwork) {
-    let files = [test.file("left", 31, 5_000_000), test.file("right", 32, 4_000_000)];
+    let files = [
+        test.file("left", 31, 5_000_000),
+        test.file("right", 32, 4_000_000),
+    ];
     let place = format!("st://{BUCKET}/both");
     let uploads = files.each_ref().map(|file| {
-        Running::start("uplink cp", test.client(&["--quiet", "cp", file.to_str().unwrap(), &place])).unwrap()
+        Running::start(
+            "uplink cp",
+            test.client(&["--quiet", "cp", file.to_str().unwrap(), &place]),
+        )
+        .unwrap()
     });
     for upload in uploads {
         let finished = within_patience("two uploads", || upload.finish().unwrap());
@@ -214,7 +275,9 @@ fn check_two_uploads_of_one_key(test: &TestNetwork) {
     assert_eq!(keys(test), ["both", "small"]);
     let target = test.network.work_dir().join("target");
     test.client_ok(&["--quiet", "cp", &place, target.to_str().unwrap()]);
-    let is_one = files.iter().any(|file| first_difference(file, &target).unwrap().is_none());
+    let is_one = files
+        .iter()
+        .any(|file| first_difference(file, &target).unwrap().is_none());
     assert!(is_one, "what came back is neither of the two files");
     fs::remove_file(target).unwrap();
     test.client_ok(&["rm", &place]);
@@ -229,12 +292,17 @@ fn check_directory_of_another_node(test: &mut TestNetwork) {
     fs::write(&key, fs::read(other.dir.join("identity.key")).unwrap()).unwrap();
     let mut command = test.network.part_command("piecestore");
     command.arg("run").arg("--dir").arg(&this.dir);
-    let finished = within_patience("directory of another node", || part::run("piecestore", command).unwrap());
+    let finished = within_patience("directory of another node", || {
+        part::run("piecestore", command).unwrap()
+    });
     let message = OTHER_IDENTITY
         .replace("DIR", this.dir.to_str().unwrap())
         .replace("FOUND", &other.node_id.to_string())
         .replace("EXPECTED", &this.node_id.to_string());
-    assert_eq!((finished.ended.code, finished.stderr.as_str()), (Some(1), message.as_str()));
+    assert_eq!(
+        (finished.ended.code, finished.stderr.as_str()),
+        (Some(1), message.as_str())
+    );
     assert!(test.network.node_status(0).is_err(), "the node answers");
     fs::write(&key, own).unwrap();
     test.network.start_process(0).unwrap();
@@ -283,7 +351,11 @@ const SATELLITE_DOWN: &str = "uplink: cannot reach the satellite at ADDRESS: no 
 
 fn check_said(name: &str, finished: &Finished, message: &str, exit: i32) {
     let said = without_names(&finished.stderr);
-    assert_eq!((said.as_str(), finished.ended.code), (message, Some(exit)), "{name}");
+    assert_eq!(
+        (said.as_str(), finished.ended.code),
+        (message, Some(exit)),
+        "{name}"
+    );
 }
 
 /// Node ids and addresses replaced by what they are.
@@ -314,7 +386,8 @@ fn within_patience<T>(name: &str, act: impl FnOnce() -> T) -> T {
 /// The bucket's keys, in order.
 fn keys(test: &TestNetwork) -> Vec<String> {
     let listing: serde_json::Value =
-        serde_json::from_slice(&test.client_ok(&["--json", "ls", &format!("st://{BUCKET}")])).unwrap();
+        serde_json::from_slice(&test.client_ok(&["--json", "ls", &format!("st://{BUCKET}")]))
+            .unwrap();
     let mut keys: Vec<String> = listing["entries"]
         .as_array()
         .unwrap()
@@ -328,7 +401,11 @@ fn keys(test: &TestNetwork) -> Vec<String> {
 /// One character in the middle is another one.
 fn damage_text(text: &str) -> String {
     let at = text.len() / 2;
-    let other = if text.as_bytes()[at] == b'a' { "b" } else { "a" };
+    let other = if text.as_bytes()[at] == b'a' {
+        "b"
+    } else {
+        "a"
+    };
     format!("{}{other}{}", &text[..at], &text[at + 1..])
 }
 
@@ -337,8 +414,14 @@ fn foreign_grant(test: &TestNetwork) -> String {
     let ours = Invitation::from_text(&test.invitation).unwrap();
     let project = ProjectId::from([7; 16]);
     let macaroon = Macaroon::mint(&[8; 32], project, [9; 16]);
-    let foreign = Invitation { project, macaroon, ..ours };
-    Grant::from_invitation(&foreign, PASSPHRASE, KdfParams::default()).unwrap().to_text()
+    let foreign = Invitation {
+        project,
+        macaroon,
+        ..ours
+    };
+    Grant::from_invitation(&foreign, PASSPHRASE, KdfParams::default())
+        .unwrap()
+        .to_text()
 }
 
 /// A file system of 64 KiB, unmounted when dropped.
@@ -354,7 +437,9 @@ impl SmallDisk {
             .arg(path)
             .stderr(Stdio::null())
             .status();
-        mounted.is_ok_and(|status| status.success()).then(|| Self { path: path.to_owned() })
+        mounted.is_ok_and(|status| status.success()).then(|| Self {
+            path: path.to_owned(),
+        })
     }
 }
 

@@ -15,7 +15,11 @@ fn kill_9_during_uploads_loses_no_acked_piece() {
     for round in 0..4_usize {
         let key = format!("round-{round}");
         let place = format!("st://{BUCKET}/{key}");
-        let upload = Running::start("uplink cp", test.client(&["cp", file.to_str().unwrap(), &place])).unwrap();
+        let upload = Running::start(
+            "uplink cp",
+            test.client(&["cp", file.to_str().unwrap(), &place]),
+        )
+        .unwrap();
         test.wait_for_writes((4 + round as u64) << 20);
         test.network.kill_process(round % 5).unwrap();
         let uploaded = upload.finish().unwrap();
@@ -29,7 +33,10 @@ fn kill_9_during_uploads_loses_no_acked_piece() {
             assert!(!test.is_listed(&key), "{}", uploaded.stderr);
         }
     }
-    assert!(!committed.is_empty(), "no upload survived the loss of two nodes of ten");
+    assert!(
+        !committed.is_empty(),
+        "no upload survived the loss of two nodes of ten"
+    );
 
     // Once more, everything at once.
     for process in 0..5 {

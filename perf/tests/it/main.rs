@@ -1,5 +1,10 @@
 //! End-to-end tests of the real programs as processes, and the house rules.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails there, also in its helpers"
+)]
+
 mod bad_input;
 mod crash;
 mod demo;

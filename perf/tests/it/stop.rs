@@ -17,13 +17,22 @@ fn a_process_stopped_in_mid_download_is_replaced() {
     let process = process_with_most_data(&test);
 
     let target = test.network.work_dir().join("target");
-    let arguments = ["--json", "cp", &format!("st://{BUCKET}/source"), target.to_str().unwrap()];
+    let arguments = [
+        "--json",
+        "cp",
+        &format!("st://{BUCKET}/source"),
+        target.to_str().unwrap(),
+    ];
     let download = Running::start("uplink cp", test.client(&arguments)).unwrap();
     wait_for_bytes(&test);
     let part = test.network.process(process).unwrap();
     part.signal(libc::SIGSTOP).unwrap();
     let finished = download.finish().unwrap();
-    test.network.process(process).unwrap().signal(libc::SIGCONT).unwrap();
+    test.network
+        .process(process)
+        .unwrap()
+        .signal(libc::SIGCONT)
+        .unwrap();
 
     assert!(finished.is_success(), "{}", finished.stderr);
     assert_eq!(first_difference(&file, &target).unwrap(), None);
@@ -36,7 +45,11 @@ fn process_with_most_data(test: &TestNetwork) -> usize {
     let (_, committed) = runtime().block_on(test.committed("source"));
     let mut data_pieces = [0; 5];
     for segment in committed.segments.iter().rev().take(5) {
-        for piece in segment.pieces.iter().filter(|piece| piece.index < segment.required) {
+        for piece in segment
+            .pieces
+            .iter()
+            .filter(|piece| piece.index < segment.required)
+        {
             let node = test.network.node_number(&piece.node_id).unwrap();
             data_pieces[test.network.seats()[node].process] += 1;
         }
@@ -55,7 +68,10 @@ fn wait_for_bytes(test: &TestNetwork) {
             .any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
     };
     while !arrived() {
-        assert!(started.elapsed() < Duration::from_secs(30), "the download writes nothing");
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "the download writes nothing"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }

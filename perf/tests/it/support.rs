@@ -54,7 +54,12 @@ impl TestNetwork {
         })
         .unwrap();
         let invitation = network.create_project("test").unwrap();
-        let this = Self { network, invitation, dir, _turn: turn };
+        let this = Self {
+            network,
+            invitation,
+            dir,
+            _turn: turn,
+        };
         this.client_ok(&["access", "create", &this.invitation]);
         this.client_ok(&["mb", &format!("st://{BUCKET}")]);
         this
@@ -87,7 +92,12 @@ impl TestNetwork {
     /// Runs the client, which must succeed; its standard output.
     pub(crate) fn client_ok(&self, arguments: &[&str]) -> Vec<u8> {
         let finished = self.client_run(arguments);
-        assert!(finished.is_success(), "uplink {arguments:?}: {:?} {}", finished.ended, finished.stderr);
+        assert!(
+            finished.is_success(),
+            "uplink {arguments:?}: {:?} {}",
+            finished.ended,
+            finished.stderr
+        );
         finished.stdout
     }
 
@@ -98,7 +108,10 @@ impl TestNetwork {
 
     /// Uploads a file under its own name and returns the place.
     pub(crate) fn upload(&self, file: &Path) -> String {
-        let place = format!("st://{BUCKET}/{}", file.file_name().unwrap().to_str().unwrap());
+        let place = format!(
+            "st://{BUCKET}/{}",
+            file.file_name().unwrap().to_str().unwrap()
+        );
         self.copy(file.to_str().unwrap(), &place);
         place
     }
@@ -116,11 +129,18 @@ impl TestNetwork {
     pub(crate) fn wait_for_writes(&self, bytes: u64) {
         let started = Instant::now();
         let used = || -> u64 {
-            self.network.seats().iter().map(|seat| disk_bytes_used(&seat.dir).unwrap()).sum()
+            self.network
+                .seats()
+                .iter()
+                .map(|seat| disk_bytes_used(&seat.dir).unwrap())
+                .sum()
         };
         let before = used();
         while used() < before + bytes {
-            assert!(started.elapsed() < Duration::from_secs(30), "the upload writes nothing");
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "the upload writes nothing"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -128,15 +148,22 @@ impl TestNetwork {
     /// Whether the bucket's listing names this key.
     pub(crate) fn is_listed(&self, key: &str) -> bool {
         let listing = self.client_ok(&["ls", &format!("st://{BUCKET}")]);
-        String::from_utf8(listing).unwrap().lines().any(|line| line.trim_end().ends_with(key))
+        String::from_utf8(listing)
+            .unwrap()
+            .lines()
+            .any(|line| line.trim_end().ends_with(key))
     }
 
     /// What the satellite has committed for a key, and a prober that may read it.
     pub(crate) async fn committed(&self, key: &str) -> (Prober, Committed) {
         let invitation = Invitation::from_text(&self.invitation).unwrap();
         let grant = Grant::from_invitation(&invitation, PASSPHRASE, KdfParams::default()).unwrap();
-        let (encrypted, _) = grant.path_key(BUCKET, Names::Sealed, &ObjectKey::parse(key).unwrap()).unwrap();
-        let prober = Prober::dial(&self.network, invitation.macaroon.as_bytes()).await.unwrap();
+        let (encrypted, _) = grant
+            .path_key(BUCKET, Names::Sealed, &ObjectKey::parse(key).unwrap())
+            .unwrap();
+        let prober = Prober::dial(&self.network, invitation.macaroon.as_bytes())
+            .await
+            .unwrap();
         let committed = prober.committed(BUCKET, &encrypted).await.unwrap();
         (prober, committed)
     }
@@ -149,12 +176,19 @@ impl TestNetwork {
                 prober.read_all_pieces(segment).await.unwrap();
             }
             prober.close().await;
-            committed.segments.iter().map(|segment| segment.pieces.len()).sum()
+            committed
+                .segments
+                .iter()
+                .map(|segment| segment.pieces.len())
+                .sum()
         })
     }
 }
 
 /// A runtime for the harness' own questions.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }

@@ -36,15 +36,38 @@ fn pipes_and_ranges_carry_the_same_bytes() {
 
     let mut upload = test.client(&["cp", "-", &format!("st://{BUCKET}/piped")]);
     upload.stdin(std::fs::File::open(&file).unwrap());
-    let uploaded = strand_perf::part::Running::start("uplink cp", upload).unwrap().finish().unwrap();
+    let uploaded = strand_perf::part::Running::start("uplink cp", upload)
+        .unwrap()
+        .finish()
+        .unwrap();
     assert!(uploaded.is_success(), "{}", uploaded.stderr);
 
     let downloaded = test.client_ok(&["cp", &format!("st://{BUCKET}/piped"), "-"]);
-    assert!(downloaded == bytes, "{} bytes came back, not the {} that went", downloaded.len(), bytes.len());
+    assert!(
+        downloaded == bytes,
+        "{} bytes came back, not the {} that went",
+        downloaded.len(),
+        bytes.len()
+    );
 
-    for (first, last) in [(0_usize, 0_usize), (16_383, 16_384), (5_000_000, 5_000_999), (8_999_000, 9_000_000)] {
+    for (first, last) in [
+        (0_usize, 0_usize),
+        (16_383, 16_384),
+        (5_000_000, 5_000_999),
+        (8_999_000, 9_000_000),
+    ] {
         let range = format!("{first}-{last}");
-        let part = test.client_ok(&["cp", "--range", &range, &format!("st://{BUCKET}/piped"), "-"]);
-        assert!(part == bytes[first..=last], "range {range} has {} bytes", part.len());
+        let part = test.client_ok(&[
+            "cp",
+            "--range",
+            &range,
+            &format!("st://{BUCKET}/piped"),
+            "-",
+        ]);
+        assert!(
+            part == bytes[first..=last],
+            "range {range} has {} bytes",
+            part.len()
+        );
     }
 }
