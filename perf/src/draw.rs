@@ -145,8 +145,8 @@ fn draw_once(segments: &[PlacedSegment], process_of_node: &[usize], seed: u64) -
             let stopped = segment.pieces.len() - others.len();
             random.shuffle(&mut others);
             let damaged = &others[..lost - stopped];
-            // The odd one is altered: a lie is harder to survive than an absence.
-            let (deleted, altered) = damaged.split_at(damaged.len() / 2);
+            // The odd one is as likely deleted as altered.
+            let (deleted, altered) = damaged.split_at((damaged.len() + random.below(2)) / 2);
             for &position in deleted {
                 fates[position] = Fate::Deleted;
             }

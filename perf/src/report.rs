@@ -278,7 +278,12 @@ impl Report {
         for (name, value) in self.facts() {
             facts.add_row([name.to_owned(), value]);
         }
-        format!("{transfers}\n{facts}")
+        let lines: Vec<String> = transfers
+            .lines()
+            .chain(facts.lines())
+            .map(|line| line.trim_end().to_owned())
+            .collect();
+        lines.join("\n")
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
