@@ -45,7 +45,13 @@ impl<E: Executor> RingDisk<E> {
     pub fn open(ring: Rc<Ring>, executor: E, path: &Path) -> std::io::Result<Self> {
         let directory = Rc::new(OwnedFd::from(File::open(path)?));
         let is_buffered = Rc::new(Cell::new(false));
-        Ok(Self { ring, executor, path: path.to_owned(), directory, is_buffered })
+        Ok(Self {
+            ring,
+            executor,
+            path: path.to_owned(),
+            directory,
+            is_buffered,
+        })
     }
 
     async fn perform(&self, operation: FileOperation) -> Option<FileOutcome> {
@@ -61,7 +67,9 @@ impl<E: Executor> RingDisk<E> {
     async fn perform_plainly(&self, operation: FileOperation) -> Result<u32, DiskError> {
         match self.perform(operation).await {
             Some(outcome) => outcome.result.map_err(disk_error),
-            None => Err(DiskError::Io { errno: libc::ETIMEDOUT }),
+            None => Err(DiskError::Io {
+                errno: libc::ETIMEDOUT,
+            }),
         }
     }
 
@@ -70,11 +78,22 @@ impl<E: Executor> RingDisk<E> {
             let name = file_name(id);
             let flags = libc::O_RDWR | flags | direct;
             let directory = self.directory.clone();
-            self.perform_plainly(FileOperation::Open { directory, name, flags, mode: 0o600 })
+            self.perform_plainly(FileOperation::Open {
+                directory,
+                name,
+                flags,
+                mode: 0o600,
+            })
         };
-        let direct = if self.is_buffered.get() { 0 } else { libc::O_DIRECT };
+        let direct = if self.is_buffered.get() {
+            0
+        } else {
+            libc::O_DIRECT
+        };
         let fd = match open(direct).await {
-            Err(DiskError::Io { errno: libc::EINVAL }) if direct != 0 => {
+            Err(DiskError::Io {
+                errno: libc::EINVAL,
+            }) if direct != 0 => {
                 if !self.is_buffered.replace(true) {
                     let directory = self.path.display();
                     tracing::warn!(%directory, "no direct I/O here: using the page cache");
@@ -84,8 +103,13 @@ impl<E: Executor> RingDisk<E> {
                 let name = file_name(id);
                 let directory = self.directory.clone();
                 let flags = libc::O_RDWR | flags;
-                self.perform_plainly(FileOperation::Open { directory, name, flags, mode: 0o600 })
-                    .await?
+                self.perform_plainly(FileOperation::Open {
+                    directory,
+                    name,
+                    flags,
+                    mode: 0o600,
+                })
+                .await?
             }
             other => other?,
         };
@@ -96,7 +120,12 @@ impl<E: Executor> RingDisk<E> {
 
     async fn sync_directory(&self) -> Result<(), DiskError> {
         let file = self.directory.clone();
-        self.perform_plainly(FileOperation::Sync { file, data_only: false }).await.map(drop)
+        self.perform_plainly(FileOperation::Sync {
+            file,
+            data_only: false,
+        })
+        .await
+        .map(drop)
     }
 }
 
@@ -108,7 +137,9 @@ impl<E: Executor> Disk for RingDisk<E> {
         let mut blobs = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(|error| io_error(&error))? {
             let entry = entry.map_err(|error| io_error(&error))?;
-            let Some(id) = entry.file_name().to_str().and_then(parse_file_name) else { continue };
+            let Some(id) = entry.file_name().to_str().and_then(parse_file_name) else {
+                continue;
+            };
             let len = entry.metadata().map_err(|error| io_error(&error))?.len();
             blobs.push((id, len));
         }
@@ -205,12 +236,18 @@ impl<E: Executor> Disk for RingDisk<E> {
 
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError> {
         let file = file.clone();
-        self.perform_plainly(FileOperation::Sync { file, data_only: true }).await.map(drop)
+        self.perform_plainly(FileOperation::Sync {
+            file,
+            data_only: true,
+        })
+        .await
+        .map(drop)
     }
 
     async fn remove(&self, id: BlobId) -> Result<(), DiskError> {
         let (directory, name) = (self.directory.clone(), file_name(id));
-        self.perform_plainly(FileOperation::Unlink { directory, name }).await?;
+        self.perform_plainly(FileOperation::Unlink { directory, name })
+            .await?;
         self.sync_directory().await
     }
 
@@ -241,7 +278,9 @@ fn file_name(id: BlobId) -> CString {
 /// The inverse of [`file_name`]; `None` for anything else that lies in the folder.
 fn parse_file_name(name: &str) -> Option<BlobId> {
     let digits = name.strip_suffix(SUFFIX)?;
-    let is_hex = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_hex = digits
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if digits.len() != 16 || !is_hex {
         return None;
     }
@@ -268,8 +307,16 @@ mod tests {
     fn only_sixteen_hex_digits_name_a_blob() {
         let id = BlobId(0x00ab_cdef_0123_4567);
         assert_eq!(file_name(id).to_str(), Ok("00abcdef01234567.blob"));
-        assert_eq!(parse_file_name("00abcdef01234567.blob").map(|id| id.0), Some(id.0));
-        for name in ["abcdef.blob", "00ABcdef01234567.blob", "+0abcdef01234567.blob", "lock"] {
+        assert_eq!(
+            parse_file_name("00abcdef01234567.blob").map(|id| id.0),
+            Some(id.0)
+        );
+        for name in [
+            "abcdef.blob",
+            "00ABcdef01234567.blob",
+            "+0abcdef01234567.blob",
+            "lock",
+        ] {
             assert!(parse_file_name(name).is_none(), "{name}");
         }
     }

@@ -136,7 +136,9 @@ impl<T: Send + 'static> CoreThread<T> {
     ///
     /// If the executor could not be made or a task panicked.
     pub fn join(self) -> Result<T, CoreError> {
-        self.0.join().map_err(|error| CoreError::Executor(error.to_string()))?
+        self.0
+            .join()
+            .map_err(|error| CoreError::Executor(error.to_string()))?
     }
 }
 

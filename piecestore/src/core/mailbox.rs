@@ -89,7 +89,11 @@ impl<T> Drop for Outbox<T> {
     fn drop(&mut self) {
         let mut queue = lock(&self.0);
         queue.outbox_count -= 1;
-        let waiter = if queue.outbox_count == 0 { queue.waiter.take() } else { None };
+        let waiter = if queue.outbox_count == 0 {
+            queue.waiter.take()
+        } else {
+            None
+        };
         drop(queue);
         if let Some(waker) = waiter {
             waker.wake();

@@ -17,7 +17,9 @@ pub mod state;
 pub use counters::{CoreCounters, Counters};
 pub use executor::{Clock, Executor, SystemClock, timeout};
 pub use gate::{Gate, Pass};
-pub use glommio::{CoreError, CoreOptions, CoreThread, Glommio as CoreExecutor, Unsupported, probe};
+pub use glommio::{
+    CoreError, CoreOptions, CoreThread, Glommio as CoreExecutor, Unsupported, probe,
+};
 pub use mailbox::{Inbox, Outbox, Rejected, mailbox};
 pub use notify::Notify;
 pub use state::{Core, start};

@@ -117,9 +117,18 @@ impl SimExecutor {
             ready.swap_remove(index as usize)
         };
         // The task is out of the table while it runs, so that it may spawn others.
-        let Some(mut task) = self.0.tasks.borrow_mut().remove(&id) else { return true };
-        let waker = Waker::from(Arc::new(TaskWaker { task: id, ready: self.0.ready.clone() }));
-        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        let Some(mut task) = self.0.tasks.borrow_mut().remove(&id) else {
+            return true;
+        };
+        let waker = Waker::from(Arc::new(TaskWaker {
+            task: id,
+            ready: self.0.ready.clone(),
+        }));
+        if task
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+        {
             self.0.tasks.borrow_mut().insert(id, task);
         }
         true
@@ -127,7 +136,9 @@ impl SimExecutor {
 
     /// Jumps to the next timer and fires it.
     fn advance(&self) -> bool {
-        let Some(Reverse((at, timer))) = self.0.timers.borrow_mut().pop() else { return false };
+        let Some(Reverse((at, timer))) = self.0.timers.borrow_mut().pop() else {
+            return false;
+        };
         let sleeper = self.0.sleepers.borrow_mut().remove(&timer);
         // A timer whose sleeper was dropped moves no clock.
         if let Some(waker) = sleeper {
@@ -145,22 +156,34 @@ impl Executor for SimExecutor {
         let id = self.0.next_task.get();
         self.0.next_task.set(id + 1);
         self.0.tasks.borrow_mut().insert(id, Box::pin(future));
-        self.0.ready.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.0
+            .ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(id);
     }
 
     async fn sleep(&self, duration: Duration) {
         let timer = self.0.next_timer.get();
         self.0.next_timer.set(timer + 1);
-        self.0.timers.borrow_mut().push(Reverse((self.0.elapsed.get() + duration, timer)));
+        self.0
+            .timers
+            .borrow_mut()
+            .push(Reverse((self.0.elapsed.get() + duration, timer)));
         self.0.sleepers.borrow_mut().insert(timer, None);
-        let _guard = Sleeper { state: self.0.clone(), timer };
-        poll_fn(|context| match self.0.sleepers.borrow_mut().get_mut(&timer) {
-            Some(waker) => {
-                *waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-            None => Poll::Ready(()),
-        })
+        let _guard = Sleeper {
+            state: self.0.clone(),
+            timer,
+        };
+        poll_fn(
+            |context| match self.0.sleepers.borrow_mut().get_mut(&timer) {
+                Some(waker) => {
+                    *waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+                None => Poll::Ready(()),
+            },
+        )
         .await;
     }
 
@@ -231,7 +254,10 @@ mod tests {
         let inner = executor.clone();
         executor.run(async move {
             let short = inner.sleep(Duration::from_secs(1));
-            assert_eq!(timeout(&inner, Duration::from_secs(9), short).await, Some(()));
+            assert_eq!(
+                timeout(&inner, Duration::from_secs(9), short).await,
+                Some(())
+            );
             assert_eq!(inner.0.sleepers.borrow().len(), 0);
             assert!(inner.advance());
             assert_eq!(inner.elapsed(), Duration::from_secs(1));

@@ -72,7 +72,9 @@ impl Core {
             });
             let watched = ring.clone();
             executor
-                .bridge(ring.eventfd(), ring.wake_flag(), bridging, move || watched.is_closing())
+                .bridge(ring.eventfd(), ring.wake_flag(), bridging, move || {
+                    watched.is_closing()
+                })
                 .map_err(CoreError::Ring)?;
         }
         let datagram = Rc::new(RingDatagram::new(ring.clone()));
@@ -84,7 +86,13 @@ impl Core {
                 driven.run().await;
             });
         }
-        Ok(Self { executor, ring, driver, counters, gate })
+        Ok(Self {
+            executor,
+            ring,
+            driver,
+            counters,
+            gate,
+        })
     }
 
     /// The executor all of this runs on.

@@ -58,8 +58,13 @@ pub(super) struct ConnectionState {
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
     Handshaking,
-    Open { peer: NodeId },
-    Lost { error: StreamError, reason: ConnectionError },
+    Open {
+        peer: NodeId,
+    },
+    Lost {
+        error: StreamError,
+        reason: ConnectionError,
+    },
 }
 
 /// A connection that this node dialled. Clones are the same one; the last to go closes it.
@@ -193,7 +198,10 @@ impl Connection {
             }
         })
         .await?;
-        Ok((QuicSend::new(cell.clone(), id), QuicRecv::new(cell.clone(), id)))
+        Ok((
+            QuicSend::new(cell.clone(), id),
+            QuicRecv::new(cell.clone(), id),
+        ))
     }
 
     /// The node at the other end; proven by its key.

@@ -89,7 +89,11 @@ impl<E: Executor> Driver<E> {
         let now = Box::new(move || clock.now());
         let core = DriverState {
             datagram,
-            worklist: Rc::new(Worklist { dirty: RefCell::default(), wake, now }),
+            worklist: Rc::new(Worklist {
+                dirty: RefCell::default(),
+                wake,
+                now,
+            }),
             counters,
             nodes: RefCell::default(),
             connections: RefCell::default(),
@@ -98,7 +102,10 @@ impl<E: Executor> Driver<E> {
             blocked: RefCell::default(),
             is_closing: Cell::new(false),
         };
-        Self { executor, core: Rc::new(core) }
+        Self {
+            executor,
+            core: Rc::new(core),
+        }
     }
 
     /// Runs connections until [`close`](Self::close).
@@ -127,7 +134,12 @@ impl<E: Executor> Driver<E> {
         for cell in left {
             cell.close(Code::Shutdown);
         }
-        let nodes: Vec<_> = core.nodes.borrow_mut().drain().map(|(_, node)| node).collect();
+        let nodes: Vec<_> = core
+            .nodes
+            .borrow_mut()
+            .drain()
+            .map(|(_, node)| node)
+            .collect();
         let deadline = self.executor.now() + LAST_SENDS_WAIT;
         while !core.worklist.dirty.borrow().is_empty() && self.executor.now() < deadline {
             self.executor.sleep(Duration::from_millis(1)).await;
@@ -145,7 +157,9 @@ impl<E: Executor> Driver<E> {
         let now = self.executor.now();
         let mut has_worked = false;
         for _ in 0..TRAINS_TAKEN_MAX {
-            let Some(received) = core.datagram.try_receive() else { break };
+            let Some(received) = core.datagram.try_receive() else {
+                break;
+            };
             core.handle_received(now, received);
             has_worked = true;
         }
@@ -157,7 +171,9 @@ impl<E: Executor> Driver<E> {
         }
         let dirty_count = core.worklist.dirty.borrow().len();
         for _ in 0..dirty_count {
-            let Some(cell) = core.worklist.dirty.borrow_mut().pop_front() else { break };
+            let Some(cell) = core.worklist.dirty.borrow_mut().pop_front() else {
+                break;
+            };
             has_worked = true;
             self.run_connection(now, &cell);
         }
@@ -168,7 +184,9 @@ impl<E: Executor> Driver<E> {
     fn run_connection(&self, now: Instant, cell: &Rc<ConnectionCell>) {
         cell.untouch();
         let core = &self.core;
-        let Some(node) = core.nodes.borrow().get(&cell.socket).cloned() else { return };
+        let Some(node) = core.nodes.borrow().get(&cell.socket).cloned() else {
+            return;
+        };
         let mut woken = Vec::new();
         let mut requests = Vec::new();
         let mut has_more = false;
@@ -184,7 +202,9 @@ impl<E: Executor> Driver<E> {
                 state.lose(ConnectionError::LocallyClosed, &mut woken);
                 core.remove(&node, cell);
             } else if let Some(deadline) = state.proto.poll_timeout() {
-                core.timers.borrow_mut().set(cell.number, &mut state.alarm, deadline);
+                core.timers
+                    .borrow_mut()
+                    .set(cell.number, &mut state.alarm, deadline);
             }
         }
         if has_more {
@@ -199,7 +219,9 @@ impl<E: Executor> Driver<E> {
     /// Spawns the answer to one request, unless the node is closing.
     fn start(&self, node: &Node, request: Request<QuicSend, QuicRecv>) {
         // A request that comes too late is dropped: reset and stopped with CANCELLED.
-        let Some(pass) = node.gate.enter() else { return };
+        let Some(pass) = node.gate.enter() else {
+            return;
+        };
         self.core.counters.requests.add(1);
         let answer = (node.handler)(request);
         self.executor.spawn(async move {
@@ -219,8 +241,7 @@ impl DriverState {
     ) -> Rc<ConnectionCell> {
         let number = ConnectionNumber(self.next_number.get());
         self.next_number.set(number.0 + 1);
-        let cell =
-            ConnectionCell::new(number, handle, node.socket, proto, self.worklist.clone());
+        let cell = ConnectionCell::new(number, handle, node.socket, proto, self.worklist.clone());
         self.connections.borrow_mut().insert(number, cell.clone());
         node.connections.borrow_mut().insert(handle, cell.clone());
         node.handshake_count.set(node.handshake_count.get() + 1);
@@ -241,8 +262,16 @@ impl DriverState {
 
     /// Hands each datagram of a train to its connection.
     fn handle_received(&self, now: Instant, received: Received) {
-        let Some(node) = self.nodes.borrow().get(&received.socket).cloned() else { return };
-        let Received { remote, local_ip, segment_bytes, mut bytes, .. } = received;
+        let Some(node) = self.nodes.borrow().get(&received.socket).cloned() else {
+            return;
+        };
+        let Received {
+            remote,
+            local_ip,
+            segment_bytes,
+            mut bytes,
+            ..
+        } = received;
         let ecn = EcnCodepoint::from_bits(received.ecn);
         // A train comes from one socket and mostly is one connection's.
         let mut last: Option<Rc<ConnectionCell>> = None;
@@ -250,7 +279,9 @@ impl DriverState {
             let datagram = bytes.split_to(segment_bytes.min(bytes.len()));
             let mut response = Vec::new();
             let event =
-                node.proto.borrow_mut().handle(now, remote, local_ip, ecn, datagram, &mut response);
+                node.proto
+                    .borrow_mut()
+                    .handle(now, remote, local_ip, ecn, datagram, &mut response);
             match event {
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                     if last.as_ref().is_none_or(|cell| cell.handle != handle) {
@@ -282,7 +313,10 @@ impl DriverState {
             self.counters.handshakes_refused.add(1);
             node.proto.borrow_mut().retry(incoming, &mut buffer).ok()
         } else {
-            let accepted = node.proto.borrow_mut().accept(incoming, now, &mut buffer, None);
+            let accepted = node
+                .proto
+                .borrow_mut()
+                .accept(incoming, now, &mut buffer, None);
             match accepted {
                 Ok((handle, proto)) => {
                     self.add_connection(node, handle, proto);
@@ -300,7 +334,8 @@ impl DriverState {
     fn respond(&self, node: &Node, transmit: &Transmit, mut payload: Vec<u8>) {
         payload.truncate(transmit.size);
         if self.datagram.send_room() > 0 {
-            self.datagram.send(node.socket, node.outgoing(transmit, payload));
+            self.datagram
+                .send(node.socket, node.outgoing(transmit, payload));
         }
     }
 
@@ -308,7 +343,9 @@ impl DriverState {
     fn fire_timers(&self, now: Instant) {
         let mut timers = self.timers.borrow_mut();
         while let Some((at, number)) = timers.pop_due(now) {
-            let Some(cell) = self.connections.borrow().get(&number).cloned() else { continue };
+            let Some(cell) = self.connections.borrow().get(&number).cloned() else {
+                continue;
+            };
             let state = &mut *cell.state.borrow_mut();
             if !state.alarm.is_due(at) {
                 continue;
@@ -349,7 +386,8 @@ impl DriverState {
                 return false;
             };
             payload.truncate(transmit.size);
-            self.datagram.send(node.socket, node.outgoing(&transmit, payload));
+            self.datagram
+                .send(node.socket, node.outgoing(&transmit, payload));
         }
         true
     }
@@ -376,7 +414,9 @@ impl DriverState {
                         // TLS demands a key of either side, so this is a fault of ours.
                         None => {
                             let code = quinn_proto::VarInt::from_u32(u32::from(Code::Internal));
-                            state.proto.close((self.worklist.now)(), code, bytes::Bytes::new());
+                            state
+                                .proto
+                                .close((self.worklist.now)(), code, bytes::Bytes::new());
                             state.lose(ConnectionError::LocallyClosed, woken);
                         }
                     }
@@ -388,9 +428,9 @@ impl DriverState {
                 Event::Stream(StreamEvent::Readable { id }) => {
                     woken.extend(state.readers.remove(&id));
                 }
-                Event::Stream(
-                    StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. },
-                ) => woken.extend(state.writers.remove(&id)),
+                Event::Stream(StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. }) => {
+                    woken.extend(state.writers.remove(&id))
+                }
                 Event::Stream(StreamEvent::Available { .. }) => woken.append(&mut state.openers),
                 Event::Stream(StreamEvent::Opened { .. } | StreamEvent::Finished { .. })
                 | Event::HandshakeDataReady
@@ -398,7 +438,9 @@ impl DriverState {
                 | Event::DatagramsUnblocked => {}
             }
         }
-        let Phase::Open { peer } = state.phase else { return };
+        let Phase::Open { peer } = state.phase else {
+            return;
+        };
         while let Some(id) = state.proto.streams().accept(Dir::Bi) {
             let send = QuicSend::new(cell.clone(), id);
             let recv = QuicRecv::new(cell.clone(), id);
@@ -457,7 +499,9 @@ impl Node {
             // A socket bound to one address has no choice.
             source_ip: transmit.src_ip.filter(|_| self.local.ip().is_unspecified()),
             ecn: transmit.ecn.map_or(0, |ecn| ecn as u8),
-            segment_bytes: transmit.segment_size.and_then(|bytes| u16::try_from(bytes).ok()),
+            segment_bytes: transmit
+                .segment_size
+                .and_then(|bytes| u16::try_from(bytes).ok()),
             payload,
         }
     }
@@ -468,9 +512,10 @@ impl Node {
             (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => {
                 Some(address)
             }
-            (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
-                Some(SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()))
-            }
+            (SocketAddr::V6(_), SocketAddr::V4(v4)) => Some(SocketAddr::new(
+                IpAddr::V6(v4.ip().to_ipv6_mapped()),
+                v4.port(),
+            )),
             (SocketAddr::V4(_), SocketAddr::V6(v6)) => {
                 let ip = v6.ip().to_ipv4_mapped()?;
                 Some(SocketAddr::new(IpAddr::V4(ip), v6.port()))
@@ -481,7 +526,10 @@ impl Node {
 
 impl<E: Clone> Clone for Driver<E> {
     fn clone(&self) -> Self {
-        Self { executor: self.executor.clone(), core: self.core.clone() }
+        Self {
+            executor: self.executor.clone(),
+            core: self.core.clone(),
+        }
     }
 }
 

@@ -99,14 +99,20 @@ impl<E: Executor> Driver<E> {
             .core
             .datagram
             .bind(listen)
-            .map_err(|source| BindError::Socket { address: listen, source })?;
+            .map_err(|source| BindError::Socket {
+                address: listen,
+                source,
+            })?;
         let local = self.core.datagram.local_address(socket).unwrap_or(listen);
         let config = Arc::new(EndpointConfig::default());
         // The socket never fragments, so path MTU discovery may be trusted.
         let proto = quinn_proto::Endpoint::new(config, Some(Arc::new(server)), true, None);
         let node = Rc::new(Node::new(socket, local, identity.clone(), proto, handler));
         self.core.nodes.borrow_mut().insert(socket, node.clone());
-        Ok(Endpoint { driver: self.clone(), node })
+        Ok(Endpoint {
+            driver: self.clone(),
+            node,
+        })
     }
 }
 
@@ -154,9 +160,11 @@ impl<E: Executor> Endpoint<E> {
         if self.node.gate.is_closing() {
             return Err(local(&"the node is closing"));
         }
-        let remote = self.node.reachable(address).ok_or(DialError::Unreachable { address })?;
-        let crypto =
-            client_crypto(&self.node.identity, alpn, id).map_err(|error| local(&error))?;
+        let remote = self
+            .node
+            .reachable(address)
+            .ok_or(DialError::Unreachable { address })?;
+        let crypto = client_crypto(&self.node.identity, alpn, id).map_err(|error| local(&error))?;
         let mut config = ClientConfig::new(crypto);
         config.transport_config(Arc::new(transport_config(Role::Client)));
         let now = self.driver.executor.now();
@@ -169,7 +177,13 @@ impl<E: Executor> Endpoint<E> {
         let cell = core.add_connection(&self.node, handle, proto);
         // From here on giving up closes it.
         let connection = Connection::new(cell, id, remote);
-        match timeout(&self.driver.executor, CONNECT_TIMEOUT, connection.connected()).await {
+        match timeout(
+            &self.driver.executor,
+            CONNECT_TIMEOUT,
+            connection.connected(),
+        )
+        .await
+        {
             Some(Ok(())) => Ok(connection),
             Some(Err(reason)) => Err(DialError::Failed { address, reason }),
             None => Err(DialError::TimedOut { address }),
@@ -185,7 +199,10 @@ impl<E: Executor> Endpoint<E> {
         for cell in open {
             cell.close(code);
         }
-        if timeout(executor, HANDLERS_WAIT, self.node.gate.close()).await.is_none() {
+        if timeout(executor, HANDLERS_WAIT, self.node.gate.close())
+            .await
+            .is_none()
+        {
             let left = self.node.gate.inside_count();
             tracing::warn!(left, "requests did not end with their connections");
         }
@@ -195,13 +212,20 @@ impl<E: Executor> Endpoint<E> {
             let _ = timeout(executor, wait, self.node.emptied.notified()).await;
         }
         self.driver.core.datagram.unbind(self.node.socket);
-        self.driver.core.nodes.borrow_mut().remove(&self.node.socket);
+        self.driver
+            .core
+            .nodes
+            .borrow_mut()
+            .remove(&self.node.socket);
     }
 }
 
 impl<E: Clone> Clone for Endpoint<E> {
     fn clone(&self) -> Self {
-        Self { driver: self.driver.clone(), node: self.node.clone() }
+        Self {
+            driver: self.driver.clone(),
+            node: self.node.clone(),
+        }
     }
 }
 

@@ -83,7 +83,10 @@ impl SimNetwork {
             in_flight: Cell::new(0),
             has_segmentation,
         };
-        Rc::new(SimDatagram { network: self.clone(), host: Rc::new(host) })
+        Rc::new(SimDatagram {
+            network: self.clone(),
+            host: Rc::new(host),
+        })
     }
 
     /// Changes how trains sent from now on fare.
@@ -131,17 +134,27 @@ impl Datagram for SimDatagram {
         }
         let socket = SocketId(network.next_socket.get());
         network.next_socket.set(socket.0 + 1);
-        network.bound.borrow_mut().insert(address, (socket, self.host.clone()));
+        network
+            .bound
+            .borrow_mut()
+            .insert(address, (socket, self.host.clone()));
         Ok(socket)
     }
 
     fn local_address(&self, socket: SocketId) -> Option<SocketAddr> {
         let bound = self.network.0.bound.borrow();
-        bound.iter().find(|(_, (bound, _))| *bound == socket).map(|(address, _)| *address)
+        bound
+            .iter()
+            .find(|(_, (bound, _))| *bound == socket)
+            .map(|(address, _)| *address)
     }
 
     fn unbind(&self, socket: SocketId) {
-        self.network.0.bound.borrow_mut().retain(|_, (bound, _)| *bound != socket);
+        self.network
+            .0
+            .bound
+            .borrow_mut()
+            .retain(|_, (bound, _)| *bound != socket);
     }
 
     fn set_reader(&self, reader: Rc<Notify>) {
@@ -162,10 +175,17 @@ impl Datagram for SimDatagram {
 
     fn send(&self, socket: SocketId, outgoing: Outgoing) {
         assert!(self.send_room() > 0, "a train without room");
-        assert!(outgoing.payload.len() <= 65_507, "a train longer than UDP can carry");
-        let segment_bytes = outgoing.segment_bytes.map_or(outgoing.payload.len(), usize::from);
+        assert!(
+            outgoing.payload.len() <= 65_507,
+            "a train longer than UDP can carry"
+        );
+        let segment_bytes = outgoing
+            .segment_bytes
+            .map_or(outgoing.payload.len(), usize::from);
         assert!(self.host.has_segmentation || segment_bytes >= outgoing.payload.len());
-        let Some(remote) = self.local_address(socket) else { return };
+        let Some(remote) = self.local_address(socket) else {
+            return;
+        };
         self.host.in_flight.set(self.host.in_flight.get() + 1);
         let bytes = self.network.survivors(&outgoing, segment_bytes);
         let (network, sender) = (self.network.clone(), self.host.clone());
@@ -179,7 +199,14 @@ impl Datagram for SimDatagram {
             if let (Some((socket, host)), false) = (bound, bytes.is_empty()) {
                 let local_ip = Some(outgoing.destination.ip());
                 let ecn = outgoing.ecn;
-                let received = Received { socket, remote, local_ip, ecn, segment_bytes, bytes };
+                let received = Received {
+                    socket,
+                    remote,
+                    local_ip,
+                    ecn,
+                    segment_bytes,
+                    bytes,
+                };
                 host.arrived.borrow_mut().push_back(received);
                 host.alarm();
             }

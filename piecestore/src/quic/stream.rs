@@ -38,7 +38,12 @@ pub struct QuicSend {
 
 impl QuicRecv {
     pub(super) fn new(cell: Rc<ConnectionCell>, id: StreamId) -> Self {
-        Self { cell, id, ahead: VecDeque::new(), end: None }
+        Self {
+            cell,
+            id,
+            ahead: VecDeque::new(),
+            end: None,
+        }
     }
 
     /// Reads what is there into `ahead`. `true`: more would be sent to the peer (credit).
@@ -71,7 +76,11 @@ impl QuicRecv {
     /// The next `max` bytes at most of those read ahead.
     fn take(&mut self, max: usize) -> Option<Bytes> {
         let front = self.ahead.front_mut()?;
-        if front.len() > max { Some(front.split_to(max)) } else { self.ahead.pop_front() }
+        if front.len() > max {
+            Some(front.split_to(max))
+        } else {
+            self.ahead.pop_front()
+        }
     }
 }
 
@@ -136,7 +145,11 @@ impl Drop for QuicRecv {
 
 impl QuicSend {
     pub(super) fn new(cell: Rc<ConnectionCell>, id: StreamId) -> Self {
-        Self { cell, id, is_ended: false }
+        Self {
+            cell,
+            id,
+            is_ended: false,
+        }
     }
 }
 
@@ -206,13 +219,19 @@ impl Drop for QuicSend {
 
 impl std::fmt::Debug for QuicRecv {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("QuicRecv").field("id", &self.id).finish_non_exhaustive()
+        formatter
+            .debug_struct("QuicRecv")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for QuicSend {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("QuicSend").field("id", &self.id).finish_non_exhaustive()
+        formatter
+            .debug_struct("QuicSend")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 

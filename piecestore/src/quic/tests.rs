@@ -43,8 +43,14 @@ fn host(network: &SimNetwork, executor: &SimExecutor, gso: bool, handler: Handle
     let running = driver.clone();
     executor.spawn(async move { running.run().await });
     let identity = Identity::generate();
-    let endpoint = driver.add_node(&identity, "10.0.0.1:0".parse().unwrap(), handler).unwrap();
-    Host { endpoint, driver, counters }
+    let endpoint = driver
+        .add_node(&identity, "10.0.0.1:0".parse().unwrap(), handler)
+        .unwrap();
+    Host {
+        endpoint,
+        driver,
+        counters,
+    }
 }
 
 fn handler<F: Future<Output = ()> + 'static>(
@@ -129,20 +135,25 @@ fn a_request_is_echoed_and_both_ends_know_each_other() {
 #[test]
 fn big_transfers_survive_loss_and_reordering_for_every_seed() {
     for seed in 0..6 {
-        check(seed, FOUL, echo(), |executor, network, server, client| async move {
-            let id = server.endpoint.node_id();
-            let address = server.endpoint.local_addr();
-            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-            let body = pattern(1_000_003);
-            let expected = body.clone();
-            let (mut send, mut recv) = connection.open().await.unwrap();
-            executor.spawn(async move {
-                send.send(body).await.unwrap();
-                send.finish();
-            });
-            assert_eq!(read_to_end(&mut recv).await.unwrap(), expected);
-            assert!(network.lost_count() > 0);
-        });
+        check(
+            seed,
+            FOUL,
+            echo(),
+            |executor, network, server, client| async move {
+                let id = server.endpoint.node_id();
+                let address = server.endpoint.local_addr();
+                let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+                let body = pattern(1_000_003);
+                let expected = body.clone();
+                let (mut send, mut recv) = connection.open().await.unwrap();
+                executor.spawn(async move {
+                    send.send(body).await.unwrap();
+                    send.finish();
+                });
+                assert_eq!(read_to_end(&mut recv).await.unwrap(), expected);
+                assert!(network.lost_count() > 0);
+            },
+        );
     }
 }
 
@@ -173,28 +184,33 @@ fn a_sender_waits_for_a_reader_who_does_not_read() {
         let _ = request.recv.chunk(1).await;
         std::future::pending::<()>().await;
     });
-    check(10, FAIR, handler, |executor, _, server, client| async move {
-        let id = server.endpoint.node_id();
-        let address = server.endpoint.local_addr();
-        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-        let (mut send, _recv) = connection.open().await.unwrap();
-        let sent = Rc::new(Cell::new(0));
-        let counted = sent.clone();
-        executor.spawn(async move {
-            loop {
-                if send.send(pattern(10_000)).await.is_err() {
-                    return;
+    check(
+        10,
+        FAIR,
+        handler,
+        |executor, _, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            let (mut send, _recv) = connection.open().await.unwrap();
+            let sent = Rc::new(Cell::new(0));
+            let counted = sent.clone();
+            executor.spawn(async move {
+                loop {
+                    if send.send(pattern(10_000)).await.is_err() {
+                        return;
+                    }
+                    counted.set(counted.get() + 10_000);
                 }
-                counted.set(counted.get() + 10_000);
-            }
-        });
-        executor.sleep(Duration::from_secs(20)).await;
-        let after_20_s = sent.get();
-        executor.sleep(Duration::from_secs(20)).await;
-        // The peer's window and what we keep unacknowledged, and nothing more however long it takes.
-        assert_eq!(sent.get(), after_20_s);
-        assert!((500_000..=4_000_000).contains(&after_20_s), "{after_20_s}");
-    });
+            });
+            executor.sleep(Duration::from_secs(20)).await;
+            let after_20_s = sent.get();
+            executor.sleep(Duration::from_secs(20)).await;
+            // The peer's window and what we keep unacknowledged, and nothing more however long it takes.
+            assert_eq!(sent.get(), after_20_s);
+            assert!((500_000..=4_000_000).contains(&after_20_s), "{after_20_s}");
+        },
+    );
 }
 
 #[test]
@@ -221,30 +237,35 @@ fn resets_stops_and_dropped_halves_carry_their_codes() {
             }
         }
     });
-    check(11, FAIR, handler, |executor, _, server, client| async move {
-        let id = server.endpoint.node_id();
-        let address = server.endpoint.local_addr();
-        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-        let busy = u32::from(Code::Busy);
-        let cancelled = u32::from(Code::Cancelled);
+    check(
+        11,
+        FAIR,
+        handler,
+        |executor, _, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            let busy = u32::from(Code::Busy);
+            let cancelled = u32::from(Code::Cancelled);
 
-        let (mut send, _recv) = connection.open().await.unwrap();
-        send.send(Bytes::from_static(&[0])).await.unwrap();
-        executor.sleep(Duration::from_millis(50)).await;
-        send.reset(Code::Timeout);
-        executor.sleep(Duration::from_millis(50)).await;
-        let timeout = u32::from(Code::Timeout);
-        assert_eq!(*outcomes.borrow(), [StreamError::Reset(timeout)]);
+            let (mut send, _recv) = connection.open().await.unwrap();
+            send.send(Bytes::from_static(&[0])).await.unwrap();
+            executor.sleep(Duration::from_millis(50)).await;
+            send.reset(Code::Timeout);
+            executor.sleep(Duration::from_millis(50)).await;
+            let timeout = u32::from(Code::Timeout);
+            assert_eq!(*outcomes.borrow(), [StreamError::Reset(timeout)]);
 
-        for (order, code) in [(1, busy), (2, cancelled)] {
-            let (mut send, mut recv) = connection.open().await.unwrap();
-            send.send(Bytes::copy_from_slice(&[order])).await.unwrap();
-            assert_eq!(recv.chunk(9).await, Err(StreamError::Reset(code)));
-            // Said again for as long as it is asked.
-            assert_eq!(recv.chunk(9).await, Err(StreamError::Reset(code)));
-            assert_eq!(send.send(pattern(9)).await, Err(StreamError::Stopped(code)));
-        }
-    });
+            for (order, code) in [(1, busy), (2, cancelled)] {
+                let (mut send, mut recv) = connection.open().await.unwrap();
+                send.send(Bytes::copy_from_slice(&[order])).await.unwrap();
+                assert_eq!(recv.chunk(9).await, Err(StreamError::Reset(code)));
+                // Said again for as long as it is asked.
+                assert_eq!(recv.chunk(9).await, Err(StreamError::Reset(code)));
+                assert_eq!(send.send(pattern(9)).await, Err(StreamError::Stopped(code)));
+            }
+        },
+    );
 }
 
 #[test]
@@ -252,21 +273,30 @@ fn an_end_that_was_not_read_is_not_stopped() {
     let handler = handler(|mut request| async move {
         // Reads the request, not its end, and answers.
         let _ = request.recv.chunk(4).await;
-        request.send.send(Bytes::from_static(b"done")).await.unwrap();
+        request
+            .send
+            .send(Bytes::from_static(b"done"))
+            .await
+            .unwrap();
         request.send.finish();
     });
-    check(12, FAIR, handler, |executor, _, server, client| async move {
-        let id = server.endpoint.node_id();
-        let address = server.endpoint.local_addr();
-        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-        let (mut send, mut recv) = connection.open().await.unwrap();
-        send.send(Bytes::from_static(b"work")).await.unwrap();
-        send.finish();
-        assert_eq!(read_to_end(&mut recv).await.unwrap(), b"done");
-        executor.sleep(Duration::from_secs(1)).await;
-        assert_eq!(client.endpoint.connection_count(), 1);
-        assert_eq!(server.endpoint.request_count(), 0);
-    });
+    check(
+        12,
+        FAIR,
+        handler,
+        |executor, _, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            let (mut send, mut recv) = connection.open().await.unwrap();
+            send.send(Bytes::from_static(b"work")).await.unwrap();
+            send.finish();
+            assert_eq!(read_to_end(&mut recv).await.unwrap(), b"done");
+            executor.sleep(Duration::from_secs(1)).await;
+            assert_eq!(client.endpoint.connection_count(), 1);
+            assert_eq!(server.endpoint.request_count(), 0);
+        },
+    );
 }
 
 #[test]
@@ -277,21 +307,29 @@ fn a_vanished_peer_is_noticed_by_its_silence() {
         let noted = noted.clone();
         async move { noted.set(read_to_end(&mut request.recv).await.err()) }
     });
-    check(13, FAIR, handler, |executor, network, server, client| async move {
-        let id = server.endpoint.node_id();
-        let address = server.endpoint.local_addr();
-        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-        let (mut send, _recv) = connection.open().await.unwrap();
-        send.send(pattern(10)).await.unwrap();
-        executor.sleep(Duration::from_secs(1)).await;
-        network.set_weather(Weather { lost_permille: 1000, ..FAIR });
-        // The client's keep-alive, sent in vain, moves its own deadline by up to 10 s once.
-        executor.sleep(IDLE_TIMEOUT + Duration::from_secs(12)).await;
-        assert_eq!(outcome.get(), Some(StreamError::TimedOut));
-        assert_eq!(server.endpoint.connection_count(), 0);
-        assert!(connection.is_closed());
-        assert_eq!(connection.open().await.unwrap_err(), StreamError::TimedOut);
-    });
+    check(
+        13,
+        FAIR,
+        handler,
+        |executor, network, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            let (mut send, _recv) = connection.open().await.unwrap();
+            send.send(pattern(10)).await.unwrap();
+            executor.sleep(Duration::from_secs(1)).await;
+            network.set_weather(Weather {
+                lost_permille: 1000,
+                ..FAIR
+            });
+            // The client's keep-alive, sent in vain, moves its own deadline by up to 10 s once.
+            executor.sleep(IDLE_TIMEOUT + Duration::from_secs(12)).await;
+            assert_eq!(outcome.get(), Some(StreamError::TimedOut));
+            assert_eq!(server.endpoint.connection_count(), 0);
+            assert!(connection.is_closed());
+            assert_eq!(connection.open().await.unwrap_err(), StreamError::TimedOut);
+        },
+    );
 }
 
 #[test]
@@ -299,16 +337,28 @@ fn dialling_fails_for_another_key_for_nobody_and_for_another_protocol() {
     check(14, FAIR, echo(), |executor, _, server, client| async move {
         let address = server.endpoint.local_addr();
         let stranger = Identity::generate().node_id();
-        let error = client.endpoint.dial(stranger, address, NODE_ALPN).await.unwrap_err();
+        let error = client
+            .endpoint
+            .dial(stranger, address, NODE_ALPN)
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::Failed { .. }), "{error}");
 
         let id = server.endpoint.node_id();
-        let error = client.endpoint.dial(id, address, b"strand-other/9").await.unwrap_err();
+        let error = client
+            .endpoint
+            .dial(id, address, b"strand-other/9")
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::Failed { .. }), "{error}");
 
         let started = executor.now();
         let nowhere: SocketAddr = "10.9.9.9:9".parse().unwrap();
-        let error = client.endpoint.dial(id, nowhere, NODE_ALPN).await.unwrap_err();
+        let error = client
+            .endpoint
+            .dial(id, nowhere, NODE_ALPN)
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::TimedOut { .. }), "{error}");
         assert_eq!(executor.now() - started, CONNECT_TIMEOUT);
 
@@ -323,25 +373,34 @@ fn dialling_fails_for_another_key_for_nobody_and_for_another_protocol() {
 
 #[test]
 fn connections_beyond_the_limit_are_refused_and_room_comes_back() {
-    check(15, FAIR, echo(), |executor, network, server, client| async move {
-        let id = server.endpoint.node_id();
-        let address = server.endpoint.local_addr();
-        // Two clients, since each may have no more connections than a server.
-        let second = host(&network, &executor, true, deaf());
-        let mut held = Vec::new();
-        for index in 0..NODE_CONNECTIONS_MAX {
-            let dialler = if index % 2 == 0 { &client } else { &second };
-            held.push(dialler.endpoint.dial(id, address, NODE_ALPN).await.unwrap());
-        }
-        let error = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap_err();
-        assert!(matches!(error, DialError::Failed { .. }), "{error}");
-        // A ClientHello with a post-quantum key share is two datagrams; each is refused.
-        assert!(server.counters.read().handshakes_refused >= 1);
-        held.pop();
-        executor.sleep(Duration::from_secs(2)).await;
-        let again = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-        assert!(!again.is_closed());
-    });
+    check(
+        15,
+        FAIR,
+        echo(),
+        |executor, network, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            // Two clients, since each may have no more connections than a server.
+            let second = host(&network, &executor, true, deaf());
+            let mut held = Vec::new();
+            for index in 0..NODE_CONNECTIONS_MAX {
+                let dialler = if index % 2 == 0 { &client } else { &second };
+                held.push(dialler.endpoint.dial(id, address, NODE_ALPN).await.unwrap());
+            }
+            let error = client
+                .endpoint
+                .dial(id, address, NODE_ALPN)
+                .await
+                .unwrap_err();
+            assert!(matches!(error, DialError::Failed { .. }), "{error}");
+            // A ClientHello with a post-quantum key share is two datagrams; each is refused.
+            assert!(server.counters.read().handshakes_refused >= 1);
+            held.pop();
+            executor.sleep(Duration::from_secs(2)).await;
+            let again = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            assert!(!again.is_closed());
+        },
+    );
 }
 
 #[test]
@@ -351,24 +410,32 @@ fn closing_an_endpoint_tells_peers_ends_handlers_and_frees_the_address() {
         let mut request = request;
         let _ = read_to_end(&mut request.recv).await;
     });
-    check(16, FAIR, handler, |executor, _, server, client| async move {
-        let id = server.endpoint.node_id();
-        let address = server.endpoint.local_addr();
-        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-        let (mut send, mut recv) = connection.open().await.unwrap();
-        send.send(pattern(10)).await.unwrap();
-        executor.sleep(Duration::from_secs(1)).await;
-        assert_eq!(server.endpoint.request_count(), 1);
-        let started = executor.now();
-        server.endpoint.close(Code::Shutdown).await;
-        assert!(executor.now() - started < Duration::from_secs(1));
-        assert_eq!(server.endpoint.request_count(), 0);
-        assert_eq!(recv.chunk(9).await, Err(StreamError::Closed));
-        assert!(connection.is_closed());
-        let again = server.driver.add_node(&Identity::generate(), address, echo()).unwrap();
-        assert_eq!(again.local_addr(), address);
-        server.driver.close().await;
-    });
+    check(
+        16,
+        FAIR,
+        handler,
+        |executor, _, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            let (mut send, mut recv) = connection.open().await.unwrap();
+            send.send(pattern(10)).await.unwrap();
+            executor.sleep(Duration::from_secs(1)).await;
+            assert_eq!(server.endpoint.request_count(), 1);
+            let started = executor.now();
+            server.endpoint.close(Code::Shutdown).await;
+            assert!(executor.now() - started < Duration::from_secs(1));
+            assert_eq!(server.endpoint.request_count(), 0);
+            assert_eq!(recv.chunk(9).await, Err(StreamError::Closed));
+            assert!(connection.is_closed());
+            let again = server
+                .driver
+                .add_node(&Identity::generate(), address, echo())
+                .unwrap();
+            assert_eq!(again.local_addr(), address);
+            server.driver.close().await;
+        },
+    );
 }
 
 #[test]

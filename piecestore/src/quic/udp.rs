@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::core::notify::Notify;
-pub use crate::ring::{Outgoing, Received, SocketId};
 use crate::ring::Ring;
+pub use crate::ring::{Outgoing, Received, SocketId};
 
 /// A network as the driver sees it.
 pub trait Datagram {

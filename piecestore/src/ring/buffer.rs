@@ -40,11 +40,19 @@ impl ProvidedBuffers {
     /// The memory is touched only as buffers are used. Kernels that count the ring against the
     /// memory-lock limit count 16 bytes a buffer; the buffers themselves are not locked.
     pub(super) fn register(submitter: &Submitter<'_>, count: u16) -> io::Result<Self> {
-        assert!(count.is_power_of_two(), "buffer count {count} is no power of two");
+        assert!(
+            count.is_power_of_two(),
+            "buffer count {count} is no power of two"
+        );
         let entries = allocate(Self::entries_layout(count));
         let memory = allocate(Self::memory_layout(count));
-        let mut buffers =
-            Self { entries: entries.cast(), memory, count, tail: 0, free_count: 0 };
+        let mut buffers = Self {
+            entries: entries.cast(),
+            memory,
+            count,
+            tail: 0,
+            free_count: 0,
+        };
         // SAFETY: the entries are page-aligned, hold `count` of them, and live as long as the ring
         // they are registered with: `Ring` drops the ring first, and leaks both if anything flies.
         unsafe {
@@ -77,24 +85,26 @@ impl ProvidedBuffers {
 
     /// The first `len` bytes of a buffer that a completion named and that was not provided since.
     pub(super) fn filled(&self, id: u16, len: usize) -> &[u8] {
-        assert!(id < self.count && len <= BUFFER_STRIDE, "buffer {id} of {len} bytes");
-        // SAFETY: asserted to lie within buffer `id`, which was zeroed at birth and which the
+        assert!(
+            id < self.count && len <= BUFFER_STRIDE,
+            "buffer {id} of {len} bytes"
+        );
+        // SAFETY: `id` was asserted to name one of the `count` buffers of the allocation.
+        let start = unsafe { self.memory.as_ptr().add(usize::from(id) * BUFFER_STRIDE) };
+        // SAFETY: asserted to lie within that buffer, which was zeroed at birth and which the
         // kernel does not write again before `provide(id)`, for which `&mut self` is needed.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.memory.as_ptr().add(usize::from(id) * BUFFER_STRIDE),
-                len,
-            )
-        }
+        unsafe { std::slice::from_raw_parts(start, len) }
     }
 
     /// Gives a buffer to the kernel to be filled.
     pub(super) fn provide(&mut self, id: u16) {
         assert!(id < self.count, "buffer {id} of {}", self.count);
         let index = usize::from(self.tail & (self.count - 1));
-        // SAFETY: the index is masked to the ring, which holds `count` zeroed entries; the kernel
-        // reads entries only before the tail, which is moved past this one below.
-        let entry = unsafe { &mut *self.entries.as_ptr().add(index) };
+        // SAFETY: the index is masked to the ring, which holds `count` entries.
+        let entry = unsafe { self.entries.as_ptr().add(index) };
+        // SAFETY: entries were zeroed at birth, which is a value; the kernel reads them only before
+        // the tail, which is moved past this one below.
+        let entry = unsafe { &mut *entry };
         let address = self.memory.as_ptr() as u64 + (usize::from(id) * BUFFER_STRIDE) as u64;
         entry.set_addr(address);
         entry.set_len(BUFFER_STRIDE as u32);
@@ -124,11 +134,19 @@ impl Drop for ProvidedBuffers {
         // flight, so the kernel holds no address of it (see `Ring`).
         unsafe { dealloc(self.memory.as_ptr(), Self::memory_layout(self.count)) };
         // SAFETY: as above.
-        unsafe { dealloc(self.entries.as_ptr().cast(), Self::entries_layout(self.count)) };
+        unsafe {
+            dealloc(
+                self.entries.as_ptr().cast(),
+                Self::entries_layout(self.count),
+            )
+        };
     }
 }
 
-#[expect(clippy::expect_used, reason = "sizes are products of our own constants")]
+#[expect(
+    clippy::expect_used,
+    reason = "sizes are products of our own constants"
+)]
 fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, PAGE_BYTES).expect("a few megabytes fit in isize")
 }

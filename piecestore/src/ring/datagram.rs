@@ -6,9 +6,9 @@
 //! buffer fill and drop, not us grow. A send owns its bytes until it completes; where the kernel
 //! refuses segmentation for a socket, that train and all later ones go out one by one.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -16,9 +16,7 @@ use bytes::BytesMut;
 use io_uring::{cqueue, opcode, squeue, types};
 
 use super::buffer::{BUFFER_GROUP, BUFFER_STRIDE, ProvidedBuffers};
-use super::message::{
-    self, CONTROL_BYTES, NAME_BYTES, RECEIVE_HEADER_BYTES, SEND_CONTROL_BYTES,
-};
+use super::message::{self, CONTROL_BYTES, NAME_BYTES, RECEIVE_HEADER_BYTES, SEND_CONTROL_BYTES};
 use super::socket::UdpSocket;
 use super::turn::{Kind, Ring, State};
 use crate::core::counters::Counters;
@@ -66,7 +64,10 @@ pub(super) struct Datagrams {
     /// The header every receive shares; read by the kernel when one is armed.
     receive_header: Box<libc::msghdr>,
     arrived: VecDeque<Arrived>,
-    #[expect(clippy::vec_box, reason = "the kernel holds addresses of sends in flight")]
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel holds addresses of sends in flight"
+    )]
     sends: Vec<Box<Send>>,
     idle_sends: Vec<usize>,
     spare_payloads: Vec<Vec<u8>>,
@@ -122,7 +123,12 @@ impl Ring {
     /// Where a socket is bound; `None` if it was closed.
     #[must_use]
     pub fn local_address(&self, socket: SocketId) -> Option<SocketAddr> {
-        self.look(|state| state.datagrams.socket(socket).map(|socket| socket.udp.local))
+        self.look(|state| {
+            state
+                .datagrams
+                .socket(socket)
+                .map(|socket| socket.udp.local)
+        })
     }
 
     /// Stops receiving on a socket and forgets it. Sends in flight go out.
@@ -166,14 +172,18 @@ impl Ring {
     #[must_use]
     pub fn has_segmentation(&self, socket: SocketId) -> bool {
         self.look(|state| {
-            state.datagrams.socket(socket).is_some_and(|socket| socket.has_segmentation)
+            state
+                .datagrams
+                .socket(socket)
+                .is_some_and(|socket| socket.has_segmentation)
         })
     }
 
     /// An empty buffer for [`Outgoing::payload`], used before if possible.
     #[must_use]
     pub fn spare_payload(&self) -> Vec<u8> {
-        self.look(|state| state.datagrams.spare_payloads.pop()).unwrap_or_default()
+        self.look(|state| state.datagrams.spare_payloads.pop())
+            .unwrap_or_default()
     }
 
     /// Takes back a buffer that was not sent.
@@ -203,7 +213,13 @@ impl Ring {
 impl State {
     /// Arms every socket that is not, if there are buffers to spare.
     pub(super) fn arm_receives(&mut self, counters: &Counters) {
-        if self.datagrams.sockets.iter().flatten().all(|socket| socket.is_armed) {
+        if self
+            .datagrams
+            .sockets
+            .iter()
+            .flatten()
+            .all(|socket| socket.is_armed)
+        {
             return;
         }
         // With a few buffers only, the next train would disarm it again.
@@ -233,7 +249,9 @@ impl State {
     }
 
     fn cancel_receive(&mut self, id: SocketId) {
-        let Some(slot) = self.datagrams.sockets.get_mut(id.0) else { return };
+        let Some(slot) = self.datagrams.sockets.get_mut(id.0) else {
+            return;
+        };
         let Some(socket) = slot else { return };
         if socket.is_armed && !socket.is_closing {
             let entry = opcode::AsyncCancel::new(Kind::Receive.tag(id.0))
@@ -269,8 +287,12 @@ impl Datagrams {
     }
 
     fn add(&mut self, udp: Rc<UdpSocket>) -> SocketId {
-        let socket =
-            Socket { udp, is_armed: false, is_closing: false, has_segmentation: true };
+        let socket = Socket {
+            udp,
+            is_armed: false,
+            is_closing: false,
+            has_segmentation: true,
+        };
         let free = self.sockets.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.sockets.push(None);
@@ -281,7 +303,10 @@ impl Datagrams {
     }
 
     fn socket(&self, id: SocketId) -> Option<&Socket> {
-        self.sockets.get(id.0)?.as_ref().filter(|socket| !socket.is_closing)
+        self.sockets
+            .get(id.0)?
+            .as_ref()
+            .filter(|socket| !socket.is_closing)
     }
 
     fn sends_in_flight(&self) -> usize {
@@ -289,13 +314,20 @@ impl Datagrams {
     }
 
     pub(super) fn in_flight_count(&self) -> usize {
-        let armed = self.sockets.iter().flatten().filter(|socket| socket.is_armed).count();
+        let armed = self
+            .sockets
+            .iter()
+            .flatten()
+            .filter(|socket| socket.is_armed)
+            .count();
         armed + self.sends_in_flight()
     }
 
     /// The reader, if something happened that it wants to know.
     pub(super) fn take_alarm(&mut self) -> Option<Rc<Notify>> {
-        std::mem::take(&mut self.is_alarmed).then(|| self.reader.clone()).flatten()
+        std::mem::take(&mut self.is_alarmed)
+            .then(|| self.reader.clone())
+            .flatten()
     }
 
     /// A completion of a socket's receive.
@@ -307,7 +339,9 @@ impl Datagrams {
         buffers: &mut ProvidedBuffers,
         counters: &Counters,
     ) {
-        let Some(slot) = self.sockets.get_mut(index) else { return };
+        let Some(slot) = self.sockets.get_mut(index) else {
+            return;
+        };
         let Some(socket) = slot else { return };
         if let Some(buffer) = cqueue::buffer_select(flags) {
             buffers.taken();
@@ -315,7 +349,11 @@ impl Datagrams {
                 Ok(len) if !socket.is_closing => {
                     let len = (len as usize).min(BUFFER_STRIDE);
                     count_received(buffers.filled(buffer, len), flags, counters);
-                    self.arrived.push_back(Arrived { socket: SocketId(index), buffer, len });
+                    self.arrived.push_back(Arrived {
+                        socket: SocketId(index),
+                        buffer,
+                        len,
+                    });
                     self.is_alarmed = true;
                 }
                 _ => buffers.provide(buffer),
@@ -340,7 +378,10 @@ impl Datagrams {
             self.sends.push(Box::new(Send::idle()));
             self.sends.len() - 1
         });
-        assert!(self.sends_in_flight() <= self.sends_max, "more sends than there is room for");
+        assert!(
+            self.sends_in_flight() <= self.sends_max,
+            "more sends than there is room for"
+        );
         let send = &mut self.sends[index];
         send.socket = Some((id, udp));
         send.goes_singly = outgoing.segment_bytes.is_some() && !has_segmentation;
@@ -399,7 +440,10 @@ impl Send {
         Self {
             // SAFETY: a message header is integers and pointers, for which zero is a value.
             header: unsafe { std::mem::zeroed() },
-            vector: libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 },
+            vector: libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            },
             name: [0; NAME_BYTES],
             control: SendControl([0; SEND_CONTROL_BYTES]),
             socket: None,
@@ -424,7 +468,10 @@ impl Send {
             Some(bytes) if self.goes_singly => rest.len().min(usize::from(bytes)),
             _ => rest.len(),
         };
-        self.vector = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: len };
+        self.vector = libc::iovec {
+            iov_base: rest.as_mut_ptr().cast(),
+            iov_len: len,
+        };
         let name_len = message::write_address(outgoing.destination, &mut self.name);
         let control_len = message::write_send_control(
             outgoing.destination,
@@ -443,7 +490,10 @@ impl Send {
             (&raw mut self.control).cast()
         };
         self.header.msg_controllen = control_len;
-        let fd = self.socket.as_ref().map_or(-1, |(_, udp)| udp.fd.as_raw_fd());
+        let fd = self
+            .socket
+            .as_ref()
+            .map_or(-1, |(_, udp)| udp.fd.as_raw_fd());
         opcode::SendMsg::new(types::Fd(fd), &raw const self.header)
             .build()
             .user_data(Kind::Send.tag(index))
@@ -460,8 +510,8 @@ fn read_arrived(
     counters: &Counters,
 ) -> Option<Received> {
     let filled = buffers.filled(arrived.buffer, arrived.len);
-    let head = message::parse_received(filled)
-        .filter(|head| !head.is_truncated && head.payload_bytes > 0);
+    let head =
+        message::parse_received(filled).filter(|head| !head.is_truncated && head.payload_bytes > 0);
     let Some(head) = head else {
         counters.datagrams_dropped.add(1);
         return None;
@@ -478,7 +528,9 @@ fn read_arrived(
 }
 
 fn count_received(filled: &[u8], flags: u32, counters: &Counters) {
-    let Some(head) = message::parse_received(filled) else { return };
+    let Some(head) = message::parse_received(filled) else {
+        return;
+    };
     let segment_bytes = head.segment_bytes.unwrap_or(head.payload_bytes).max(1);
     let count = head.payload_bytes.div_ceil(segment_bytes).max(1) as u64;
     counters.trains_received.add(1);

@@ -94,7 +94,11 @@ pub(super) struct Files {
 
 enum Slot {
     Free,
-    InFlight { operation: FileOperation, waker: Option<Waker>, is_abandoned: bool },
+    InFlight {
+        operation: FileOperation,
+        waker: Option<Waker>,
+        is_abandoned: bool,
+    },
     Done(FileOutcome),
 }
 
@@ -116,7 +120,12 @@ impl Ring {
         })
         .await;
         self.wake_flag().notify();
-        InFlight { ring: self, slot, is_done: Cell::new(false) }.await
+        InFlight {
+            ring: self,
+            slot,
+            is_done: Cell::new(false),
+        }
+        .await
     }
 }
 
@@ -144,7 +153,12 @@ pub fn free_bytes(directory: BorrowedFd<'_>) -> io::Result<u64> {
 
 impl Files {
     pub(super) fn new(in_flight_max: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), in_flight_max, waiters: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            in_flight_max,
+            waiters: Vec::new(),
+        }
     }
 
     pub(super) fn in_flight_count(&self) -> usize {
@@ -164,7 +178,11 @@ impl Files {
             self.slots.push(Slot::Free);
             self.slots.len() - 1
         });
-        self.slots[index] = Slot::InFlight { operation, waker: None, is_abandoned: false };
+        self.slots[index] = Slot::InFlight {
+            operation,
+            waker: None,
+            is_abandoned: false,
+        };
         // The entry points into the operation where it now lies; only names and buffers are
         // pointed to, and those are allocations of their own.
         if let Slot::InFlight { operation, .. } = &mut self.slots[index] {
@@ -181,7 +199,12 @@ impl Files {
         woken: &mut Vec<Waker>,
     ) {
         let slot = std::mem::replace(&mut self.slots[index], Slot::Free);
-        let Slot::InFlight { operation, waker, is_abandoned } = slot else {
+        let Slot::InFlight {
+            operation,
+            waker,
+            is_abandoned,
+        } = slot
+        else {
             panic!("file operation {index} completed twice");
         };
         count(&operation, result, counters);
@@ -233,13 +256,25 @@ impl FileOperation {
 
     fn entry(&mut self) -> squeue::Entry {
         match self {
-            Self::Read { file, offset, buffer, start, end } => {
+            Self::Read {
+                file,
+                offset,
+                buffer,
+                start,
+                end,
+            } => {
                 let range = &mut buffer[*start..*end];
                 opcode::Read::new(raw(file), range.as_mut_ptr(), range.len() as u32)
                     .offset(*offset)
                     .build()
             }
-            Self::Write { file, offset, buffer, start, end } => {
+            Self::Write {
+                file,
+                offset,
+                buffer,
+                start,
+                end,
+            } => {
                 let range = &buffer[*start..*end];
                 opcode::Write::new(raw(file), range.as_ptr(), range.len() as u32)
                     .offset(*offset)
@@ -253,12 +288,15 @@ impl FileOperation {
                 };
                 opcode::Fsync::new(raw(file)).flags(flags).build()
             }
-            Self::Open { directory, name, flags, mode } => {
-                opcode::OpenAt::new(raw(directory), name.as_ptr())
-                    .flags(*flags | libc::O_CLOEXEC)
-                    .mode(*mode)
-                    .build()
-            }
+            Self::Open {
+                directory,
+                name,
+                flags,
+                mode,
+            } => opcode::OpenAt::new(raw(directory), name.as_ptr())
+                .flags(*flags | libc::O_CLOEXEC)
+                .mode(*mode)
+                .build(),
             Self::Unlink { directory, name } => {
                 opcode::UnlinkAt::new(raw(directory), name.as_ptr()).build()
             }
@@ -299,7 +337,11 @@ impl Drop for InFlight<'_> {
         let woken = self.ring.with(|state| {
             let mut woken = Vec::new();
             match &mut state.files.slots[slot] {
-                Slot::InFlight { waker, is_abandoned, .. } => {
+                Slot::InFlight {
+                    waker,
+                    is_abandoned,
+                    ..
+                } => {
                     *waker = None;
                     *is_abandoned = true;
                     let entry = opcode::AsyncCancel::new(Kind::File.tag(slot))

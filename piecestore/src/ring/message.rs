@@ -106,7 +106,12 @@ pub(super) fn parse_address(name: &[u8]) -> Option<SocketAddr> {
             let flow = read_u32(name, 4)?;
             let ip: [u8; 16] = name.get(8..24)?.try_into().ok()?;
             let scope = read_u32(name, 24)?;
-            Some(SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(ip), port, flow, scope)))
+            Some(SocketAddr::V6(SocketAddrV6::new(
+                Ipv6Addr::from(ip),
+                port,
+                flow,
+                scope,
+            )))
         }
         _ => None,
     }
@@ -134,7 +139,11 @@ pub(super) fn write_send_control(
         }
     }
     if let Some(segment_bytes) = segment_bytes {
-        writer.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment_bytes.to_ne_bytes());
+        writer.push(
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &segment_bytes.to_ne_bytes(),
+        );
     }
     match source_ip {
         Some(IpAddr::V4(ip)) => {
@@ -181,7 +190,10 @@ impl<'a> Iterator for ControlMessages<'a> {
         let level = read_u32(self.0, 8)? as i32;
         let kind = read_u32(self.0, 12)? as i32;
         let data = self.0.get(CONTROL_HEAD_BYTES..len)?;
-        self.0 = self.0.get(len.checked_next_multiple_of(8)?..).unwrap_or_default();
+        self.0 = self
+            .0
+            .get(len.checked_next_multiple_of(8)?..)
+            .unwrap_or_default();
         Some((level, kind, data))
     }
 }
@@ -196,7 +208,12 @@ mod tests {
 
     #[test]
     fn addresses_survive_the_round_trip() {
-        for text in ["127.3.2.1:443", "[2001:db8::7]:65535", "[::ffff:10.0.0.1]:1", "0.0.0.0:0"] {
+        for text in [
+            "127.3.2.1:443",
+            "[2001:db8::7]:65535",
+            "[::ffff:10.0.0.1]:1",
+            "0.0.0.0:0",
+        ] {
             let address: SocketAddr = text.parse().unwrap();
             let mut bytes = [0xff; NAME_BYTES];
             let len = write_address(address, &mut bytes);
@@ -222,7 +239,10 @@ mod tests {
 
     fn control(messages: &[(i32, i32, &[u8])]) -> Vec<u8> {
         let mut bytes = [0; SEND_CONTROL_BYTES];
-        let mut writer = ControlWriter { target: &mut bytes, used: 0 };
+        let mut writer = ControlWriter {
+            target: &mut bytes,
+            used: 0,
+        };
         for (level, kind, data) in messages {
             writer.push(*level, *kind, data);
         }
@@ -255,7 +275,11 @@ mod tests {
 
     #[test]
     fn truncation_shows_by_flag_or_by_length() {
-        assert!(parse_received(&received(&[], &[1; 9], libc::MSG_TRUNC)).unwrap().is_truncated);
+        assert!(
+            parse_received(&received(&[], &[1; 9], libc::MSG_TRUNC))
+                .unwrap()
+                .is_truncated
+        );
         let mut short = received(&[], &[1; 9], 0);
         short.pop();
         assert!(parse_received(&short).unwrap().is_truncated);

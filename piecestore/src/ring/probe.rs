@@ -32,7 +32,9 @@ pub enum Unsupported {
         code: u8,
     },
     /// The kernel would not give memory for a ring: locked memory is used up, mostly.
-    #[error("piecestore could not make an io_uring: errno {errno}; is the locked-memory limit used up?")]
+    #[error(
+        "piecestore could not make an io_uring: errno {errno}; is the locked-memory limit used up?"
+    )]
     Refused {
         /// The positive errno.
         errno: i32,
@@ -54,7 +56,9 @@ pub fn probe() -> Result<(), Unsupported> {
     }
     let ring = IoUring::new(8).map_err(|error| classify(&error))?;
     let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(|error| classify(&error))?;
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| classify(&error))?;
     let needed = [
         opcode::RecvMsgMulti::CODE,
         opcode::SendMsg::CODE,
@@ -74,13 +78,19 @@ pub fn probe() -> Result<(), Unsupported> {
 /// Lifts the soft limit of locked memory to the hard one and gives what then holds, in bytes.
 #[must_use]
 pub fn raise_memory_lock_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is a valid place for the answer.
     if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
         return 0;
     }
     if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+        let raised = libc::rlimit {
+            rlim_cur: limit.rlim_max,
+            rlim_max: limit.rlim_max,
+        };
         // SAFETY: `raised` is a valid value to read.
         if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const raised) } == 0 {
             return raised.rlim_cur;
@@ -106,8 +116,12 @@ fn release() -> (u32, u32) {
     if unsafe { libc::uname(&raw mut name) } != 0 {
         return (0, 0);
     }
-    let text: Vec<u8> =
-        name.release.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
+    let text: Vec<u8> = name
+        .release
+        .iter()
+        .map(|&byte| byte as u8)
+        .take_while(|&byte| byte != 0)
+        .collect();
     parse_release(&String::from_utf8_lossy(&text))
 }
 

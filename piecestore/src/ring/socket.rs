@@ -31,18 +31,29 @@ fn set_options(fd: BorrowedFd<'_>, is_ipv4: bool) -> io::Result<()> {
     // (ECN, GRO, larger buffers) may fail; those that answers or MTU discovery rest on may not.
     let _ = set(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
     let _ = set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
-    set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+    set(
+        fd,
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::IP_PMTUDISC_PROBE,
+    )?;
     if is_ipv4 {
         set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
     } else {
-        set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+        set(
+            fd,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        )?;
         set(fd, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
         set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         let _ = set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
     }
-    for (forced, plain) in
-        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-    {
+    for (forced, plain) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    ] {
         // Beyond the system's limit only root may go.
         if set(fd, libc::SOL_SOCKET, forced, SOCKET_BUFFER_BYTES).is_err() {
             let _ = set(fd, libc::SOL_SOCKET, plain, SOCKET_BUFFER_BYTES);
@@ -62,5 +73,9 @@ fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()
             size_of::<i32>() as libc::socklen_t,
         )
     };
-    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -240,7 +240,11 @@ impl Ring {
     fn switch_eventfd(&self, is_on: bool) {
         let state = &mut *self.state.borrow_mut();
         let completion = state.uring.completion();
-        if is_on { completion.enable_eventfd() } else { completion.disable_eventfd() }
+        if is_on {
+            completion.enable_eventfd()
+        } else {
+            completion.disable_eventfd()
+        }
     }
 }
 
@@ -258,7 +262,10 @@ impl Drop for Ring {
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Ring").field("is_closing", &self.is_closing).finish_non_exhaustive()
+        formatter
+            .debug_struct("Ring")
+            .field("is_closing", &self.is_closing)
+            .finish_non_exhaustive()
     }
 }
 
@@ -320,7 +327,13 @@ impl State {
 
     fn reap(&mut self, counters: &Counters, woken: &mut Vec<Waker>) -> usize {
         let mut reaped = 0;
-        let Self { uring, queue, buffers, datagrams, files } = self;
+        let Self {
+            uring,
+            queue,
+            buffers,
+            datagrams,
+            files,
+        } = self;
         for completion in uring.completion() {
             reaped += 1;
             let (kind, index) = Kind::of(completion.user_data());
@@ -337,7 +350,10 @@ impl State {
                 }
                 Some(Kind::File) => files.completed(index, result, counters, woken),
                 Some(Kind::Nobody) => {}
-                None => panic!("completion {:#x} was never submitted", completion.user_data()),
+                None => panic!(
+                    "completion {:#x} was never submitted",
+                    completion.user_data()
+                ),
             }
         }
         reaped
@@ -356,7 +372,9 @@ fn outcome(completion: &cqueue::Entry) -> Result<u32, i32> {
 
 fn build(options: &RingOptions) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    builder.setup_cqsize(options.completion_count).setup_submit_all();
+    builder
+        .setup_cqsize(options.completion_count)
+        .setup_submit_all();
     let deferred = builder
         .clone()
         .setup_single_issuer()
@@ -364,9 +382,10 @@ fn build(options: &RingOptions) -> io::Result<IoUring> {
         .setup_taskrun_flag()
         .build(options.submission_count);
     match deferred {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            builder.setup_coop_taskrun().setup_taskrun_flag().build(options.submission_count)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => builder
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .build(options.submission_count),
         other => other,
     }
 }

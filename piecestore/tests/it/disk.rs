@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use piecestore::core::{CoreCounters, CoreOptions, Core, Executor, start};
+use piecestore::core::{Core, CoreCounters, CoreOptions, Executor, start};
 use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
 
 /// Runs `test` on a core; gives its output and what the core counted.
@@ -82,7 +82,9 @@ fn reads_are_short_at_the_end_and_absent_files_are_not_found() {
 #[test]
 fn a_file_system_without_direct_io_is_used_all_the_same() {
     // tmpfs took no O_DIRECT before Linux 6.6 and takes it since: either way this must work.
-    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else {
+        return;
+    };
     let path = folder.path().to_owned();
     check(move |core| async move {
         let disk = core.disk(&path).unwrap();
@@ -118,7 +120,10 @@ fn more_operations_than_may_fly_all_end_and_abandoned_ones_do_no_harm() {
                     })
                     .await;
                 } else {
-                    disk.write(&file, index * 4096, buffer, 4096).await.0.unwrap();
+                    disk.write(&file, index * 4096, buffer, 4096)
+                        .await
+                        .0
+                        .unwrap();
                 }
                 done.set(done.get() + 1);
             });
@@ -139,7 +144,9 @@ fn the_store_keeps_pieces_on_it_across_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let pieces = 40u8;
     let body = |index: u8| -> Vec<u8> {
-        (0..50_000u32 + u32::from(index) * 64).map(|at| (at % 251) as u8 ^ index).collect()
+        (0..50_000u32 + u32::from(index) * 64)
+            .map(|at| (at % 251) as u8 ^ index)
+            .collect()
     };
     let path = folder.path().to_owned();
     let ((), counters) = check(move |core| async move {
@@ -164,7 +171,10 @@ fn the_store_keeps_pieces_on_it_across_a_restart() {
             put.await.unwrap();
         }
         let counted = store.counters();
-        assert_eq!((counted.pieces_stored, counted.acks_before_sync), (u64::from(pieces), 0));
+        assert_eq!(
+            (counted.pieces_stored, counted.acks_before_sync),
+            (u64::from(pieces), 0)
+        );
         store.close().await;
     });
     assert!(counters.disk_bytes_written >= u64::from(pieces) * 50_000);
@@ -193,8 +203,11 @@ async fn open_store(
         counter = counter.wrapping_add(1);
         bytes.fill(counter);
     };
-    let (store, _) = strand_blob::Store::open(disk, options, 100, &mut random).await.unwrap();
+    let (store, _) = strand_blob::Store::open(disk, options, 100, &mut random)
+        .await
+        .unwrap();
     let running = store.clone();
-    core.executor().spawn(async move { running.run_commits().await });
+    core.executor()
+        .spawn(async move { running.run_commits().await });
     store
 }

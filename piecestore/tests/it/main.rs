@@ -4,5 +4,6 @@
 
 mod disk;
 mod driver;
+mod limits;
 mod node;
 mod world;
