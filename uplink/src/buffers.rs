@@ -25,9 +25,15 @@ impl BufferStore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
-        let mut bytes = spare.unwrap_or_default();
-        // Zeros are written only where the buffer grows.
-        bytes.resize(len, 0);
+        let bytes = match spare {
+            Some(mut bytes) if bytes.capacity() >= len => {
+                // Zeros are written only beyond what it held before.
+                bytes.resize(len, 0);
+                bytes
+            }
+            // Zeroed pages come from the kernel as they are touched; nothing is written here.
+            _ => vec![0; len],
+        };
         Buffer {
             bytes,
             store: self.clone(),
@@ -40,6 +46,15 @@ impl BufferStore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len()
+    }
+}
+
+impl Buffer {
+    /// Makes it at least so long.
+    pub(crate) fn reserve(&mut self, len: usize) {
+        if self.bytes.len() < len {
+            self.bytes.resize(len, 0);
+        }
     }
 }
 

@@ -29,11 +29,15 @@ pub struct Patience {
     pub slow_factor: u32,
     /// ...and at least this long.
     pub slow_min: Duration,
+    /// How long pieces beyond optimal wait for their turn. Below the 10 s after which a node takes back the room it granted.
+    pub spare_hold: Duration,
     /// Rounds of new nodes for one segment.
     pub replace_rounds_max: u32,
     /// No piece moved for so long: settle with what is there.
     pub stall: Duration,
 }
+
+const _: () = assert!(4 < strand_protocol::limits::ADMISSION_TIMEOUT.as_secs());
 
 /// Rounds of new nodes before any body is sent.
 const ADMISSION_ROUNDS_MAX: u32 = 2;
@@ -46,6 +50,7 @@ impl Default for Patience {
             grace_percent: 15,
             slow_factor: 2,
             slow_min: Duration::from_millis(1_000),
+            spare_hold: Duration::from_secs(4),
             replace_rounds_max: 4,
             stall: Duration::from_secs(20),
         }
@@ -150,6 +155,7 @@ pub struct SegmentPlan {
     sending_since: Duration,
     /// How long each finished piece took, ascending.
     durations: Vec<Duration>,
+    most_done_at: Option<Duration>,
     last_progress: Duration,
     replace_rounds: u32,
     is_replacing: bool,
@@ -183,6 +189,7 @@ impl SegmentPlan {
             admission_until: patience.admission,
             sending_since: Duration::ZERO,
             durations: Vec::new(),
+            most_done_at: None,
             last_progress: Duration::ZERO,
             replace_rounds: 0,
             is_replacing: false,
@@ -213,6 +220,9 @@ impl SegmentPlan {
                 let took = now.saturating_sub(since);
                 let at = self.durations.partition_point(|other| *other <= took);
                 self.durations.insert(at, took);
+                if self.durations.len() >= (self.optimal() * 3).div_ceil(4) {
+                    self.most_done_at.get_or_insert(now);
+                }
                 self.last_progress = now;
             }
             State::Replacing { since, .. } => {
@@ -320,10 +330,17 @@ impl SegmentPlan {
                     State::Sending { since } if !slot.is_stuck => Some(since),
                     _ => None,
                 });
+                let has_spares = self.slots.iter().any(|slot| slot.state == State::Admitted);
+                let stall = if has_spares && self.spares_due() > now {
+                    stall.min(self.spares_due())
+                } else {
+                    stall
+                };
                 match slow_after {
                     Some(slow_after) => sending
                         .map(|since| since + slow_after)
                         .filter(|at| *at > now)
+                        .chain([stall])
                         .min()
                         .unwrap_or(stall),
                     None => stall,
@@ -441,9 +458,8 @@ impl SegmentPlan {
         self.phase = Phase::Sending;
         self.sending_since = now;
         self.last_progress = now;
-        let tickets = self.tickets(|_, slot| slot.state == State::Admitted);
-        self.mark_sending(now, &tickets);
-        Action::Send(tickets)
+        // Whoever calls this has seen admitted pieces.
+        self.send_admitted(now).unwrap_or(Action::Send(Vec::new()))
     }
 
     fn mark_sending(&mut self, now: Duration, tickets: &[Ticket]) {
@@ -470,13 +486,53 @@ impl SegmentPlan {
         Action::Replace(indices)
     }
 
+    /// Admitted pieces whose turn has come: data at once, parity as far as optimal could not be reached without it.
+    ///
+    /// The others are spares. Where all goes well their bodies would be a sixth of all bytes sent for nothing, so they wait admitted
+    /// until most others are done, or for [`Patience::spare_hold`]; then they race the rest.
     fn send_admitted(&mut self, now: Duration) -> Option<Action> {
-        let tickets = self.tickets(|_, slot| slot.state == State::Admitted);
+        let slow_after = self.slow_after();
+        let is_going = |slot: &&Slot| match slot.state {
+            State::Done => true,
+            State::Sending { since } => !slow_after.is_some_and(|after| now >= since + after),
+            _ => false,
+        };
+        let going_count = self.slots.iter().filter(is_going).count();
+        let is_data =
+            |index: u8, slot: &Slot| slot.state == State::Admitted && index < self.scheme.required;
+        let mut tickets = self.tickets(is_data);
+        if self.phase == Phase::Sending {
+            let is_release = now >= self.spares_due();
+            let missing_count = self.optimal().saturating_sub(going_count + tickets.len());
+            let parity = self.tickets(|index, slot| {
+                slot.state == State::Admitted && index >= self.scheme.required
+            });
+            tickets.extend(parity.into_iter().take(if is_release {
+                usize::MAX
+            } else {
+                missing_count
+            }));
+        }
         if tickets.is_empty() {
             return None;
         }
         self.mark_sending(now, &tickets);
         Some(Action::Send(tickets))
+    }
+
+    /// When spares join the race: an eighth of the usual time after three quarters of optimal are done, so that those whose receipts
+    /// are on the way come first.
+    fn spares_due(&self) -> Duration {
+        let held = self.sending_since + self.patience.spare_hold;
+        let median = self
+            .durations
+            .get(self.durations.len() / 2)
+            .copied()
+            .unwrap_or_default();
+        let soon = self
+            .most_done_at
+            .map_or(held, |at| at + (median / 8).max(Duration::from_millis(20)));
+        held.min(soon)
     }
 
     fn poll_sending(&mut self, now: Duration) -> Option<Action> {

@@ -363,6 +363,8 @@ impl<'a> Attempt<'a> {
                 }
             }
             if self.plan.is_settling() {
+                // Only data pieces are still on their way: the memory of the others is the next segment's.
+                self.stripes.drop_recovery();
                 turn.pass();
             }
             let wait = self.plan.next_deadline(now).saturating_sub(now).min(TICK);

@@ -4,6 +4,7 @@
 //! also from a pipe. Runs on a blocking thread.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use strand_codec::{
@@ -12,6 +13,7 @@ use strand_codec::{
 };
 use strand_protocol::{Position, Scheme};
 
+use crate::buffers::{Buffer, BufferStore};
 use crate::limits::READ_BYTES;
 
 const TAG_BYTES: usize = strand_codec::TAG_BYTES;
@@ -48,6 +50,8 @@ pub(super) struct SegmentReader {
     next_index: u32,
     is_at_end: bool,
     buffer: Vec<u8>,
+    /// Sealed segments go back to it when all their pieces are sent.
+    store: Arc<BufferStore>,
 }
 
 impl SegmentReader {
@@ -68,6 +72,7 @@ impl SegmentReader {
             next_index: 0,
             is_at_end: false,
             buffer: vec![0; READ_BYTES],
+            store: Arc::default(),
         }
     }
 
@@ -96,18 +101,17 @@ impl SegmentReader {
             segment_index: position.segment_index,
         };
         let sealer = Sealer::new(&self.content_key, &salt, &context);
-        let mut sealed = Vec::with_capacity(self.capacity());
+        let mut sealed = Growing::new(self.store.lend(self.capacity()));
         let mut plain_len = 0;
-        let mut chunk_index = 0;
         loop {
             let (chunks, rest) = self.buffer[..filled].as_chunks::<CHUNK_BYTES>();
             for chunk in chunks {
-                push_chunk(&sealer, &mut chunk_index, chunk, &mut sealed);
+                sealed.push_chunk(&sealer, chunk);
             }
             plain_len += filled as u64;
             // Reads are whole but at the end of the input, and segments are whole reads: a rest is the segment's last chunk.
             if self.is_at_end || plain_len == self.segment_bytes {
-                push_chunk(&sealer, &mut chunk_index, rest, &mut sealed);
+                sealed.push_chunk(&sealer, rest);
                 break;
             }
             filled = self.fill()?;
@@ -116,22 +120,17 @@ impl SegmentReader {
         self.expected_bytes = self
             .expected_bytes
             .map(|expected| expected.saturating_sub(plain_len));
-        let sealed_len = sealed.len() as u64;
+        let sealed_len = sealed.len as u64;
         let key_commitment = sealer.key_commitment();
         let body = if plain_len <= INLINE_BYTES_MAX {
-            Body::Inline(Bytes::from(sealed))
+            Body::Inline(sealed.finish(sealed_len as usize))
         } else {
             let shape = Shape::new(self.scheme.required, self.scheme.total, sealed_len)
                 .map_err(io::Error::other)?;
             // piece_len is at most 4.2 MB and k at most 64.
-            sealed.resize(
-                shape.piece_len() as usize * usize::from(self.scheme.required),
-                0,
-            );
-            Body::Pieces {
-                shape,
-                padded: Bytes::from(sealed),
-            }
+            let padded_len = shape.piece_len() as usize * usize::from(self.scheme.required);
+            let padded = sealed.finish(padded_len);
+            Body::Pieces { shape, padded }
         };
         Ok(Some(SealedSegment {
             position,
@@ -157,7 +156,7 @@ impl SegmentReader {
         Ok(filled)
     }
 
-    /// Room for the sealed segment and the zeros after it, so that it need not move. Untouched pages cost nothing.
+    /// Room for the sealed segment and the zeros after it, so that it need not move. Pages that are never touched cost nothing.
     fn capacity(&self) -> usize {
         let expected = self
             .expected_bytes
@@ -167,11 +166,38 @@ impl SegmentReader {
     }
 }
 
-fn push_chunk(sealer: &Sealer, chunk_index: &mut u64, plain: &[u8], sealed: &mut Vec<u8>) {
-    let start = sealed.len();
-    sealed.resize(start + plain.len() + TAG_BYTES, 0);
-    sealer.seal_chunk(*chunk_index, plain, &mut sealed[start..]);
-    *chunk_index += 1;
+/// Sealed bytes in a buffer that has room for all of them.
+struct Growing {
+    buffer: Buffer,
+    len: usize,
+    chunk_index: u64,
+}
+
+impl Growing {
+    fn new(buffer: Buffer) -> Self {
+        Self {
+            buffer,
+            len: 0,
+            chunk_index: 0,
+        }
+    }
+
+    fn push_chunk(&mut self, sealer: &Sealer, plain: &[u8]) {
+        let end = self.len + plain.len() + TAG_BYTES;
+        // A file that grew since its length was asked for.
+        self.buffer.reserve(end);
+        sealer.seal_chunk(self.chunk_index, plain, &mut self.buffer[self.len..end]);
+        self.len = end;
+        self.chunk_index += 1;
+    }
+
+    /// The sealed bytes, followed by zeros up to this length.
+    fn finish(mut self, len: usize) -> Bytes {
+        self.buffer.reserve(len);
+        // The buffer may hold what an earlier segment left in it.
+        self.buffer[self.len..len].fill(0);
+        Bytes::from_owner(self.buffer).slice(..len)
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! to a store when the last send has let go of them: a full segment needs 148 MB of them, and fresh memory costs page faults each time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use strand_codec::{Encoder, Hash, PieceHasher, SegmentTree, Shape};
@@ -17,7 +17,8 @@ use crate::buffers::BufferStore;
 pub(super) struct Stripes {
     shape: Shape,
     padded: Bytes,
-    recovery: Vec<OnceLock<Bytes>>,
+    /// `None` until it is made, and again once only data pieces are wanted.
+    recovery: Vec<Mutex<Option<Bytes>>>,
     ready: watch::Sender<Ready>,
     tree: OnceLock<SegmentTree>,
     is_cancelled: AtomicBool,
@@ -33,7 +34,7 @@ struct Ready {
 
 impl Stripes {
     pub(super) fn new(shape: Shape, padded: Bytes) -> Arc<Self> {
-        let recovery = (0..shape.share_count()).map(|_| OnceLock::new()).collect();
+        let recovery = (0..shape.share_count()).map(|_| Mutex::default()).collect();
         Arc::new(Self {
             shape,
             padded,
@@ -81,8 +82,7 @@ impl Stripes {
             for (hasher, share) in hashers.iter_mut().zip(shares) {
                 hasher.push_share(share);
             }
-            // Set once: this is the only thread that produces.
-            let _ = self.recovery[stripe as usize].set(Bytes::from_owner(lent));
+            *self.recovery_of(stripe) = Some(Bytes::from_owner(lent));
             self.ready.send_replace(Ready {
                 stripe_count: stripe + 1,
                 is_whole: false,
@@ -103,6 +103,13 @@ impl Stripes {
         self.is_cancelled.store(true, Ordering::Relaxed);
     }
 
+    /// Lets the recovery shares go: from now on only data pieces can be sent.
+    pub(super) fn drop_recovery(&self) {
+        for stripe in 0..self.shape.share_count() {
+            *self.recovery_of(stripe) = None;
+        }
+    }
+
     /// The share of a piece, as soon as it is made; `None` if it never will be.
     pub(super) async fn share(&self, stripe: u32, index: u8) -> Option<Bytes> {
         let mut ready = self.ready.subscribe();
@@ -115,9 +122,8 @@ impl Stripes {
         }
         let share_len = self.shape.share_len(stripe);
         let start = usize::from(index - self.shape.required()) * share_len;
-        self.recovery[stripe as usize]
-            .get()
-            .map(|stripe| stripe.slice(start..start + share_len))
+        let recovery = self.recovery_of(stripe).clone()?;
+        Some(recovery.slice(start..start + share_len))
     }
 
     /// The segment's tree, as soon as all pieces are made.
@@ -125,6 +131,12 @@ impl Stripes {
         let mut ready = self.ready.subscribe();
         ready.wait_for(|ready| ready.is_whole).await.ok()?;
         self.tree.get()
+    }
+
+    fn recovery_of(&self, stripe: u32) -> MutexGuard<'_, Option<Bytes>> {
+        self.recovery[stripe as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn data_share(&self, stripe: u32, index: u8) -> Bytes {
@@ -207,7 +219,7 @@ mod tests {
             let stripes = Stripes::new(shape, padded.clone());
             stripes.produce(&store).unwrap();
             assert_eq!(store.free_count(), 0);
-            drop(stripes);
+            stripes.drop_recovery();
             assert_eq!(store.free_count(), shape.share_count() as usize);
         }
     }

@@ -324,8 +324,44 @@ fn slow_parity_is_cancelled_and_nobody_waits_for_it() {
     };
     let mut world = World::new(SCHEME, &fates(&[(5, slow), (9, slow)]), &[], true);
     assert_eq!(indices(&world.run()), [0, 1, 2, 3, 4, 6, 7, 8]);
-    assert!(world.now < ms(150), "{:?}", world.now);
+    // Node 5 is one of the first eight; the spare 8 goes when most of the others are done.
+    assert!(world.now < ms(250), "{:?}", world.now);
     assert_eq!(world.plan.counts(), (0, 2));
+}
+
+#[test]
+fn spares_send_nothing_when_all_goes_well() {
+    let mut world = World::new(SCHEME, &fates(&[]), &[], true);
+    world.run();
+    assert_eq!(world.sent.len(), 8);
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_piece_that_fails() {
+    let breaks = Fate::Breaks {
+        admits_ms: 5,
+        after_ms: 10,
+    };
+    let mut world = World::new(SCHEME, &fates(&[(6, breaks)]), &[], true);
+    assert_eq!(indices(&world.run()), [0, 1, 2, 3, 4, 5, 7, 8]);
+    assert!(world.now < ms(150), "{:?}", world.now);
+}
+
+#[test]
+fn spares_do_not_wait_for_ever() {
+    let slow = Fate::Stores {
+        admits_ms: 5,
+        takes_ms: 15_000,
+    };
+    let slow_spare = Fate::Stores {
+        admits_ms: 6,
+        takes_ms: 15_000,
+    };
+    let mut fates = vec![slow; 8];
+    fates.extend([slow_spare; 2]);
+    let mut world = World::new(SCHEME, &fates, &[], true);
+    assert_eq!(indices(&world.run()).len(), 8);
+    assert_eq!(world.sent.len(), 10);
 }
 
 #[test]
@@ -374,7 +410,7 @@ fn dead_nodes_are_replaced_before_any_body_is_sent() {
     let gone = Fate::Gone { after_ms: 3_000 };
     let special = [(1, gone), (5, gone), (8, gone)];
     let mut world = World::new(SCHEME, &fates(&special), &[QUICK, QUICK, QUICK], true);
-    assert_eq!(indices(&world.run()), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(indices(&world.run()), [0, 1, 2, 3, 4, 6, 7, 9]);
     assert!(world.now < ms(3_300), "{:?}", world.now);
 }
 
@@ -437,7 +473,7 @@ fn a_stopped_process_is_noticed_by_the_others_pace() {
     let end = world.run();
     assert_eq!(indices(&end).len(), 8);
     assert_eq!(indices(&end)[..4], [0, 1, 2, 3]);
-    assert!(world.now < ms(2_000), "{:?}", world.now);
+    assert!(world.now < ms(2_500), "{:?}", world.now);
 }
 
 #[test]
