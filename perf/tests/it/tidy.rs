@@ -12,9 +12,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("strand-blob", &[]),
     ("strand-protocol", &[]),
     ("strand-transport", &["strand-protocol"]),
-    ("piecestore", &["strand-codec", "strand-blob", "strand-protocol", "strand-transport"]),
-    ("satellite", &["strand-codec", "strand-protocol", "strand-transport"]),
-    ("uplink", &["strand-codec", "strand-protocol", "strand-transport"]),
+    (
+        "piecestore",
+        &[
+            "strand-codec",
+            "strand-blob",
+            "strand-protocol",
+            "strand-transport",
+        ],
+    ),
+    (
+        "satellite",
+        &["strand-codec", "strand-protocol", "strand-transport"],
+    ),
+    (
+        "uplink",
+        &["strand-codec", "strand-protocol", "strand-transport"],
+    ),
     ("strand-benches", &["strand-codec"]),
     (
         "strand-perf",
@@ -52,22 +66,39 @@ fn root() -> PathBuf {
 
 fn metadata() -> serde_json::Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(root())
         .output()
         .expect("cargo metadata runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 
 fn rust_files() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        ["engine", "piecestore", "satellite", "uplink", "benches", "perf", "fuzz"]
-            .iter()
-            .map(|folder| root().join(folder))
-            .filter(|folder| folder.is_dir())
-            .collect();
+    let mut folders: Vec<PathBuf> = [
+        "engine",
+        "piecestore",
+        "satellite",
+        "uplink",
+        "benches",
+        "perf",
+        "fuzz",
+    ]
+    .iter()
+    .map(|folder| root().join(folder))
+    .filter(|folder| folder.is_dir())
+    .collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("a source folder is readable") {
             let path = entry.expect("a folder entry is readable").path();
@@ -78,23 +109,39 @@ fn rust_files() -> Vec<PathBuf> {
             }
         }
     }
-    assert!(found.len() > 50, "only {} source files found: is the tree where it should be?", found.len());
+    assert!(
+        found.len() > 50,
+        "only {} source files found: is the tree where it should be?",
+        found.len()
+    );
     found.sort();
     found
 }
 
 fn relative(path: &Path) -> String {
-    path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned()
+    path.strip_prefix(root())
+        .expect("below the root")
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[test]
 fn arrows_between_crates_are_the_listed_ones() {
-    let allowed: BTreeMap<&str, BTreeSet<&str>> =
-        ARROWS.iter().map(|(from, to)| (*from, to.iter().copied().collect())).collect();
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = ARROWS
+        .iter()
+        .map(|(from, to)| (*from, to.iter().copied().collect()))
+        .collect();
     let metadata = metadata();
     let packages = metadata["packages"].as_array().expect("packages");
-    let ours: BTreeSet<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
-    assert_eq!(ours, allowed.keys().copied().collect(), "a crate came or went: list it in ARROWS");
+    let ours: BTreeSet<&str> = packages
+        .iter()
+        .filter_map(|package| package["name"].as_str())
+        .collect();
+    assert_eq!(
+        ours,
+        allowed.keys().copied().collect(),
+        "a crate came or went: list it in ARROWS"
+    );
     for package in packages {
         let name = package["name"].as_str().expect("name");
         for dependency in package["dependencies"].as_array().expect("dependencies") {
@@ -102,7 +149,10 @@ fn arrows_between_crates_are_the_listed_ones() {
             // A crate's own tests may reach for its testing feature or for a sibling as a peer.
             let is_normal = dependency["kind"].is_null();
             if is_normal && ours.contains(to) {
-                assert!(allowed[name].contains(to), "{name} -> {to} is not an allowed arrow");
+                assert!(
+                    allowed[name].contains(to),
+                    "{name} -> {to} is not an allowed arrow"
+                );
             }
         }
     }
@@ -119,7 +169,10 @@ fn no_crate_enables_planted_bugs() {
                 continue;
             }
             let enables = enables.to_string();
-            assert!(!enables.contains("planted-bugs"), "{name}: feature {feature} enables planted bugs");
+            assert!(
+                !enables.contains("planted-bugs"),
+                "{name}: feature {feature} enables planted bugs"
+            );
         }
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let features = dependency["features"].to_string();
@@ -144,12 +197,17 @@ fn fenced_packages_are_named_in_one_module_each() {
             }
             for (number, line) in text.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or_default();
-                let names_it = code.contains(&format!("{package}::")) || code.contains(&format!("use {package}"));
+                let names_it = code.contains(&format!("{package}::"))
+                    || code.contains(&format!("use {package}"));
                 // `core::glommio::` or `super::redb::` is our own module of that name.
                 let is_own = ["core::", "store::", "super::", "self::", "crate::"]
                     .iter()
                     .any(|prefix| code.contains(&format!("{prefix}{package}")));
-                assert!(!names_it || is_own, "{name}:{}: {package} belongs in {fence}", number + 1);
+                assert!(
+                    !names_it || is_own,
+                    "{name}:{}: {package} belongs in {fence}",
+                    number + 1
+                );
             }
         }
     }
@@ -159,9 +217,17 @@ fn fenced_packages_are_named_in_one_module_each() {
 fn pure_crates_ban_clocks_and_files() {
     for folder in PURE {
         let path = root().join(folder).join("clippy.toml");
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{folder}/clippy.toml is missing"));
-        for banned in ["std::time::Instant::now", "std::time::SystemTime::now", "std::fs::"] {
-            assert!(text.contains(banned), "{folder}/clippy.toml does not ban {banned}");
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|_| panic!("{folder}/clippy.toml is missing"));
+        for banned in [
+            "std::time::Instant::now",
+            "std::time::SystemTime::now",
+            "std::fs::",
+        ] {
+            assert!(
+                text.contains(banned),
+                "{folder}/clippy.toml does not ban {banned}"
+            );
         }
     }
 }
@@ -173,7 +239,8 @@ fn every_unsafe_block_says_why_it_is_sound() {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let opens = code.contains(concat!("unsafe", " {")) || code.contains(concat!("unsafe", " impl"));
+            let opens =
+                code.contains(concat!("unsafe", " {")) || code.contains(concat!("unsafe", " impl"));
             if opens {
                 let above = &lines[number.saturating_sub(6)..=number];
                 assert!(
@@ -190,8 +257,15 @@ fn every_unsafe_block_says_why_it_is_sound() {
 #[test]
 fn no_source_file_outgrows_its_noun() {
     for path in rust_files() {
-        let lines = std::fs::read_to_string(&path).expect("source is UTF-8").lines().count();
-        assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines: look for the second noun", relative(&path));
+        let lines = std::fs::read_to_string(&path)
+            .expect("source is UTF-8")
+            .lines()
+            .count();
+        assert!(
+            lines <= FILE_LINES_MAX,
+            "{} has {lines} lines: look for the second noun",
+            relative(&path)
+        );
     }
 }
 
@@ -201,7 +275,10 @@ fn every_crate_takes_the_workspace_lints_and_says_what_it_is() {
     for package in metadata["packages"].as_array().expect("packages") {
         let manifest = package["manifest_path"].as_str().expect("manifest path");
         let text = std::fs::read_to_string(manifest).expect("manifest is readable");
-        assert!(text.contains("[lints]\nworkspace = true"), "{manifest}: workspace lints are off");
+        assert!(
+            text.contains("[lints]\nworkspace = true"),
+            "{manifest}: workspace lints are off"
+        );
         let description = package["description"].as_str().unwrap_or_default();
         assert!(description.len() > 20, "{manifest}: no description");
     }

@@ -494,7 +494,7 @@ impl SegmentPlan {
         let slow_after = self.slow_after();
         let is_going = |slot: &&Slot| match slot.state {
             State::Done => true,
-            State::Sending { since } => !slow_after.is_some_and(|after| now >= since + after),
+            State::Sending { since } => slow_after.is_none_or(|after| now < since + after),
             _ => false,
         };
         let going_count = self.slots.iter().filter(is_going).count();
