@@ -39,6 +39,8 @@ pub(super) struct ConnectionCell {
     pub(super) socket: SocketId,
     pub(super) state: RefCell<ConnectionState>,
     is_dirty: Cell<bool>,
+    /// On the driver's list of those that wait for room to send.
+    pub(super) is_blocked: Cell<bool>,
     worklist: Rc<Worklist>,
 }
 
@@ -99,6 +101,7 @@ impl ConnectionCell {
             socket,
             state: RefCell::new(state),
             is_dirty: Cell::new(false),
+            is_blocked: Cell::new(false),
             worklist,
         })
     }

@@ -134,18 +134,12 @@ impl<E: Executor> Driver<E> {
         for cell in left {
             cell.close(Code::Shutdown);
         }
-        let nodes: Vec<_> = core
-            .nodes
-            .borrow_mut()
-            .drain()
-            .map(|(_, node)| node)
-            .collect();
         let deadline = self.executor.now() + LAST_SENDS_WAIT;
         while !core.worklist.dirty.borrow().is_empty() && self.executor.now() < deadline {
             self.executor.sleep(Duration::from_millis(1)).await;
         }
-        for node in nodes {
-            core.datagram.unbind(node.socket);
+        for socket in core.nodes.take().into_keys() {
+            core.datagram.unbind(socket);
         }
         core.is_closing.set(true);
         core.worklist.wake.notify();
@@ -166,6 +160,7 @@ impl<E: Executor> Driver<E> {
         core.fire_timers(now);
         if core.datagram.send_room() > 0 {
             for cell in core.blocked.take() {
+                cell.is_blocked.set(false);
                 cell.touch();
             }
         }
@@ -377,7 +372,9 @@ impl DriverState {
         };
         for _ in 0..TRAINS_SENT_MAX {
             if self.datagram.send_room() == 0 {
-                self.blocked.borrow_mut().push(cell.clone());
+                if !cell.is_blocked.replace(true) {
+                    self.blocked.borrow_mut().push(cell.clone());
+                }
                 return false;
             }
             let mut payload = self.datagram.spare_payload();

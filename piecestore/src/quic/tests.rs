@@ -454,3 +454,15 @@ fn dropping_the_last_handle_of_a_connection_closes_it() {
         assert_eq!(client.endpoint.connection_count(), 0);
     });
 }
+
+#[test]
+fn a_driver_that_closes_tells_the_peers_of_endpoints_left_open() {
+    check(18, FAIR, echo(), |executor, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+        server.driver.close().await;
+        executor.sleep(Duration::from_millis(50)).await;
+        assert!(connection.is_closed());
+    });
+}

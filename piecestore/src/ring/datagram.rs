@@ -76,13 +76,20 @@ pub(super) struct Datagrams {
     is_alarmed: bool,
     /// The reader found no room to send and waits for some.
     is_blocked: bool,
+    /// A socket waits for buffers to be armed again.
+    is_starved: bool,
 }
+
+/// Errors of a socket's receive, with nothing received between them, after which it is given up.
+const RECEIVE_ERRORS_MAX: u32 = 16;
 
 struct Socket {
     udp: Rc<UdpSocket>,
     is_armed: bool,
     is_closing: bool,
     has_segmentation: bool,
+    /// Since something was received last.
+    receive_errors: u32,
 }
 
 /// A filled buffer that nobody has read yet.
@@ -145,16 +152,24 @@ impl Ring {
     /// The next train that has arrived, if there is one.
     #[must_use]
     pub fn try_receive(&self) -> Option<Received> {
-        self.look(|state| {
-            while let Some(arrived) = state.datagrams.arrived.pop_front() {
-                let received = read_arrived(&arrived, &state.buffers, &self.counters);
+        let (received, is_starved) = self.look(|state| {
+            let mut received = None;
+            while received.is_none()
+                && let Some(arrived) = state.datagrams.arrived.pop_front()
+            {
+                received = read_arrived(&arrived, &state.buffers, &self.counters);
                 state.buffers.provide(arrived.buffer);
-                if received.is_some() {
-                    return received;
-                }
             }
-            None
-        })
+            (
+                received,
+                state.datagrams.is_starved && state.has_buffers_to_spare(),
+            )
+        });
+        if is_starved {
+            // A turn arms what waited for these buffers.
+            self.wake_flag().notify();
+        }
+        received
     }
 
     /// How many more trains may be sent now.
@@ -213,23 +228,17 @@ impl Ring {
 impl State {
     /// Arms every socket that is not, if there are buffers to spare.
     pub(super) fn arm_receives(&mut self, counters: &Counters) {
-        if self
-            .datagrams
-            .sockets
-            .iter()
-            .flatten()
-            .all(|socket| socket.is_armed)
-        {
+        let sockets = &self.datagrams.sockets;
+        let may_arm = |socket: &Socket| !socket.is_armed && !socket.is_closing;
+        self.datagrams.is_starved = sockets.iter().flatten().any(may_arm);
+        if !self.datagrams.is_starved || !self.has_buffers_to_spare() {
             return;
         }
-        // With a few buffers only, the next train would disarm it again.
-        if self.buffers.free_count() < self.buffers.count() / 4 {
-            return;
-        }
+        self.datagrams.is_starved = false;
         let header: *const libc::msghdr = &raw const *self.datagrams.receive_header;
         for (index, slot) in self.datagrams.sockets.iter_mut().enumerate() {
             let Some(socket) = slot else { continue };
-            if socket.is_armed || socket.is_closing {
+            if !may_arm(socket) {
                 continue;
             }
             let fd = types::Fd(socket.udp.fd.as_raw_fd());
@@ -240,6 +249,11 @@ impl State {
             socket.is_armed = true;
             counters.receives_armed.add(1);
         }
+    }
+
+    /// With a few buffers only, the next train would disarm the socket again.
+    fn has_buffers_to_spare(&self) -> bool {
+        self.buffers.free_count() >= self.buffers.count().div_ceil(4)
     }
 
     pub(super) fn cancel_receives(&mut self) {
@@ -283,6 +297,7 @@ impl Datagrams {
             reader: None,
             is_alarmed: false,
             is_blocked: false,
+            is_starved: false,
         }
     }
 
@@ -292,6 +307,7 @@ impl Datagrams {
             is_armed: false,
             is_closing: false,
             has_segmentation: true,
+            receive_errors: 0,
         };
         let free = self.sockets.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
@@ -349,6 +365,7 @@ impl Datagrams {
                 Ok(len) if !socket.is_closing => {
                     let len = (len as usize).min(BUFFER_STRIDE);
                     count_received(buffers.filled(buffer, len), flags, counters);
+                    socket.receive_errors = 0;
                     self.arrived.push_back(Arrived {
                         socket: SocketId(index),
                         buffer,
@@ -361,8 +378,15 @@ impl Datagrams {
         }
         if !cqueue::more(flags) {
             socket.is_armed = false;
-            if result == Err(libc::ENOBUFS) {
-                counters.receives_starved.add(1);
+            match result {
+                Err(libc::ENOBUFS) => counters.receives_starved.add(1),
+                Err(errno) if !socket.is_closing => {
+                    socket.receive_errors += 1;
+                    tracing::warn!(errno, local = %socket.udp.local, "receive failed");
+                    // Arming it for ever would keep the core from sleeping.
+                    socket.is_closing = socket.receive_errors >= RECEIVE_ERRORS_MAX;
+                }
+                _ => {}
             }
             if socket.is_closing {
                 *slot = None;
@@ -545,4 +569,70 @@ fn count_sent(len: u32, count: u64, counters: &Counters) {
     counters.trains_sent.add(1);
     counters.datagrams_sent.add(count);
     counters.bytes_sent.add(u64::from(len));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The story of a network card without checksum offload: the kernel answers EIO to a train.
+    #[test]
+    fn a_train_the_kernel_will_not_split_goes_out_one_by_one_and_so_do_later_ones() {
+        let counters = Counters::default();
+        let mut datagrams = Datagrams::new(4);
+        let udp = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = datagrams.add(Rc::new(udp));
+        for (errno, round) in [(Some(libc::EIO), 1), (None, 2)] {
+            let outgoing = Outgoing {
+                destination: "127.0.0.1:9".parse().unwrap(),
+                source_ip: None,
+                ecn: 2,
+                segment_bytes: Some(1_000),
+                payload: vec![7; 2_500],
+            };
+            let mut entry = datagrams.send(socket, outgoing);
+            if let Some(errno) = errno {
+                assert_eq!(datagrams.sends[0].vector.iov_len, 2_500);
+                entry = datagrams.sent(0, Err(errno), &counters);
+            }
+            let mut lens = Vec::new();
+            while entry.is_some() {
+                let len = datagrams.sends[0].vector.iov_len;
+                lens.push(len);
+                entry = datagrams.sent(0, Ok(len as u32), &counters);
+            }
+            assert_eq!(lens, [1_000, 1_000, 500]);
+            assert_eq!(datagrams.sends_in_flight(), 0);
+            assert!(!datagrams.socket(socket).unwrap().has_segmentation);
+            let counted = counters.read();
+            assert_eq!(
+                (counted.datagrams_sent, counted.bytes_sent),
+                (3 * round, 2_500 * round)
+            );
+            assert_eq!((counted.gso_trains_sent, counted.sends_failed), (0, 0));
+        }
+    }
+
+    #[test]
+    fn other_errors_of_a_send_lose_the_datagram_and_free_the_place() {
+        let counters = Counters::default();
+        let mut datagrams = Datagrams::new(1);
+        let udp = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = datagrams.add(Rc::new(udp));
+        for round in 1..=3 {
+            let outgoing = Outgoing {
+                destination: "127.0.0.1:9".parse().unwrap(),
+                source_ip: None,
+                ecn: 0,
+                segment_bytes: None,
+                payload: vec![7; 1_400],
+            };
+            assert!(datagrams.send(socket, outgoing).is_some());
+            assert!(datagrams.sent(0, Err(libc::EMSGSIZE), &counters).is_none());
+            assert_eq!(
+                (datagrams.sends_in_flight(), counters.read().sends_failed),
+                (0, round)
+            );
+        }
+    }
 }

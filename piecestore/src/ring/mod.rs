@@ -24,6 +24,8 @@ mod file;
 mod message;
 mod probe;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use datagram::{Outgoing, Received, SocketId};
