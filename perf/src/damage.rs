@@ -1,4 +1,4 @@
-//! Damages a network as [`draw`](crate::draw) decided: one node process stopped, pieces deleted, pieces altered.
+//! Damages a network as [`crate::draw`] decided: one node process stopped, pieces deleted, pieces altered.
 //!
 //! Deletes go through the nodes' own delete verb, with limits minted from the satellite's master key, which only its
 //! folder holds. Alterations are written into the nodes' blobs below their feet, checksums and all, so that a node

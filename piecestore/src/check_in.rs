@@ -4,7 +4,7 @@
 //! back to the advertised one before it selects the node. Until the first check-in has succeeded the node knows no keys
 //! and refuses every limit as stale; a check-in that fails later changes nothing but the time until the next.
 //!
-//! [`run`] owns the rhythm and the words for the owner; how a request travels is the [`Line`]'s.
+//! [`Reporter::run`] owns the rhythm and the words for the owner; how a request travels is the [`Line`]'s.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};

@@ -1,14 +1,22 @@
-//! Strand's client: stores files encrypted and erasure-coded at nodes that nobody has to trust, and fetches them back.
+//! Strand's client: stores files encrypted and erasure-coded at nodes that nobody has to trust, and
+//! fetches them back.
 //!
-//! The library behind the `uplink` command. A [`Session`] is a grant at work: one connection to the satellite, one to each node, an
-//! ephemeral identity. On it: [`upload`], [`download`], and the functions of [`listing`].
+//! The library behind the `uplink` command. A [`Session`] is a grant at work: one connection to the
+//! satellite, one to each node, an ephemeral identity. On it: [`upload`], [`download`], and the
+//! functions of [`listing`].
 //!
-//! - [`access`]: saved grants. - [`session`], [`pool`]: connections. - [`location`]: `st://bucket/key` and its encrypted form.
-//! - [`mod@upload`], [`mod@download`]: transfers; what they decide is in [`upload::plan`] and [`download::hedge`], without I/O.
-//! - [`listing`]: buckets and objects. - [`error`]: one enum per operation, and exit codes. - [`cli_main`]: the command itself.
+//! - [`access`]: saved grants.
+//! - [`session`], [`pool`]: connections.
+//! - [`location`]: `st://bucket/key` and its encrypted form.
+//! - [`mod@upload`], [`mod@download`]: transfers; what they decide is in [`upload::plan`] and
+//!   [`download::hedge`], without I/O.
+//! - [`listing`]: buckets and objects.
+//! - [`error`]: one enum per operation, and exit codes.
+//! - [`cli_main`]: the command itself.
 //!
-//! **Invariant:** no plaintext, name or key leaves this process but sealed. **Invariant:** no byte is handed on that was not checked against the
-//! object's sealed header. **Invariant:** nothing panics on what a peer sends.
+//! **Invariant:** no plaintext, name or key leaves this process but sealed. **Invariant:** no byte
+//! is handed on that was not checked against the object's sealed header. **Invariant:** nothing
+//! panics on what a peer sends.
 
 #![deny(unsafe_code)]
 

@@ -2,7 +2,7 @@
 //!
 //! [`executor`] names what tasks need of an executor, [`glommio`] is the real one and the only
 //! module that names that crate, `simulated` the one tests run in virtual time. [`state`] puts a
-//! core together; [`notify`], [`gate`] and [`mailbox`] are how its tasks, and other threads, talk.
+//! core together; [`notify`], [`gate`] and [`mod@mailbox`] are how its tasks, and other threads, talk.
 
 pub mod counters;
 pub mod executor;

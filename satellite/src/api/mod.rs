@@ -2,7 +2,7 @@
 //!
 //! - [`authorize`]: the one choke point. What a verb requires is an exhaustive match there, and a
 //!   handler's access argument can be made nowhere else, so no handler runs unauthorised.
-//! - [`serve`]: connections and exchanges. - the others: handlers, grouped by noun.
+//! - [`mod@serve`]: connections and exchanges. - the others: handlers, grouped by noun.
 
 mod authorize;
 mod bucket;

@@ -1,6 +1,6 @@
 //! Listing with a delimiter: which keys become entries, which fold, and where to go on reading.
 //!
-//! A [`Walk`] is offered keys in byte order and says what to do with each. Everything below one
+//! A [`ListQuery`] is offered keys in byte order and says what to do with each. Everything below one
 //! more component folds into one entry, and the walk then seeks past all of it: a listing costs
 //! its entries, not the keys below them.
 
