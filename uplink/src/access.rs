@@ -1,4 +1,5 @@
-//! Saved access grants: files of mode 0600 in one directory, one of them current. And how an invitation becomes one.
+//! Saved access grants: files of mode 0600 in one directory, one of them current. And how an
+//! invitation becomes one.
 //!
 //! ```text
 //! $STRAND_CONFIG_DIR  or  $XDG_CONFIG_HOME/strand  or  ~/.config/strand
@@ -6,7 +7,8 @@
 //!     current                the NAME that is used without --access
 //! ```
 //!
-//! A grant holds keys: files are created private, and one that others can read is refused. Files are replaced whole, by rename.
+//! A grant holds keys: files are created private, and one that others can read is refused. Files
+//! are replaced whole, by rename.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -224,8 +226,9 @@ pub fn check_passphrase(passphrase: &str) -> Result<(), AccessError> {
 
 /// Makes a grant of an invitation and a passphrase, and has the satellite confirm both.
 ///
-/// The first grant of a project leaves the passphrase's check value at the satellite; later ones must fit it, so that a mistyped
-/// passphrase does not silently store under another key. With `is_new_passphrase` it is set anew.
+/// The first grant of a project leaves the passphrase's check value at the satellite; later ones
+/// must fit it, so that a mistyped passphrase does not silently store under another key. With
+/// `is_new_passphrase` it is set anew.
 ///
 /// # Errors
 ///

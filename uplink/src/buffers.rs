@@ -1,7 +1,8 @@
 //! Byte buffers that go back to a store when dropped.
 //!
-//! A full segment needs some 150 MB of recovery shares or 70 MB of pieces. Fresh memory of that size costs a page fault for every 4 KiB
-//! each time; a buffer that was used before costs nothing. A store grows to what was in use at once and no further.
+//! A full segment needs some 150 MB of recovery shares or 70 MB of pieces. Fresh memory of that
+//! size costs a page fault for every 4 KiB each time; a buffer that was used before costs nothing.
+//! A store grows to what was in use at once and no further.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};

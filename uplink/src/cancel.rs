@@ -1,4 +1,5 @@
-//! A request to stop, passed down to transfers: the caller keeps a [`Canceller`], the transfer watches a [`Cancel`].
+//! A request to stop, passed down to transfers: the caller keeps a [`Canceller`], the transfer
+//! watches a [`Cancel`].
 
 use tokio::sync::watch;
 

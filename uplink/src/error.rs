@@ -1,7 +1,7 @@
 //! Why an operation failed: one enum per operation, and the exit code each failure maps to.
 //!
-//! A message names what failed, with which input, and what to do about it where we know. Programs look at [`Exit`], people read
-//! the text.
+//! A message names what failed, with which input, and what to do about it where we know. Programs
+//! look at [`Exit`], people read the text.
 
 use std::io;
 
@@ -39,7 +39,8 @@ pub enum Exit {
 pub enum CallError {
     /// No connection.
     #[error(
-        "cannot reach the satellite at {address}: {reason}; check that it runs and that UDP gets through"
+        "cannot reach the satellite at {address}: {reason}; check that it runs and that UDP \
+         gets through"
     )]
     Unreachable {
         /// As the grant names it.
@@ -118,15 +119,20 @@ pub enum AccessError {
     #[error("this is not a usable access grant: {0}; copy it whole, it begins with strand-grant1-")]
     Grant(String),
     /// A passphrase that protects nothing.
-    #[error("the passphrase is {0}; choose at least {min} characters, not all alike", min = crate::limits::PASSPHRASE_CHARS_MIN)]
+    #[error(
+        "the passphrase is {0}; choose at least {min} characters, not all alike",
+        min = crate::limits::PASSPHRASE_CHARS_MIN
+    )]
     Weak(&'static str),
     /// No key could be derived from it.
     #[error("no key can be derived from the passphrase: {0}")]
     Derivation(String),
     /// It is not the one that the project's first grant was made with.
     #[error(
-        "this is not the passphrase of project '{project}': its first grant was made with another one; check it for typing errors, \
-         or pass --new-passphrase to store new objects under a new one (what is there stays unreadable without the old)"
+        "this is not the passphrase of project '{project}': its first grant was made with \
+         another one; check it for typing errors, \
+         or pass --new-passphrase to store new objects under a new one (what is there stays \
+         unreadable without the old)"
     )]
     WrongPassphrase {
         /// The project's name.
@@ -134,12 +140,14 @@ pub enum AccessError {
     },
     /// The satellite answers for another project or with another salt.
     #[error(
-        "the satellite does not know this grant's project: the grant is of another network or was replaced"
+        "the satellite does not know this grant's project: the grant is of another network or \
+         was replaced"
     )]
     Foreign,
     /// A name for a saved access that cannot be a file name.
     #[error(
-        "'{0}' cannot name an access: use 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.', not beginning with '.'"
+        "'{0}' cannot name an access: use 1 to 64 of a-z, A-Z, 0-9, '-', '_' and '.', not \
+         beginning with '.'"
     )]
     BadName(String),
     /// There is none of that name.
@@ -168,7 +176,8 @@ pub enum AccessError {
     NoDirectory,
     /// No passphrase was given and nobody can be asked.
     #[error(
-        "no passphrase: pass --passphrase-file FILE or set STRAND_PASSPHRASE where there is no terminal to ask on"
+        "no passphrase: pass --passphrase-file FILE or set STRAND_PASSPHRASE where there is no \
+         terminal to ask on"
     )]
     NoPassphrase,
     /// The two entries differ.
@@ -323,7 +332,8 @@ impl ManageError {
 pub enum HeaderError {
     /// The key derived for this path does not open it.
     #[error(
-        "st://{path} cannot be opened with this access: it was stored under another passphrase, or its header was altered or moved"
+        "st://{path} cannot be opened with this access: it was stored under another passphrase, \
+         or its header was altered or moved"
     )]
     WrongKey {
         /// Bucket and key.
@@ -370,7 +380,8 @@ pub enum UploadError {
     },
     /// Too few nodes took their piece.
     #[error(
-        "not enough nodes for segment {segment}: {needed_count} pieces must be stored (of {optimal_count} aimed for), \
+        "not enough nodes for segment {segment}: {needed_count} pieces must be stored (of \
+         {optimal_count} aimed for), \
          only {found_count} nodes took one{last}; start more nodes or try again later"
     )]
     NotEnoughNodes {
@@ -387,7 +398,8 @@ pub enum UploadError {
     },
     /// The commit's answer did not arrive: the object may or may not be there.
     #[error(
-        "the upload was sent to be committed, but the answer was lost ({0}); look with 'uplink stat' whether it is there"
+        "the upload was sent to be committed, but the answer was lost ({0}); look with 'uplink \
+         stat' whether it is there"
     )]
     Unsure(CallError),
     /// Our own parts do not fit each other.
@@ -449,8 +461,10 @@ pub enum DownloadError {
     },
     /// Too few good pieces.
     #[error(
-        "segment {segment} cannot be restored: {required_count} pieces are needed, {good_count} of the {stored_count} stored came whole and true \
-         ({gone_count} nodes unreachable or silent, {missing_count} pieces lost or damaged, {liar_count} altered)"
+        "segment {segment} cannot be restored: {required_count} pieces are needed, {good_count} \
+         of the {stored_count} stored came whole and true \
+         ({gone_count} nodes unreachable or silent, {missing_count} pieces lost or damaged, \
+         {liar_count} altered)"
     )]
     NotEnoughPieces {
         /// Number of the segment.
@@ -470,7 +484,8 @@ pub enum DownloadError {
     },
     /// All pieces fit the commitment, and yet they do not open: the uploader stored this.
     #[error(
-        "segment {segment} is damaged: its pieces are those that were uploaded, but they do not open ({reason})"
+        "segment {segment} is damaged: its pieces are those that were uploaded, but they do not \
+         open ({reason})"
     )]
     Unopenable {
         /// Number of the segment.

@@ -10,7 +10,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(7);
 /// How long one attempt to connect to the satellite may take.
 pub const SATELLITE_DIAL_TIMEOUT: Duration = Duration::from_millis(2_500);
 
-/// How long the answer to a harmless request is waited for before it is sent again over a new connection.
+/// How long the answer to a harmless request is waited for before it is sent again over a new
+/// connection.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// How long a satellite that answers `BUSY` is asked again.
@@ -22,7 +23,8 @@ pub const NODE_DIAL_TIMEOUT: Duration = Duration::from_millis(3_000);
 /// A node that could not be reached is not dialled again for so long.
 pub const DEAD_NODE_REST: Duration = Duration::from_secs(20);
 
-/// Handshakes in flight at once. All nodes of a segment fit, so that dead ones do not hold up living ones.
+/// Handshakes in flight at once. All nodes of a segment fit, so that dead ones do not hold up
+/// living ones.
 pub const DIALS_IN_FLIGHT_MAX: usize = 128;
 
 /// How long a segment that meets only busy nodes is tried in all.
@@ -36,17 +38,25 @@ pub const RETREAT_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// After so many pauses other nodes are asked for.
 pub const SAME_NODES_RETREATS_MAX: u32 = 4;
 
-/// Segments that hold memory in an upload: one on its way, one being read. A third, that has optimal receipts and waits
-/// for its last data pieces, holds its sealed bytes only.
+/// Segments that hold memory in an upload: one on its way, one being read. A third, that has
+/// optimal receipts and waits for its last data pieces, holds its sealed bytes only.
 ///
-/// Full segments of the default scheme: 67.2 MB sealed and 148 MB recovery on its way, 67.2 MB being read, 67.2 MB settling: 350 MB.
+/// Full segments of the default scheme: 67.2 MB sealed and 148 MB recovery on its way, 67.2 MB
+/// being read, 67.2 MB settling: 350 MB.
 pub const SEGMENTS_IN_MEMORY_MAX: usize = 2;
 
 /// Bytes read from the input at a time.
 pub const READ_BYTES: usize = 256 * 1024;
 
-/// Stripes decoded at a time: 128 KiB columns, so that a decoder with a fixed cost per call pays it rarely while its 58 rows stay within 8 MiB.
+/// Stripes decoded at a time: 128 KiB columns, so that a decoder with a fixed cost per call pays it
+/// rarely while its 58 rows stay within 8 MiB.
 pub const DECODE_STRIPES: u32 = 8;
+
+/// Threads that decode one segment: each holds 8 MiB of the decoder's and 8 MiB of batches.
+pub const DECODE_THREADS_MAX: u32 = 8;
+
+/// Stripes that are coded before sends are woken: 128 KiB a piece fill whole trains of datagrams.
+pub const SEND_STRIPES: u32 = 8;
 
 /// Times that permissions of one segment are fetched anew because a node refused them.
 pub const LIMIT_REFRESHES_MAX: u32 = 3;

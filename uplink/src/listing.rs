@@ -87,7 +87,8 @@ pub async fn create_bucket(
         name: bucket.to_owned(),
         name_mode: name_mode.into(),
     });
-    // Repeated after a lost answer it would say that the bucket exists: that is for the caller to see, not to guess.
+    // Repeated after a lost answer it would say that the bucket exists: that is for the caller to
+    // see, not to guess.
     match session.call(verb, Repeat::Never).await {
         Ok(_) => Ok(()),
         Err(error) if error.code() == Some(Code::Conflict) => Err(ManageError::BucketExists {
@@ -174,8 +175,8 @@ fn no_bucket(bucket: &str) -> NameError {
 ///
 /// # Errors
 ///
-/// [`NameError::NoBucket`], [`NameError::NoKey`], and what can happen to any call. Names that do not open are an error:
-/// the satellite altered them, or they were stored under another passphrase.
+/// [`NameError::NoBucket`], [`NameError::NoKey`], and what can happen to any call. Names that do
+/// not open are an error: the satellite altered them, or they were stored under another passphrase.
 pub async fn list(
     session: &Session,
     prefix: &Place,
@@ -243,7 +244,8 @@ struct Opening<'a> {
 impl Opening<'_> {
     /// The entry in plain, and its encrypted key.
     ///
-    /// Sealed, the object `a/b` and the prefix `a/b/` are the same components: such an object is not below the prefix.
+    /// Sealed, the object `a/b` and the prefix `a/b/` are the same components: such an object is
+    /// not below the prefix.
     fn open(&self, entry: pb::ListEntry) -> Result<(Option<Entry>, Vec<u8>), ManageError> {
         let wrong_key = || {
             ManageError::Header(HeaderError::WrongKey {

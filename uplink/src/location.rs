@@ -1,4 +1,5 @@
-//! Places in the store as people write them, `st://bucket/key`, and what they become: an encrypted key and the key to its header.
+//! Places in the store as people write them, `st://bucket/key`, and what they become: an encrypted
+//! key and the key to its header.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! Connections to storage nodes: one for each node, shared by all transfers of the process.
 //!
-//! A node that could not be reached rests for [`DEAD_NODE_REST`]: whoever wants it in the meantime learns so at once. Dials are bounded.
-//! What a node does with a request is not known here.
+//! A node that could not be reached rests for [`DEAD_NODE_REST`]: whoever wants it in the meantime
+//! learns so at once. Dials are bounded. What a node does with a request is not known here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,8 @@
 //! How a transfer tells its caller how far it is.
 //!
-//! Counts are plaintext bytes of the object. An upload counts a byte when enough of its segment's pieces are on their way to durable,
-//! and all of a segment only when it is committed; a download counts bytes that were checked, opened and written.
+//! Counts are plaintext bytes of the object. An upload counts a byte when enough of its segment's
+//! pieces are on their way to durable, and all of a segment only when it is committed; a download
+//! counts bytes that were checked, opened and written.
 
 /// Hears how far a transfer is. Calls come from several tasks and must return at once.
 pub trait Progress: Send + Sync {

@@ -1,8 +1,10 @@
-//! A client's session: its grant, its ephemeral identity, the connection to the satellite and those to nodes.
+//! A client's session: its grant, its ephemeral identity, the connection to the satellite and those
+//! to nodes.
 //!
-//! [`Session::call`] is one request and its answer: it connects when needed, waits out `BUSY`, and repeats a request that was lost if
-//! repeating it is harmless. Every call ends within [`CALL_TIMEOUT`] (`BUSY` answers: [`BUSY_TIMEOUT`]), so that no command hangs on a dead satellite.
-//! What the answers mean is the callers' business; `answer_of` only picks the variant.
+//! [`Session::call`] is one request and its answer: it connects when needed, waits out `BUSY`, and
+//! repeats a request that was lost if repeating it is harmless. Every call ends within
+//! [`CALL_TIMEOUT`] (`BUSY` answers: [`BUSY_TIMEOUT`]), so that no command hangs on a dead
+//! satellite. What the answers mean is the callers' business; `answer_of` only picks the variant.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,7 +121,8 @@ impl Session {
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_millis(200));
             if repeat == Repeat::Harmless {
-                // A satellite that was restarted does not know our connection, and we learn it by silence only.
+                // A satellite that was restarted does not know our connection, and we learn it by
+                // silence only.
                 rest = rest.min(ANSWER_TIMEOUT);
             }
             let answer = connection

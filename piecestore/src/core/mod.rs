@@ -14,12 +14,12 @@ pub mod notify;
 pub mod simulated;
 pub mod state;
 
+pub use self::glommio::{
+    CoreError, CoreOptions, CoreThread, Glommio as CoreExecutor, Unsupported, probe,
+};
 pub use counters::{CoreCounters, Counters};
 pub use executor::{Clock, Executor, SystemClock, timeout};
 pub use gate::{Gate, Pass};
-pub use glommio::{
-    CoreError, CoreOptions, CoreThread, Glommio as CoreExecutor, Unsupported, probe,
-};
 pub use mailbox::{Inbox, Outbox, Rejected, mailbox};
 pub use notify::Notify;
 pub use state::{Core, start};

@@ -96,7 +96,8 @@ pub(super) enum Command {
 pub(super) struct CpArgs {
     /// A file, '-' for standard input, or st://BUCKET/KEY.
     pub(super) source: String,
-    /// A file, a directory, '-' for standard output, or st://BUCKET/KEY; after a '/' the source's name is added.
+    /// A file, a directory, '-' for standard output, or st://BUCKET/KEY; after a '/' the source's
+    /// name is added.
     pub(super) target: String,
     /// Only these bytes of an object: A-B (both included), A- or -N.
     #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]

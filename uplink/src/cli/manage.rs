@@ -129,7 +129,8 @@ fn only_object(place: &Place) -> Result<(), NameError> {
     })
 }
 
-/// As people mean it: a prefix with its slash lists what is below; without it, the object of that name and what is below.
+/// As people mean it: a prefix with its slash lists what is below; without it, the object of that
+/// name and what is below.
 async fn find(
     session: &Session,
     place: &Place,

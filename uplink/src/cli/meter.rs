@@ -1,4 +1,5 @@
-//! What this process has used, read from /proc: no unsafe code for two numbers at the end of a transfer.
+//! What this process has used, read from /proc: no unsafe code for two numbers at the end of a
+//! transfer.
 
 use std::fs;
 
@@ -8,7 +9,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// CPU seconds of all threads so far, in steps of 10 ms; `None` where there is no /proc.
 pub(super) fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name in parentheses may hold anything; fields are counted after it. utime and stime are fields 14 and 15, from 1.
+    // The name in parentheses may hold anything; fields are counted after it. utime and stime are
+    // fields 14 and 15, from 1.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(14 - 3);
     let user: f64 = fields.next()?.parse().ok()?;

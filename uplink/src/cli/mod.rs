@@ -1,10 +1,14 @@
 //! The `uplink` command: arguments in, exit code out.
 //!
-//! - `args`: what can be said. - `access`: making and choosing accesses. - `copy`: `cp`. - `manage`: everything else.
-//! - `show`: progress, units, JSON. - `meter`: what this process has used.
+//! - `args`: what can be said.
+//! - `access`: making and choosing accesses.
+//! - `copy`: `cp`.
+//! - `manage`: everything else.
+//! - `show`: progress, units, JSON.
+//! - `meter`: what this process has used.
 //!
-//! Results go to standard output, everything else to standard error. With `--json` standard output is exactly one JSON object, also
-//! for a failure: `{"error": {"exit": 3, "message": ".."}}`.
+//! Results go to standard output, everything else to standard error. With `--json` standard output
+//! is exactly one JSON object, also for a failure: `{"error": {"exit": 3, "message": ".."}}`.
 
 mod access;
 mod args;
@@ -25,9 +29,11 @@ use crate::session::Session;
 
 use args::{Args, Command};
 
-/// Runs the command with these arguments, the first of which is the program's name. Returns the exit code.
+/// Runs the command with these arguments, the first of which is the program's name. Returns the
+/// exit code.
 ///
-/// Makes its own runtime; must not be called inside one. Threads that wait for input may outlive it: the caller should exit.
+/// Makes its own runtime; must not be called inside one. Threads that wait for input may outlive
+/// it: the caller should exit.
 pub fn cli_main<I, T>(arguments: I) -> i32
 where
     I: IntoIterator<Item = T>,

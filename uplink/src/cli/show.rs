@@ -99,7 +99,8 @@ pub(super) fn time(ms_since_1970: u64) -> String {
     )
 }
 
-/// Year, month, day of a day since 1970-01-01. Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.
+/// Year, month, day of a day since 1970-01-01. Howard Hinnant, "chrono-compatible low-level date
+/// algorithms", civil_from_days.
 fn date_of(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;

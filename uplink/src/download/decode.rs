@@ -1,16 +1,19 @@
-//! From checked pieces to plaintext: missing data rows are computed, sealed bytes put in order, chunks opened.
+//! From checked pieces to plaintext: missing data rows are computed, sealed bytes put in order,
+//! chunks opened.
 //!
-//! Works through the stripes in order, [`DECODE_STRIPES`] at a time, so that its own memory is a few megabytes whatever the segment.
-//! Columns of the code are independent: consecutive shares of a piece are decoded as one run. Blocking.
+//! Works through the stripes in order, [`DECODE_STRIPES`] at a time, so that its own memory is a
+//! few megabytes whatever the segment. Columns of the code are independent: consecutive shares of a
+//! piece are decoded as one run. Blocking.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
+use std::sync::mpsc;
 
 use strand_codec::{CHUNK_BYTES, Opener, RowPlan, SEALED_CHUNK_BYTES, Shape};
 
 use super::fetch::Row;
-use crate::limits::DECODE_STRIPES;
+use crate::limits::{DECODE_STRIPES, DECODE_THREADS_MAX};
 
 /// Why a segment could not be turned into plaintext.
 #[derive(Debug, thiserror::Error)]
@@ -23,102 +26,29 @@ pub(super) enum DecodeError {
     Output(#[from] std::io::Error),
 }
 
-/// The sealed bytes of a segment, as far as rows of it are there.
+/// The sealed bytes of a segment, as far as rows of it are there or can be computed.
 pub(super) struct SealedBytes {
     shape: Shape,
     rows: BTreeMap<u8, Row>,
-    /// Computes the data rows that are not there; their bytes for the current columns.
-    plan: Option<RowPlan>,
-    computed: Vec<(u8, Vec<u8>)>,
-    computed_start: u64,
+    /// Needed data rows that have to be computed.
+    missing: Vec<u8>,
 }
 
 impl SealedBytes {
-    /// Rows of at least the columns that will be read: every needed data row itself, or any k rows, equally long.
-    pub(super) fn new(
-        shape: Shape,
-        mut rows: BTreeMap<u8, Row>,
-        needed: &[u8],
-    ) -> Result<Self, DecodeError> {
-        let missing: Vec<u8> = needed
-            .iter()
-            .copied()
-            .filter(|index| !rows.contains_key(index))
-            .collect();
-        let plan = if missing.is_empty() {
-            None
-        } else {
-            // Data rows that are not needed still are equations; the first k of what is there, data first, will do.
-            while rows.len() > usize::from(shape.required()) {
-                rows.pop_last();
-            }
-            let present: Vec<u8> = rows.keys().copied().collect();
-            let plan = RowPlan::new(shape.required(), shape.total(), &present, &missing);
-            Some(plan.map_err(|error| DecodeError::Content(error.to_string()))?)
-        };
-        let computed = missing
-            .into_iter()
-            .map(|index| (index, Vec::new()))
-            .collect();
-        Ok(Self {
+    /// Rows of at least the columns that will be read: every needed data row itself, or any k rows,
+    /// equally long.
+    pub(super) fn new(shape: Shape, mut rows: BTreeMap<u8, Row>, needed: &[u8]) -> Self {
+        let is_missing = |index: &u8| !rows.contains_key(index);
+        let missing: Vec<u8> = needed.iter().copied().filter(is_missing).collect();
+        // Data rows that are not needed still are equations; the first k of what is there will do,
+        // data first. Low recovery rows also make the decoder's work space smaller.
+        while !missing.is_empty() && rows.len() > usize::from(shape.required()) {
+            rows.pop_last();
+        }
+        Self {
             shape,
             rows,
-            plan,
-            computed,
-            computed_start: 0,
-        })
-    }
-
-    /// Computes the missing rows for these columns.
-    fn compute(&mut self, columns: Range<u64>) -> Result<(), DecodeError> {
-        let Some(plan) = &mut self.plan else {
-            return Ok(());
-        };
-        let len = (columns.end - columns.start) as usize;
-        let present: Vec<&[u8]> = self
-            .rows
-            .values()
-            .map(|row| {
-                let start = (columns.start - row.start) as usize;
-                &row.bytes[start..start + len]
-            })
-            .collect();
-        self.computed_start = columns.start;
-        let mut wanted: Vec<&mut [u8]> = Vec::with_capacity(self.computed.len());
-        for (_, bytes) in &mut self.computed {
-            bytes.resize(len, 0);
-            wanted.push(bytes);
-        }
-        plan.apply(&present, &mut wanted)
-            .map_err(|error| DecodeError::Content(error.to_string()))
-    }
-
-    /// Appends the sealed bytes `wanted` that lie in these stripes.
-    fn append(&self, stripes: Range<u32>, wanted: &Range<u64>, target: &mut Vec<u8>) {
-        for stripe in stripes {
-            for index in 0..self.shape.required() {
-                let held = self.shape.sealed_range(stripe, index);
-                let (start, end) = (held.start.max(wanted.start), held.end.min(wanted.end));
-                if start >= end {
-                    continue;
-                }
-                let column = self.shape.share_offset(stripe) + (start - held.start);
-                let len = (end - start) as usize;
-                let (row_start, bytes) = match self.rows.get(&index) {
-                    Some(row) => (row.start, &row.bytes[..]),
-                    None => {
-                        let computed = self
-                            .computed
-                            .iter()
-                            .find(|(computed, _)| *computed == index);
-                        // `new` was told that this row is needed, and it is there or computed.
-                        let Some((_, bytes)) = computed else { continue };
-                        (self.computed_start, &bytes[..])
-                    }
-                };
-                let at = (column - row_start) as usize;
-                target.extend_from_slice(&bytes[at..at + len]);
-            }
+            missing,
         }
     }
 
@@ -133,6 +63,98 @@ impl SealedBytes {
             held.end = held.end.min(row.start + row.bytes.len() as u64);
         }
         held
+    }
+}
+
+/// Puts sealed bytes in order, some stripes at a time, and computes the rows that are missing.
+struct Restorer<'a> {
+    source: &'a SealedBytes,
+    plan: Option<RowPlan>,
+    /// The missing rows, for the columns at hand.
+    computed: Vec<(u8, Vec<u8>)>,
+    computed_start: u64,
+}
+
+impl<'a> Restorer<'a> {
+    fn new(source: &'a SealedBytes) -> Result<Self, DecodeError> {
+        let shape = &source.shape;
+        let plan = if source.missing.is_empty() {
+            None
+        } else {
+            let present: Vec<u8> = source.rows.keys().copied().collect();
+            let plan = RowPlan::new(shape.required(), shape.total(), &present, &source.missing);
+            Some(plan.map_err(|error| DecodeError::Content(error.to_string()))?)
+        };
+        let computed = source
+            .missing
+            .iter()
+            .map(|index| (*index, Vec::new()))
+            .collect();
+        Ok(Self {
+            source,
+            plan,
+            computed,
+            computed_start: 0,
+        })
+    }
+
+    /// Appends the sealed bytes `wanted` that lie in these stripes.
+    fn restore(
+        &mut self,
+        stripes: Range<u32>,
+        wanted: &Range<u64>,
+        target: &mut Vec<u8>,
+    ) -> Result<(), DecodeError> {
+        self.compute(self.source.columns(&stripes))?;
+        let shape = &self.source.shape;
+        for stripe in stripes {
+            for index in 0..shape.required() {
+                let held = shape.sealed_range(stripe, index);
+                let (start, end) = (held.start.max(wanted.start), held.end.min(wanted.end));
+                if start >= end {
+                    continue;
+                }
+                let column = shape.share_offset(stripe) + (start - held.start);
+                let len = (end - start) as usize;
+                let (row_start, bytes) = match self.source.rows.get(&index) {
+                    Some(row) => (row.start, &row.bytes[..]),
+                    None => {
+                        let computed = self
+                            .computed
+                            .iter()
+                            .find(|(computed, _)| *computed == index);
+                        // The source was told that this row is needed: it is there or computed.
+                        let Some((_, bytes)) = computed else { continue };
+                        (self.computed_start, &bytes[..])
+                    }
+                };
+                let at = (column - row_start) as usize;
+                target.extend_from_slice(&bytes[at..at + len]);
+            }
+        }
+        Ok(())
+    }
+
+    fn compute(&mut self, columns: Range<u64>) -> Result<(), DecodeError> {
+        let Some(plan) = &mut self.plan else {
+            return Ok(());
+        };
+        let len = (columns.end - columns.start) as usize;
+        let rows = self.source.rows.values();
+        let present: Vec<&[u8]> = rows
+            .map(|row| {
+                let start = (columns.start - row.start) as usize;
+                &row.bytes[start..start + len]
+            })
+            .collect();
+        self.computed_start = columns.start;
+        let mut wanted: Vec<&mut [u8]> = Vec::with_capacity(self.computed.len());
+        for (_, bytes) in &mut self.computed {
+            bytes.resize(len, 0);
+            wanted.push(bytes);
+        }
+        plan.apply(&present, &mut wanted)
+            .map_err(|error| DecodeError::Content(error.to_string()))
     }
 }
 
@@ -153,7 +175,8 @@ impl Extent {
         let chunk = CHUNK_BYTES as u64;
         let sealed_chunk = SEALED_CHUNK_BYTES as u64;
         let chunk_count = sealed_len.div_ceil(sealed_chunk);
-        // A whole segment includes its last chunk even where that is empty: its tag says that nothing was cut off.
+        // A whole segment includes its last chunk even where that is empty: its tag says that
+        // nothing was cut off.
         let is_to_end = strand_codec::plain_len(sealed_len).is_ok_and(|len| plain.end == len);
         let last = if is_to_end {
             chunk_count
@@ -203,25 +226,78 @@ impl Extent {
 }
 
 /// Opens the chunks of an extent and writes its plaintext. Returns how many bytes that were.
+///
+/// Rows are computed on several threads, as many as the machine runs at once: the stock decoder
+/// gives some 240 MB/s a thread. Opening and writing is fast, and in order.
 pub(super) fn write_plain(
-    sealed: &mut SealedBytes,
+    source: &SealedBytes,
     opener: &Opener,
     extent: &Extent,
     target: &mut dyn Write,
     mut written: impl FnMut(u64),
 ) -> Result<u64, DecodeError> {
-    let mut chunks = Chunks::new(extent, sealed.shape.sealed_len());
-    let stripes = extent.stripes(&sealed.shape);
-    let mut stripe = stripes.start;
-    while stripe < stripes.end {
-        let batch = stripe..(stripe + DECODE_STRIPES).min(stripes.end);
-        let columns = sealed.columns(&batch);
-        sealed.compute(columns)?;
-        sealed.append(batch.clone(), &extent.sealed, &mut chunks.sealed);
-        written(chunks.open(opener, target)?);
-        stripe = batch.end;
+    let mut chunks = Chunks::new(extent, source.shape.sealed_len());
+    let stripes = extent.stripes(&source.shape);
+    let batch_count = (stripes.end - stripes.start).div_ceil(DECODE_STRIPES);
+    let batch = |number: u32| {
+        let start = stripes.start + number * DECODE_STRIPES;
+        start..(start + DECODE_STRIPES).min(stripes.end)
+    };
+    let thread_count = thread_count(source, batch_count);
+    if thread_count == 1 {
+        let mut restorer = Restorer::new(source)?;
+        for number in 0..batch_count {
+            restorer.restore(batch(number), &extent.sealed, &mut chunks.sealed)?;
+            written(chunks.open(opener, target)?);
+        }
+        return chunks.finish();
     }
-    chunks.finish()
+    std::thread::scope(|scope| {
+        // Batch b comes from thread b modulo their number, which keeps one ready at most.
+        let mut restored = Vec::new();
+        for first in 0..thread_count {
+            let (sender, receiver) = mpsc::sync_channel::<Result<Vec<u8>, DecodeError>>(1);
+            restored.push(receiver);
+            let batch = &batch;
+            scope.spawn(move || {
+                let mut restorer = Restorer::new(source);
+                for number in (first..batch_count).step_by(thread_count as usize) {
+                    let bytes = match &mut restorer {
+                        Ok(restorer) => {
+                            let mut bytes = Vec::new();
+                            let done = restorer.restore(batch(number), &extent.sealed, &mut bytes);
+                            done.map(|()| bytes)
+                        }
+                        Err(error) => Err(DecodeError::Content(error.to_string())),
+                    };
+                    // The receiver is gone when another batch failed.
+                    if sender.send(bytes).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        for number in 0..batch_count {
+            let bytes = restored[(number % thread_count) as usize].recv();
+            let stopped = |_| DecodeError::Content("a decoding thread stopped".to_owned());
+            chunks.sealed.extend_from_slice(&bytes.map_err(stopped)??);
+            written(chunks.open(opener, target)?);
+        }
+        // Threads of a failed batch end when their receivers are dropped, before the scope waits.
+        drop(restored);
+        chunks.finish()
+    })
+}
+
+/// Threads worth starting: one where nothing is computed, for then it is only copying.
+fn thread_count(source: &SealedBytes, batch_count: u32) -> u32 {
+    if source.missing.is_empty() {
+        return 1;
+    }
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    batch_count
+        .min(u32::try_from(available).unwrap_or(1))
+        .clamp(1, DECODE_THREADS_MAX)
 }
 
 /// Opens the chunks of a segment that is stored inline.

@@ -1,7 +1,9 @@
-//! One piece, or a range of it, from one node: every byte is checked against the segment's commitment before it counts.
+//! One piece, or a range of it, from one node: every byte is checked against the segment's
+//! commitment before it counts.
 //!
-//! The order of the checks is that of docs/wire.md section 2, get: root and path against the commitment, share hashes against the root,
-//! each share against its hash. All lengths come from the segment's shape, never from the node. How long to wait is the caller's business.
+//! The order of the checks is that of docs/wire.md section 2, get: root and path against the
+//! commitment, share hashes against the root, each share against its hash. All lengths come from
+//! the segment's shape, never from the node. How long to wait is the caller's business.
 
 use std::ops::Range;
 use std::sync::Arc;

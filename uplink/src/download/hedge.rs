@@ -1,13 +1,15 @@
 //! Which pieces of a segment to fetch next, and who is slow, lying or dead: decisions only.
 //!
-//! [`FetchPlan`] is one segment's fetch; [`NodeBook`] is what a download has learned about nodes so far. The driver in `segment.rs`
-//! owns streams and clocks, tells the plan what happened and does what [`FetchPlan::poll`] says. Time is a [`Duration`] since the fetch began.
+//! [`FetchPlan`] is one segment's fetch; [`NodeBook`] is what a download has learned about nodes so
+//! far. The driver in `segment.rs` owns streams and clocks, tells the plan what happened and does
+//! what [`FetchPlan::poll`] says. Time is a [`Duration`] since the fetch began.
 //!
-//! What must stay true: a plan ends with exactly `required` or more good pieces, or with a [`Shortage`], and never before every piece
-//! that could have helped was tried; a piece is started once, unless the driver says that its permission was refused, not the piece.
+//! What must stay true: a plan ends with exactly `required` or more good pieces, or with a
+//! [`Shortage`], and never before every piece that could have helped was tried; a piece is started
+//! once, unless the driver says that its permission was refused, not the piece.
 //!
-//! There is no fixed time-out per piece: a node is *late* measured by the others. It keeps running when another is started
-//! in its place; whoever is whole first counts.
+//! There is no fixed time-out per piece: a node is *late* measured by the others. It keeps running
+//! when another is started in its place; whoever is whole first counts.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -144,8 +146,8 @@ pub struct FetchPlan {
 }
 
 impl FetchPlan {
-    /// A fetch of any `required_count` of the candidates; indices below `data_count` are data. Indices are distinct. `typical_first_byte` is what nodes took
-    /// in earlier segments.
+    /// A fetch of any `required_count` of the candidates; indices below `data_count` are data.
+    /// Indices are distinct. `typical_first_byte` is what nodes took in earlier segments.
     #[must_use]
     pub fn new(
         required_count: u8,
@@ -225,7 +227,8 @@ impl FetchPlan {
         }
     }
 
-    /// The permission was refused, not the piece, and there is a fresh one: it may be started again.
+    /// The permission was refused, not the piece, and there is a fresh one: it may be started
+    /// again.
     pub fn handle_again(&mut self, index: u8) {
         if let Some(piece) = self.piece(index)
             && matches!(piece.state, State::Active { .. })
@@ -234,7 +237,8 @@ impl FetchPlan {
         }
     }
 
-    /// What to do now; call again until it says `None`, then at the next event or some ten milliseconds later.
+    /// What to do now; call again until it says `None`, then at the next event or some ten
+    /// milliseconds later.
     pub fn poll(&mut self, now: Duration) -> Option<Step> {
         if self.is_over {
             return None;
@@ -312,7 +316,8 @@ impl FetchPlan {
         self.started_count.saturating_sub(self.required_count)
     }
 
-    /// Data indices that could not be had: not stored, failed, late, or not even tried because of their node's standing.
+    /// Data indices that could not be had: not stored, failed, late, or not even tried because of
+    /// their node's standing.
     #[must_use]
     pub fn lost_data(&self, now: Duration) -> Vec<u8> {
         let late = self.late(now);
@@ -430,7 +435,8 @@ fn median(mut values: Vec<Duration>, enough_count: usize) -> Option<Duration> {
     values.get(values.len() / 2).copied()
 }
 
-/// Good and unknown nodes before late ones, liars and dead ones; among the former, data before parity: each data piece saves a row of decoding.
+/// Good and unknown nodes before late ones, liars and dead ones; among the former, data before
+/// parity: each data piece saves a row of decoding.
 fn order(standing: Standing, is_data: bool, index: u8) -> (u8, u8, u8) {
     let class = match standing {
         Standing::Good | Standing::Unknown => u8::from(!is_data),
@@ -469,7 +475,8 @@ impl NodeBook {
         }
     }
 
-    /// It gave a whole, true piece. Once a liar, always a liar: what it cost to find out is a piece each time.
+    /// It gave a whole, true piece. Once a liar, always a liar: what it cost to find out is a piece
+    /// each time.
     pub fn handle_good(&mut self, node: NodeId) {
         let record = self.records.entry(node).or_default();
         record.good_count += 1;

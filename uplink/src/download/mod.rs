@@ -1,8 +1,12 @@
-//! Downloads: find, fetch, check, decode, open; a file appears under its name only when it is whole.
+//! Downloads: find, fetch, check, decode, open; a file appears under its name only when it is
+//! whole.
 //!
 //! - [`hedge`]: which pieces to fetch next, who is slow, lying or dead; pure.
-//! - `fetch`: one piece from one node, checked. - `segment`: drives one segment's fetch. - `decode`: pieces to plaintext.
-//! - `object`: opens the header, verifies the list of segments, drives them all. - `output`: where plaintext goes.
+//! - `fetch`: one piece from one node, checked.
+//! - `segment`: drives one segment's fetch.
+//! - `decode`: pieces to plaintext.
+//! - `object`: opens the header, verifies the list of segments, drives them all.
+//! - `output`: where plaintext goes.
 
 mod decode;
 mod fetch;

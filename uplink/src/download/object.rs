@@ -1,7 +1,9 @@
-//! One object's download: opens its header, verifies the satellite's list of segments against it, fetches and writes them in order.
+//! One object's download: opens its header, verifies the satellite's list of segments against it,
+//! fetches and writes them in order.
 //!
-//! While a segment is decoded and written on a blocking thread, the next one is fetched: at most two segments' pieces are in memory, 67.2 MB each at
-//! the default scheme, and whatever late or lying nodes have sent of the current one.
+//! While a segment is decoded and written on a blocking thread, the next one is fetched: at most
+//! two segments' pieces are in memory, 67.2 MB each at the default scheme, and whatever late or
+//! lying nodes have sent of the current one.
 
 use std::fmt;
 use std::ops::Range;
@@ -28,7 +30,8 @@ use crate::location::{Place, SealedPlace};
 use crate::progress::Progress;
 use crate::session::{Repeat, Session, answer_of};
 
-/// Bytes of an object, as a person writes them: `A-B` (both included), `A-` (to the end) or `-N` (the last N).
+/// Bytes of an object, as a person writes them: `A-B` (both included), `A-` (to the end) or `-N`
+/// (the last N).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ByteRange {
     /// From one byte to another, both included.
@@ -337,8 +340,8 @@ async fn fetch_all(
                     progress.advance(written.as_ref().map_or(0, |count| *count));
                     written
                 }
-                Job::Pieces(mut sealed) => {
-                    write_plain(&mut sealed, &opener, &extent, &mut target, |count| {
+                Job::Pieces(sealed) => {
+                    write_plain(&sealed, &opener, &extent, &mut target, |count| {
                         progress.advance(count)
                     })
                 }
@@ -437,7 +440,8 @@ async fn inline_bytes(
 }
 
 impl Segment {
-    /// The part of the wanted bytes that lies in this segment. An empty object's one segment is read as well: it is authentic or not.
+    /// The part of the wanted bytes that lies in this segment. An empty object's one segment is
+    /// read as well: it is authentic or not.
     fn extent(&self, plain: &Range<u64>) -> Option<Extent> {
         let end = self.plain_start + self.plain_len;
         let wanted = plain.start.max(self.plain_start)..plain.end.min(end);

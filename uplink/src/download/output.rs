@@ -1,7 +1,7 @@
 //! Where plaintext goes: a file that appears under its name only when it is whole, or a pipe.
 //!
-//! A file is written beside its final name, synced, and renamed over it. Until then nothing of that name changes, and
-//! whatever goes wrong, also an interrupt, removes it.
+//! A file is written beside its final name, synced, and renamed over it. Until then nothing of that
+//! name changes, and whatever goes wrong, also an interrupt, removes it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,7 +13,8 @@ use crate::error::DownloadError;
 
 /// The target of a download.
 pub enum Output {
-    /// A file. What is there is replaced when the download is whole; pipes and devices are written to as they are.
+    /// A file. What is there is replaced when the download is whole; pipes and devices are written
+    /// to as they are.
     File(PathBuf),
     /// The process's standard output: bytes come as they are checked.
     Stdout,

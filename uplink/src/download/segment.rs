@@ -1,7 +1,8 @@
 //! One segment's way back: does what [`FetchPlan`] decides, and hands over checked rows.
 //!
-//! A small range is first asked of the very data pieces that hold it. When one of them fails or is late, and always for whole segments,
-//! the same columns of any `required` pieces are fetched instead, hedged, and the missing rows are computed from them.
+//! A small range is first asked of the very data pieces that hold it. When one of them fails or is
+//! late, and always for whole segments, the same columns of any `required` pieces are fetched
+//! instead, hedged, and the missing rows are computed from them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -123,10 +124,6 @@ pub(super) async fn fetch_segment(
     };
     let report = fetch.report;
     let sealed = SealedBytes::new(segment.shape, rows, &needed);
-    let sealed = sealed.map_err(|error| DownloadError::Unopenable {
-        segment: segment.number,
-        reason: error.to_string(),
-    })?;
     Ok((sealed, report))
 }
 
@@ -186,7 +183,8 @@ struct OpenFetch {
 type Fetched = (u8, Result<Row, FetchError>);
 
 impl Fetch<'_> {
-    /// The data pieces that hold the extent, each its own range. `None` if that does not work out, or would not be less work.
+    /// The data pieces that hold the extent, each its own range. `None` if that does not work out,
+    /// or would not be less work.
     async fn directly(&mut self, columns: &BTreeMap<u8, Range<u64>>) -> Option<BTreeMap<u8, Row>> {
         if columns.len() >= usize::from(self.segment.shape.required()) {
             return None;

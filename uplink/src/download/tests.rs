@@ -1,6 +1,8 @@
-//! Whatever nodes do: a fetch ends with enough good pieces, or says clearly that they cannot be had.
+//! Whatever nodes do: a fetch ends with enough good pieces, or says clearly that they cannot be
+//! had.
 //!
-//! Method: nodes with a fate each play against [`FetchPlan`] in simulated time, by hand for the cases that matter and at random.
+//! Method: nodes with a fate each play against [`FetchPlan`] in simulated time, by hand for the
+//! cases that matter and at random.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +21,8 @@ const fn ms(count: u64) -> Duration {
 /// What a node does with a request for its piece.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
-    /// Gives the whole piece, from the first byte after the first time to the last after the second, in even steps.
+    /// Gives the whole piece, from the first byte after the first time to the last after the
+    /// second, in even steps.
     Gives { first_ms: u64, last_ms: u64 },
     /// Fails after so long.
     Fails { after_ms: u64, fault: Fault },
@@ -197,7 +200,8 @@ fn a_node_stopped_in_the_middle_is_replaced() {
 
 #[test]
 fn all_quiet_at_once_for_a_moment_is_our_own_slowness() {
-    // Every piece pauses for 300 ms at the same time, as when the machine is busy with something else.
+    // Every piece pauses for 300 ms at the same time, as when the machine is busy with something
+    // else.
     let candidates: Vec<_> = (0..8)
         .map(|index| Candidate {
             index,

@@ -1,7 +1,8 @@
 //! One object's upload: segments in a bounded pipeline, then the sealed header, then the commit.
 //!
-//! At most [`SEGMENTS_IN_MEMORY_MAX`] segments hold memory: one is being sent while the next is read and sealed; a segment's bodies go out
-//! when the one before has optimal receipts. Whatever fails, the upload is aborted at the satellite, and nothing becomes visible.
+//! At most [`SEGMENTS_IN_MEMORY_MAX`] segments hold memory: one is being sent while the next is
+//! read and sealed; a segment's bodies go out when the one before has optimal receipts. Whatever
+//! fails, the upload is aborted at the satellite, and nothing becomes visible.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -119,7 +120,8 @@ impl std::fmt::Debug for Input {
     }
 }
 
-/// Stores an object. It is there as a whole when this returns `Ok`, and not at all otherwise (but for [`UploadError::Unsure`]).
+/// Stores an object. It is there as a whole when this returns `Ok`, and not at all otherwise (but
+/// for [`UploadError::Unsure`]).
 ///
 /// # Errors
 ///

@@ -1,16 +1,18 @@
 //! What to do next with the pieces of one segment while it is uploaded: decisions only.
 //!
-//! The driver in `segment.rs` owns streams, nodes and clocks; it tells this machine what happened (`handle_*`) and does what
-//! [`SegmentPlan::poll`] asks for. Time is a [`Duration`] since the segment's limits arrived, so every run can be replayed.
+//! The driver in `segment.rs` owns streams, nodes and clocks; it tells this machine what happened
+//! (`handle_*`) and does what [`SegmentPlan::poll`] asks for. Time is a [`Duration`] since the
+//! segment's limits arrived, so every run can be replayed.
 //!
 //! What must stay true, whatever the events and their order:
-//! - a commit names each index once, only indices whose receipt arrived from the node that last held them, between
-//!   repair + 1 and optimal many, data indices first;
-//! - bodies are sent only once at least *optimal* pieces are admitted, or when waiting cannot bring more and at least repair + 1
-//!   are: a segment never sits on half of its room;
+//! - a commit names each index once, only indices whose receipt arrived from the node that last
+//!   held them, between repair + 1 and optimal many, data indices first;
+//! - bodies are sent only once at least *optimal* pieces are admitted, or when waiting cannot bring
+//!   more and at least repair + 1 are: a segment never sits on half of its room;
 //! - after [`Action::Commit`], [`Action::Fail`] or [`Action::Retreat`] nothing more is asked for.
 //!
-//! Names: an index's *generation* counts the nodes it was given; events of an older generation are ignored.
+//! Names: an index's *generation* counts the nodes it was given; events of an older generation are
+//! ignored.
 
 use std::time::Duration;
 
@@ -29,7 +31,8 @@ pub struct Patience {
     pub slow_factor: u32,
     /// ...and at least this long.
     pub slow_min: Duration,
-    /// How long pieces beyond optimal wait for their turn. Below the 10 s after which a node takes back the room it granted.
+    /// How long pieces beyond optimal wait for their turn. Below the 10 s after which a node takes
+    /// back the room it granted.
     pub spare_hold: Duration,
     /// Rounds of new nodes for one segment.
     pub replace_rounds_max: u32,
@@ -52,7 +55,7 @@ impl Default for Patience {
             slow_min: Duration::from_millis(1_000),
             spare_hold: Duration::from_secs(4),
             replace_rounds_max: 4,
-            stall: Duration::from_secs(20),
+            stall: Duration::from_secs(30),
         }
     }
 }
@@ -113,7 +116,8 @@ enum State {
     Sending {
         since: Duration,
     },
-    /// New nodes were asked for. What the old one does in the meantime counts only if none is granted.
+    /// New nodes were asked for. What the old one does in the meantime counts only if none is
+    /// granted.
     Replacing {
         is_alive: bool,
         is_finished: bool,
@@ -152,6 +156,7 @@ pub struct SegmentPlan {
     slots: Vec<Slot>,
     phase: Phase,
     admission_until: Duration,
+    optimal_admitted_at: Option<Duration>,
     sending_since: Duration,
     /// How long each finished piece took, ascending.
     durations: Vec<Duration>,
@@ -165,8 +170,8 @@ pub struct SegmentPlan {
 }
 
 impl SegmentPlan {
-    /// A plan for a segment whose `offered` pieces are asked for at time 0: all, or fewer where the satellite has no more nodes.
-    /// `may_retreat` is false on the last try.
+    /// A plan for a segment whose `offered` pieces are asked for at time 0: all, or fewer where the
+    /// satellite has no more nodes. `may_retreat` is false on the last try.
     #[must_use]
     pub fn new(scheme: Scheme, patience: Patience, offered: &[u8], may_retreat: bool) -> Self {
         let slot = |index: u8| {
@@ -187,6 +192,7 @@ impl SegmentPlan {
             slots: (0..scheme.total).map(slot).collect(),
             phase: Phase::Asking,
             admission_until: patience.admission,
+            optimal_admitted_at: None,
             sending_since: Duration::ZERO,
             durations: Vec::new(),
             most_done_at: None,
@@ -265,8 +271,9 @@ impl SegmentPlan {
         self.last_progress = self.last_progress.max(now);
     }
 
-    /// The satellite's answer to [`Action::Replace`]: indices that have a new node. The rest keep the old one, if it lives.
-    /// Returns the new tickets; the driver drops the old streams of these.
+    /// The satellite's answer to [`Action::Replace`]: indices that have a new node. The rest keep
+    /// the old one, if it lives. Returns the new tickets; the driver drops the old streams of
+    /// these.
     pub fn handle_replaced(&mut self, now: Duration, granted: &[u8]) -> Vec<Ticket> {
         self.is_replacing = false;
         let mut tickets = Vec::new();
@@ -305,7 +312,8 @@ impl SegmentPlan {
         tickets
     }
 
-    /// What to do now; call again until it says `None`, then at the next event or at [`Self::next_deadline`].
+    /// What to do now; call again until it says `None`, then at the next event or at
+    /// [`Self::next_deadline`].
     pub fn poll(&mut self, now: Duration) -> Option<Action> {
         match self.phase {
             Phase::Asking => self.poll_asking(now),
@@ -323,7 +331,10 @@ impl SegmentPlan {
             Phase::Over => return Duration::MAX,
             Phase::Settling { until, .. } => until,
             _ if self.is_replacing => now + Duration::from_secs(1),
-            Phase::Asking => self.admission_until,
+            Phase::Asking => match self.optimal_admitted_at {
+                Some(since) if linger_until(since) > now => linger_until(since),
+                _ => self.admission_until,
+            },
             Phase::Sending => {
                 let slow_after = self.slow_after();
                 let sending = self.slots.iter().filter_map(|slot| match slot.state {
@@ -396,7 +407,8 @@ impl SegmentPlan {
         usize::from(self.scheme.optimal)
     }
 
-    /// The least number of pieces a segment may be committed with. Where repair = optimal, all of optimal.
+    /// The least number of pieces a segment may be committed with. Where repair = optimal, all of
+    /// optimal.
     fn needed(&self) -> usize {
         (usize::from(self.scheme.repair) + 1).min(self.optimal())
     }
@@ -411,6 +423,13 @@ impl SegmentPlan {
     fn poll_asking(&mut self, now: Duration) -> Option<Action> {
         let admitted_count = self.count(|state| *state == State::Admitted);
         if admitted_count >= self.optimal() {
+            let since = *self.optimal_admitted_at.get_or_insert(now);
+            let waits_for_data = !self
+                .tickets(|index, slot| slot.state == State::Asked && self.is_data(index))
+                .is_empty();
+            if waits_for_data && now < linger_until(since) {
+                return None;
+            }
             return Some(self.begin_sending(now));
         }
         if self.is_replacing {
@@ -426,8 +445,9 @@ impl SegmentPlan {
         if admitted_count + asked_count >= self.optimal() {
             return None;
         }
-        // A node that is gone is replaced, while the others hold their room: one exchange with the satellite. Where nodes are
-        // merely busy, other segments wait for room as well, and holding some would be how two of them block each other.
+        // A node that is gone is replaced, while the others hold their room: one exchange with the
+        // satellite. Where nodes are merely busy, other segments wait for room as well, and holding
+        // some would be how two of them block each other.
         let busy_count = self.count(|state| *state == State::Failed(Refusal::Busy));
         let gone = self.tickets(|_, slot| {
             !slot.is_stuck
@@ -486,10 +506,12 @@ impl SegmentPlan {
         Action::Replace(indices)
     }
 
-    /// Admitted pieces whose turn has come: data at once, parity as far as optimal could not be reached without it.
+    /// Admitted pieces whose turn has come: data at once, parity as far as optimal could not be
+    /// reached without it.
     ///
-    /// The others are spares. Where all goes well their bodies would be a sixth of all bytes sent for nothing, so they wait admitted
-    /// until most others are done, or for [`Patience::spare_hold`]; then they race the rest.
+    /// The others are spares. Where all goes well their bodies would be a sixth of all bytes sent
+    /// for nothing, so they wait admitted until most others are done, or for
+    /// [`Patience::spare_hold`]; then they race the rest.
     fn send_admitted(&mut self, now: Duration) -> Option<Action> {
         let slow_after = self.slow_after();
         let is_going = |slot: &&Slot| match slot.state {
@@ -520,8 +542,8 @@ impl SegmentPlan {
         Some(Action::Send(tickets))
     }
 
-    /// When spares join the race: an eighth of the usual time after three quarters of optimal are done, so that those whose receipts
-    /// are on the way come first.
+    /// When spares join the race: an eighth of the usual time after three quarters of optimal are
+    /// done, so that those whose receipts are on the way come first.
     fn spares_due(&self) -> Duration {
         let held = self.sending_since + self.patience.spare_hold;
         let median = self
@@ -658,7 +680,8 @@ impl SegmentPlan {
                 .map(|ticket| ticket.index)
                 .collect();
             if !indices.is_empty() {
-                // One more window, as long as the first one and one piece take: every share is ready to go.
+                // One more window, as long as the first one and one piece take: every share is
+                // ready to go.
                 let piece = self
                     .durations
                     .get(self.durations.len() / 2)
@@ -707,6 +730,12 @@ impl SegmentPlan {
             optimal_count: self.optimal(),
         })
     }
+}
+
+/// How long data pieces are still waited for when optimal pieces are admitted: a quarter longer than
+/// that took. Begun without them, they would be sent on top of the others.
+fn linger_until(since: Duration) -> Duration {
+    since + (since / 4).clamp(Duration::from_millis(20), Duration::from_millis(500))
 }
 
 fn is_open(state: State) -> bool {

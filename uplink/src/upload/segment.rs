@@ -1,7 +1,8 @@
 //! One segment's way to its nodes: does what [`SegmentPlan`] decides.
 //!
-//! Owns the streams, the producer of the pieces and the talk with the satellite about limits. Ends with a committed segment, or with
-//! nothing left behind at nodes but what the satellite deletes with the upload.
+//! Owns the streams, the producer of the pieces and the talk with the satellite about limits. Ends
+//! with a committed segment, or with nothing left behind at nodes but what the satellite deletes
+//! with the upload.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -40,7 +41,8 @@ pub(super) struct Context {
 
 /// The order of segments: bodies of the next one are sent when this one has optimal receipts.
 ///
-/// Nodes buffer whole pieces; asking for room for two segments at once would make them refuse half of both.
+/// Nodes buffer whole pieces; asking for room for two segments at once would make them refuse half
+/// of both.
 pub(super) struct Turn {
     pub(super) wait: oneshot::Receiver<()>,
     pub(super) next: Option<oneshot::Sender<()>>,
@@ -96,6 +98,11 @@ pub(super) async fn upload_pieces(
     warm(&context.session, &targets);
     // An error means that the segment before failed: this one will be dropped as well.
     let _ = (&mut turn.wait).await;
+    tracing::debug!(
+        segment = position.segment_index,
+        nodes = targets.len(),
+        "asking nodes"
+    );
     let making = Making::start(shape, padded, context.store.clone());
     let mut report = SegmentReport {
         segment: position.segment_index,
@@ -167,7 +174,8 @@ async fn begin(
         "BeginSegment"
     )?;
     let targets = targets_of(limits.limits)?;
-    // Fewer than all where the satellite has no more nodes; whether they are enough is for the plan to say.
+    // Fewer than all where the satellite has no more nodes; whether they are enough is for the plan
+    // to say.
     match targets.last_key_value() {
         Some((index, _)) if *index < context.scheme.total => Ok(targets),
         _ => Err(UploadError::Unusable(
@@ -275,6 +283,7 @@ struct Attempt<'a> {
     ),
     receipts: HashMap<Ticket, Vec<u8>>,
     last_failure: Option<String>,
+    is_settled: bool,
     seen_sent_bytes: u64,
 }
 
@@ -307,6 +316,7 @@ impl<'a> Attempt<'a> {
             granted: mpsc::unbounded_channel(),
             receipts: HashMap::new(),
             last_failure: None,
+            is_settled: false,
             seen_sent_bytes: 0,
         }
     }
@@ -363,7 +373,16 @@ impl<'a> Attempt<'a> {
                 }
             }
             if self.plan.is_settling() {
-                // Only data pieces are still on their way: the memory of the others is the next segment's.
+                if !self.is_settled {
+                    self.is_settled = true;
+                    tracing::debug!(
+                        segment = self.position.segment_index,
+                        ?now,
+                        "optimal receipts"
+                    );
+                }
+                // Only data pieces are still on their way: the memory of the others is the next
+                // segment's.
                 self.stripes.drop_recovery();
                 turn.pass();
             }
@@ -431,6 +450,8 @@ impl<'a> Attempt<'a> {
     }
 
     fn release(&mut self, tickets: &[Ticket]) {
+        let (segment, after) = (self.position.segment_index, self.start.elapsed());
+        tracing::debug!(segment, ?after, count = tickets.len(), "sending bodies");
         for ticket in tickets {
             if let Some(go) = self
                 .open

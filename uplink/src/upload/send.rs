@@ -1,14 +1,15 @@
 //! One piece on its way to one node: asked, admitted, sent, acknowledged.
 //!
-//! The task reports what happens as [`Event`]s and never decides anything: when to send the body comes through `go`, and
-//! who drops the task resets the stream with `CANCELLED` (the transport does so for every unfinished exchange).
+//! The task reports what happens as [`Event`]s and never decides anything: when to send the body
+//! comes through `go`, and who drops the task resets the stream with `CANCELLED` (the transport
+//! does so for every unfinished exchange).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use strand_protocol::limits::{NODE_FRAME_BYTES_MAX, RECEIPT_TIMEOUT, STALL_TIMEOUT};
+use strand_protocol::limits::{NODE_FRAME_BYTES_MAX, RECEIPT_TIMEOUT};
 use strand_protocol::pb::{node_request, node_response};
 use strand_protocol::{Code, NodeId, Receipt, pb};
 use strand_transport::{Exchange, StreamError};
@@ -68,7 +69,8 @@ async fn put(
 ) -> Result<Option<Vec<u8>>, Failure> {
     let ask = ask(session, target);
     let Ok(asked) = tokio::time::timeout(admission, ask).await else {
-        // Connected and silent: stopped or overwhelmed. The next segments do without it for a while.
+        // Connected and silent: stopped or overwhelmed. The next segments do without it for a
+        // while.
         session.nodes().rest(target.node, "it does not answer");
         return Err((Refusal::Gone, "no answer in time".to_owned()));
     };
@@ -133,11 +135,16 @@ async fn ask(session: &Session, target: &Target) -> Result<Exchange, Failure> {
 
 async fn send_body(exchange: &mut Exchange, index: u8, stripes: &Stripes) -> Result<(), Failure> {
     let cancelled = || (Refusal::Gone, "cancelled".to_owned());
-    for stripe in 0..stripes.shape().share_count() {
-        let share = stripes.share(stripe, index).await.ok_or_else(cancelled)?;
-        let len = share.len() as u64;
-        send(exchange, share).await?;
-        stripes.sent_bytes.fetch_add(len, Ordering::Relaxed);
+    let mut stripe = 0;
+    while stripe < stripes.shape().share_count() {
+        let made_count = stripes.more_than(stripe).await.ok_or_else(cancelled)?;
+        while stripe < made_count {
+            let share = stripes.share(stripe, index).ok_or_else(cancelled)?;
+            let len = share.len() as u64;
+            send(exchange, share).await?;
+            stripes.sent_bytes.fetch_add(len, Ordering::Relaxed);
+            stripe += 1;
+        }
     }
     let tree = stripes.tree().await.ok_or_else(cancelled)?;
     let commit = pb::PutCommit {
@@ -153,20 +160,15 @@ async fn send_body(exchange: &mut Exchange, index: u8, stripes: &Stripes) -> Res
     Ok(())
 }
 
-/// Sends, unless the node takes nothing for so long that it must have stopped. A refusal that it sent says more than a broken stream.
+/// Sends; a refusal that the node sent says more than a broken stream. No time-out: how long is too
+/// long only the others' pace can say, and the plan knows that.
 async fn send(exchange: &mut Exchange, bytes: Bytes) -> Result<(), Failure> {
-    let sent = tokio::time::timeout(STALL_TIMEOUT * 2, exchange.send.bytes(bytes)).await;
-    match sent {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            let last_word =
-                tokio::time::timeout(Duration::from_millis(200), answer(exchange)).await;
-            match last_word {
-                Ok(Err(failure)) => Err(failure),
-                _ => Err(refused(&error)),
-            }
-        }
-        Err(_) => Err((Refusal::Gone, "it took no byte for 20 s".to_owned())),
+    let Err(error) = exchange.send.bytes(bytes).await else {
+        return Ok(());
+    };
+    match tokio::time::timeout(LAST_WORD_TIMEOUT, answer(exchange)).await {
+        Ok(Err(failure)) => Err(failure),
+        _ => Err(refused(&error)),
     }
 }
 
@@ -188,3 +190,6 @@ fn refused(error: &StreamError) -> Failure {
     };
     (refusal, error.to_string())
 }
+
+/// How long a refusal is waited for when a stream broke.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(200);

@@ -1,7 +1,8 @@
-//! From an input to sealed segments: reads, seals chunk by chunk, and keeps no plaintext but one buffer.
+//! From an input to sealed segments: reads, seals chunk by chunk, and keeps no plaintext but one
+//! buffer.
 //!
-//! A segment is read whole, or to the end of the input, before anything is asked of the satellite: only then is its length known,
-//! also from a pipe. Runs on a blocking thread.
+//! A segment is read whole, or to the end of the input, before anything is asked of the satellite:
+//! only then is its length known, also from a pipe. Runs on a blocking thread.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -109,7 +110,8 @@ impl SegmentReader {
                 sealed.push_chunk(&sealer, chunk);
             }
             plain_len += filled as u64;
-            // Reads are whole but at the end of the input, and segments are whole reads: a rest is the segment's last chunk.
+            // Reads are whole but at the end of the input, and segments are whole reads: a rest is
+            // the segment's last chunk.
             if self.is_at_end || plain_len == self.segment_bytes {
                 sealed.push_chunk(&sealer, rest);
                 break;
@@ -156,7 +158,8 @@ impl SegmentReader {
         Ok(filled)
     }
 
-    /// Room for the sealed segment and the zeros after it, so that it need not move. Pages that are never touched cost nothing.
+    /// Room for the sealed segment and the zeros after it, so that it need not move. Pages that are
+    /// never touched cost nothing.
     fn capacity(&self) -> usize {
         let expected = self
             .expected_bytes

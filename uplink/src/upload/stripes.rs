@@ -1,8 +1,10 @@
 //! The pieces of one segment while they are made: coded and hashed once, read by all sends.
 //!
-//! One blocking thread goes through the stripes in order; every send waits for the stripe it needs next and takes its share as a
-//! slice. Data shares are slices of the sealed segment, recovery shares of one buffer a stripe; nothing is copied. Recovery buffers go back
-//! to a store when the last send has let go of them: a full segment needs 148 MB of them, and fresh memory costs page faults each time.
+//! One blocking thread goes through the stripes in order; every send waits for the stripe it needs
+//! next and takes its share as a slice. Data shares are slices of the sealed segment, recovery
+//! shares of one buffer a stripe; nothing is copied. Recovery buffers go back to a store when the
+//! last send has let go of them: a full segment needs 148 MB of them, and fresh memory costs page
+//! faults each time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,6 +14,7 @@ use strand_codec::{Encoder, Hash, PieceHasher, SegmentTree, Shape};
 use tokio::sync::watch;
 
 use crate::buffers::BufferStore;
+use crate::limits::SEND_STRIPES;
 
 /// One segment's shares, as they become ready.
 pub(super) struct Stripes {
@@ -83,10 +86,14 @@ impl Stripes {
                 hasher.push_share(share);
             }
             *self.recovery_of(stripe) = Some(Bytes::from_owner(lent));
-            self.ready.send_replace(Ready {
-                stripe_count: stripe + 1,
-                is_whole: false,
-            });
+            let stripe_count = stripe + 1;
+            let is_last = stripe_count == self.shape.share_count();
+            if stripe_count.is_multiple_of(SEND_STRIPES) || is_last {
+                self.ready.send_replace(Ready {
+                    stripe_count,
+                    is_whole: false,
+                });
+            }
         }
         let roots: Vec<Hash> = hashers
             .into_iter()
@@ -110,13 +117,15 @@ impl Stripes {
         }
     }
 
-    /// The share of a piece, as soon as it is made; `None` if it never will be.
-    pub(super) async fn share(&self, stripe: u32, index: u8) -> Option<Bytes> {
+    /// How many stripes are made, as soon as those are more than `stripe_count`; `None` if never.
+    pub(super) async fn more_than(&self, stripe_count: u32) -> Option<u32> {
         let mut ready = self.ready.subscribe();
-        ready
-            .wait_for(|ready| ready.stripe_count > stripe)
-            .await
-            .ok()?;
+        let is_more = |ready: &Ready| ready.stripe_count > stripe_count;
+        Some(ready.wait_for(is_more).await.ok()?.stripe_count)
+    }
+
+    /// The share of a piece in a stripe that is made; `None` once recovery shares were let go.
+    pub(super) fn share(&self, stripe: u32, index: u8) -> Option<Bytes> {
         if index < self.shape.required() {
             return Some(self.data_share(stripe, index));
         }
@@ -140,7 +149,8 @@ impl Stripes {
     }
 
     fn data_share(&self, stripe: u32, index: u8) -> Bytes {
-        // Stripe j begins at k times the offset that its share has in a piece: shares before it have the same lengths in all pieces.
+        // Stripe j begins at k times the offset that its share has in a piece: shares before it
+        // have the same lengths in all pieces.
         let stripe_start =
             self.shape.share_offset(stripe) as usize * usize::from(self.shape.required());
         let share_len = self.shape.share_len(stripe);
@@ -158,7 +168,8 @@ mod tests {
     async fn collect(stripes: &Stripes, index: u8) -> Vec<u8> {
         let mut piece = Vec::new();
         for stripe in 0..stripes.shape().share_count() {
-            piece.extend_from_slice(&stripes.share(stripe, index).await.unwrap());
+            stripes.more_than(stripe).await.unwrap();
+            piece.extend_from_slice(&stripes.share(stripe, index).unwrap());
         }
         piece
     }

@@ -1,7 +1,8 @@
 //! Whatever nodes do and in whatever order: the plan of a segment never commits what it must not.
 //!
-//! Method: a small world of nodes with a fate each plays against [`SegmentPlan`] in simulated time, first by hand for the cases that
-//! design.md names, then at random. The world checks every action against what really happened.
+//! Method: a small world of nodes with a fate each plays against [`SegmentPlan`] in simulated time,
+//! first by hand for the cases that design.md names, then at random. The world checks every action
+//! against what really happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use uplink::error::{DownloadError, UploadError};
 use uplink::{ByteRange, Exit, cancel_pair};
 
-use super::network::{Fault, Network};
+use super::network::Network;
+use super::node::Fault;
 use super::*;
 
 const LEN: usize = 2_000_000;

@@ -1,10 +1,12 @@
-//! The client against a network in this process, with nodes that fail in every way a client must survive.
+//! The client against a network in this process, with nodes that fail in every way a client must
+//! survive.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod commands;
 mod faults;
 mod network;
+mod node;
 mod transfers;
 
 use std::io::Write;

@@ -250,8 +250,8 @@ async fn eighty_of_ninety_three_with_the_default_scheme() {
     let placements = network.placements(0);
     for (count, (_, node)) in placements.iter().enumerate().take(51) {
         match count % 3 {
-            0 => node.set_fault(super::network::Fault::NotFound),
-            1 => node.set_fault(super::network::Fault::Altered),
+            0 => node.set_fault(super::node::Fault::NotFound),
+            1 => node.set_fault(super::node::Fault::Altered),
             _ => node.stop().await,
         }
     }
@@ -266,7 +266,7 @@ async fn eighty_of_ninety_three_with_the_default_scheme() {
         .values()
         .last()
         .unwrap()
-        .set_fault(super::network::Fault::NotFound);
+        .set_fault(super::node::Fault::NotFound);
     let error = get(&session, "big").await.unwrap_err();
     assert!(
         error.to_string().contains("29 pieces are needed"),
