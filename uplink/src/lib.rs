@@ -2,7 +2,7 @@
 //! fetches them back.
 //!
 //! The library behind the `uplink` command. A [`Session`] is a grant at work: one connection to the
-//! satellite, one to each node, an ephemeral identity. On it: [`upload`], [`download`], and the
+//! satellite, one to each node, an ephemeral identity. On it: [`upload()`], [`download()`], and the
 //! functions of [`listing`].
 //!
 //! - [`access`]: saved grants.
