@@ -331,6 +331,26 @@ fn slow_parity_is_cancelled_and_nobody_waits_for_it() {
 }
 
 #[test]
+fn data_pieces_admitted_a_little_later_are_waited_for() {
+    let later = Fate::Stores {
+        admits_ms: 15,
+        takes_ms: 100,
+    };
+    let mut world = World::new(SCHEME, &fates(&[(2, later)]), &[], true);
+    assert_eq!(indices(&world.run()), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(world.first_send, Some((8, ms(15))));
+    assert_eq!(world.sent.len(), 8);
+
+    let much_later = Fate::Stores {
+        admits_ms: 900,
+        takes_ms: 100,
+    };
+    let mut world = World::new(SCHEME, &fates(&[(2, much_later)]), &[], true);
+    world.run();
+    assert_eq!(world.first_send, Some((8, ms(25))));
+}
+
+#[test]
 fn spares_send_nothing_when_all_goes_well() {
     let mut world = World::new(SCHEME, &fates(&[]), &[], true);
     world.run();
