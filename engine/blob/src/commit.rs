@@ -188,7 +188,7 @@ impl<D: Disk> Store<D> {
     fn lay_out(&self, blob: &Blob<D::File>, batch: Batch) -> (IoBuffer, Vec<Placed>) {
         let tail = blob.tail.get();
         let group_len = batch.plan.group_len();
-        let mut buffer = IoBuffer::zeroed(group_len as usize);
+        let mut buffer = IoBuffer::for_overwriting(group_len as usize);
         let header = GroupHeader {
             record_count: batch.plan.record_count(),
             number: tail.last_number + 1,
@@ -207,6 +207,7 @@ impl<D: Disk> Store<D> {
             group_len,
             "a group's plan and its records disagree"
         );
+        buffer.zero_from(plan.end() as usize);
         (buffer, placed)
     }
 
@@ -228,7 +229,9 @@ impl<D: Disk> Store<D> {
         self.next_sequence.set(sequence + 1);
         let header = item.header(satellite_slot, sequence);
         let record_len = header.record_len();
+        let before = plan.end();
         let at = plan.push(record_len);
+        buffer[before as usize..at as usize].fill(0);
         let offset = blob.tail.get().append_at + at;
         let (head, rest) =
             buffer[at as usize..][..record_len as usize].split_at_mut(RECORD_HEADER_BYTES);

@@ -90,6 +90,11 @@ impl GroupPlan {
         at
     }
 
+    /// Where the last record ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Bytes of the group so far, padded to whole blocks.
     pub(crate) fn group_len(&self) -> u64 {
         layout::round_to_block(self.end)

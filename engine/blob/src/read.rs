@@ -265,7 +265,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<Span, DiskError> {
         let start = layout::block_of(offset);
         let skip = (offset - start) as usize;
-        let buffer = IoBuffer::zeroed(skip + len as usize);
+        let buffer = IoBuffer::for_overwriting(skip + len as usize);
         let (result, buffer) = self.disk.read(&blob.file, start, buffer).await;
         let available = result?.min(buffer.len()).saturating_sub(skip);
         Ok(Span {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use strand_protocol::limits;
 
 /// Which end of which connection a configuration is for.
@@ -27,6 +27,9 @@ pub fn transport_config(role: Role) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(limits::DATAGRAM_BYTES_MAX);
     let idle = IdleTimeout::try_from(limits::IDLE_TIMEOUT).expect("30 s fit a VarInt");
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER_DATAGRAMS))
+        .max_ack_delay(Some(MAX_ACK_DELAY));
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(bounds.stream_count))
@@ -40,6 +43,7 @@ pub fn transport_config(role: Role) -> TransportConfig {
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(limits::DATAGRAM_BYTES_INITIAL)
         .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
         .congestion_controller_factory(Arc::new(CubicConfig::default()));
     config
 }
@@ -52,6 +56,14 @@ fn window(bytes: usize) -> VarInt {
 /// of these. RFC 9002's 333 ms would cost a lossy path a second; much less would send a second
 /// copy to peers that are merely busy with a hundred handshakes.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Datagrams that a peer may take in without acknowledging them (draft-ietf-quic-ack-frequency).
+/// Every other one, as RFC 9000 has it, costs both ends a datagram each time. Fewer than the first
+/// congestion window holds, so that a new connection does not begin with [`MAX_ACK_DELAY`].
+const ACK_AFTER_DATAGRAMS: u32 = 10;
+
+/// How long a peer may keep an acknowledgement back that is due for fewer datagrams.
+const MAX_ACK_DELAY: Duration = Duration::from_millis(10);
 
 struct Bounds {
     /// Requests the peer may have open at once.

@@ -21,6 +21,9 @@ use crate::{socket, tls};
 /// Sockets, hence driver tasks, of one dialler for each address family.
 const ENDPOINT_COUNT: usize = 2;
 
+/// How long [`Dialer::close`] waits for the last packets to leave.
+const CLOSE_WAIT: Duration = Duration::from_millis(100);
+
 /// TLS alert `no_application_protocol` (RFC 7301).
 const ALERT_NO_APPLICATION_PROTOCOL: u8 = 120;
 
@@ -247,7 +250,10 @@ impl Dialer {
         Ok(&endpoints[self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len()])
     }
 
-    /// Closes all connections and waits until the peers were told, at most a second.
+    /// Closes all connections and gives the packets that say so a moment to leave.
+    ///
+    /// QUIC keeps a closed connection for three probe time-outs, to answer what still comes (RFC
+    /// 9000 section 10.2): a second and more after a busy transfer, for which nobody waits.
     pub async fn close(&self) {
         let endpoints = self.v4.iter().chain(self.v6.get().into_iter().flatten());
         for endpoint in endpoints.clone() {
@@ -258,7 +264,7 @@ impl Dialer {
                 endpoint.wait_idle().await;
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(1), idle).await;
+        let _ = tokio::time::timeout(CLOSE_WAIT, idle).await;
     }
 }
 

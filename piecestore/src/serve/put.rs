@@ -9,8 +9,8 @@
 //! is written before the piece is whole and right, so that an upload which ends early costs no disk I/O and leaves
 //! nothing; the receipt is made after the store says durable. A limit is used up by its receipt, not by an attempt.
 
-use bytes::{Bytes, BytesMut};
-use strand_blob::PutError;
+use bytes::Bytes;
+use strand_blob::{IoBuffer, PutError};
 use strand_codec::{Hash, PieceHasher, PieceTree, Shape, commitment_of_path};
 use strand_protocol::limits::NODE_FRAME_BYTES_MAX;
 use strand_protocol::pb::node_response::Answer;
@@ -117,29 +117,30 @@ where
         recv: &mut R,
     ) -> Result<(Bytes, PieceTree), Failure> {
         let piece_len = usize::try_from(shape.piece_len()).unwrap_or(usize::MAX);
-        // Chunks are as small as a datagram and would hold larger buffers alive; the piece gets its own, which the
-        // kernel backs with memory only as it fills.
-        let mut body = BytesMut::with_capacity(piece_len);
+        // Chunks are as small as a datagram and would hold larger buffers alive; the piece gets its own.
+        let mut body = IoBuffer::for_overwriting(piece_len);
+        let mut filled = 0;
         let mut hasher = PieceHasher::new(shape.piece_len());
         let mut share = 0;
         let mut hashed = 0;
         let mut hashed_since_yield = 0;
         let mut pace = Pace::new(self.executor());
 
-        while body.len() < piece_len {
+        while filled < piece_len {
             let Some(chunk) = pace
-                .chunk(recv, piece_len - body.len())
+                .chunk(recv, piece_len - filled)
                 .await
                 .map_err(failed_while_reading)?
             else {
                 let ended = VerbError::BodyEnded {
-                    bytes: body.len() as u64,
+                    bytes: filled as u64,
                     piece_len: shape.piece_len(),
                 };
                 return Err(ended.into());
             };
-            body.extend_from_slice(&chunk);
-            while share < shape.share_count() && body.len() - hashed >= shape.share_len(share) {
+            body[filled..filled + chunk.len()].copy_from_slice(&chunk);
+            filled += chunk.len();
+            while share < shape.share_count() && filled - hashed >= shape.share_len(share) {
                 let share_end = hashed + shape.share_len(share);
                 hasher.push_share(&body[hashed..share_end]);
                 hashed_since_yield += share_end - hashed;
@@ -151,7 +152,7 @@ where
                 }
             }
         }
-        Ok((body.freeze(), hasher.finish()))
+        Ok((Bytes::from_owner(body).slice(..piece_len), hasher.finish()))
     }
 
     /// The frame after the body and the end of the stream.
