@@ -10,8 +10,8 @@ use reed_solomon_simd::engine::DefaultEngine;
 use reed_solomon_simd::rate::{LowRateDecoder, LowRateEncoder, RateDecoder, RateEncoder};
 use strand_benches::{Buffers, random_bytes, report_output};
 use strand_codec::{
-    Backend, CHUNK_BYTES, ContentKey, Encoder, Opener, PieceHasher, RowPlan, SHARE_BYTES, Sealer,
-    SegmentContext, SegmentTree, Shape, prove_slice, verify_slice,
+    Backend, CHUNK_BYTES, ContentKey, Encoder, Level, Opener, PieceHasher, RowPlan, SHARE_BYTES,
+    Sealer, SegmentContext, SegmentTree, Shape, prove_slice, verify_slice,
 };
 
 const REQUIRED: u8 = 29;
@@ -59,13 +59,16 @@ fn encode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// 19 of 29 data shares are missing, and one.
+/// 10, 19, all 29 data shares are missing, and one: the stock decoder, and ours at every level
+/// of this CPU.
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for (missing, share_len) in [
+        (19, 4 * KIB),
         (19, 16 * KIB),
         (19, 64 * KIB),
-        (19, 256 * KIB),
+        (10, 64 * KIB),
+        (29, 64 * KIB),
         (1, 64 * KIB),
     ] {
         group.throughput(Throughput::Bytes((K * share_len) as u64));
@@ -104,20 +107,38 @@ fn decode(criterion: &mut Criterion) {
         };
         run_stock(&mut rebuilt.slices_mut());
         assert!(rebuilt.slices() == data[..wanted.len()]);
-        group.bench_function(id("stock"), |bencher| {
+        group.bench_function(id("stock".to_owned()), |bencher| {
             let mut rebuilt = rebuilt.slices_mut();
             bencher.iter(|| run_stock(&mut rebuilt));
         });
 
-        let mut rebuilt = Buffers::random(5, wanted.len(), share_len);
-        let mut plan = RowPlan::new(REQUIRED, TOTAL, &present, &wanted).expect("plan");
-        plan.apply(&sources, &mut rebuilt.slices_mut())
-            .expect("shares");
-        assert!(rebuilt.slices() == data[..wanted.len()]);
-        report_output("decode", rebuilt.slices());
-        group.bench_function(id("strand"), |bencher| {
-            let mut rebuilt = rebuilt.slices_mut();
-            bencher.iter(|| plan.apply(&sources, &mut rebuilt).expect("shares"));
+        for level in Level::available() {
+            let mut rebuilt = Buffers::random(5, wanted.len(), share_len);
+            let plan =
+                RowPlan::with_level(level, REQUIRED, TOTAL, &present, &wanted).expect("plan");
+            plan.apply(&sources, &mut rebuilt.slices_mut())
+                .expect("shares");
+            assert!(rebuilt.slices() == data[..wanted.len()]);
+            report_output("decode", rebuilt.slices());
+            group.bench_function(id(format!("strand {level}")), |bencher| {
+                let mut rebuilt = rebuilt.slices_mut();
+                bencher.iter(|| plan.apply(&sources, &mut rebuilt).expect("shares"));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// What a loss pattern costs before its first byte.
+fn plan(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("plan");
+    let wanted: Vec<u8> = (0..19).collect();
+    let present: Vec<u8> = (19..REQUIRED).chain(TOTAL - 19..TOTAL).collect();
+    for level in Level::available() {
+        group.bench_function(BenchmarkId::new("19 of 29 missing", level), |bencher| {
+            bencher.iter(|| {
+                RowPlan::with_level(level, REQUIRED, TOTAL, &present, &wanted).expect("plan")
+            });
         });
     }
     group.finish();
@@ -304,6 +325,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800))
         .sample_size(20);
-    targets = encode, decode, seal, tree, stripe
+    targets = encode, decode, plan, seal, tree, stripe
 }
 criterion_main!(benches);

@@ -8,10 +8,10 @@
 //! opens the chunks.
 //!
 //! **Invariant:** pure. No I/O, no clock, no randomness, no threads, no global state beyond
-//! lazily computed constants. Every input that can come from a peer is answered with a typed
+//! lazily computed constants and the [`Level`] of the process. Every input that can come from a peer is answered with a typed
 //! error; panics are kept for the caller's own bookkeeping and are listed at each function.
 //!
-//! **Invariant:** no `unsafe`.
+//! **Invariant:** `unsafe` in `kernels` only.
 //!
 //! It leaves to others: where pieces are stored, who may read them, object headers and names
 //! (`strand-protocol`), and every choice of salts and keys, which are arguments.
@@ -22,11 +22,15 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod field;
+mod kernels;
+mod level;
 mod rs;
 mod seal;
 mod shape;
 mod tree;
 
+pub use level::{LEVEL_VARIABLE, Level, LevelError};
 pub use rs::{CodeError, Encoder, RowPlan};
 pub use seal::{
     Backend, ContentKey, KEY_COMMITMENT_BYTES, OpenError, Opener, SALT_BYTES, Sealer,

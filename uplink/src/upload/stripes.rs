@@ -210,7 +210,7 @@ mod tests {
             );
         }
         let present = [1, 4, 7, 9];
-        let mut plan = RowPlan::new(4, 10, &present, &[0, 2, 3]).unwrap();
+        let plan = RowPlan::new(4, 10, &present, &[0, 2, 3]).unwrap();
         let mut rows = vec![vec![0; shape.piece_len() as usize]; 3];
         let sources: Vec<&[u8]> = present
             .iter()

@@ -1,5 +1,6 @@
 //! What a caller of the erasure code can get wrong.
 
+use crate::level::LevelError;
 use crate::shape::{COLUMN_BYTES, ShapeError};
 
 /// Why a stripe was not coded. All of these are the caller's bookkeeping; nothing was written.
@@ -9,6 +10,9 @@ pub enum CodeError {
     /// The counts are not those of a scheme.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// `STRAND_LEVEL` asks for what this CPU does not run: the fault of whoever set it.
+    #[error(transparent)]
+    Level(#[from] LevelError),
     /// The number of data or present shares is not the required count.
     #[error("{given_count} shares given, {required_count} required")]
     ShareCount {

@@ -24,8 +24,10 @@
 //!
 //! # Who does the work
 //!
-//! Today the crate's own kernels, behind [`Encoder`] and [`RowPlan`]. Both take any range of
-//! columns, so callers may cut as they like without changing a byte.
+//! [`Encoder`] is the crate's own encoder. [`RowPlan`] is ours: `lagrange` finds what each present
+//! share contributes to each wanted one, and `kernels` multiplies, in GF(2^8) as long as the
+//! points are below 256 (`field`). The crate's decoder is its oracle in the tests. Both take any
+//! range of columns, so callers may cut as they like without changing a byte.
 //!
 //! Frozen by docs/format.md section 3, "Recovery shares".
 //!
@@ -34,6 +36,9 @@
 
 mod encode;
 mod error;
+mod lagrange;
+#[cfg(test)]
+pub(crate) mod naive;
 mod rows;
 #[cfg(test)]
 mod tests;

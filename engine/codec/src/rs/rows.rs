@@ -1,84 +1,92 @@
 //! Missing data shares from present shares.
+//!
+//! A plan is a matrix: what each present share contributes to each wanted one. Applying it is
+//! a product of that matrix and the shares, one tile of columns at a time: split the present
+//! shares into bytes of GF(2^8), multiply, join the wanted ones (`kernels`). The tile lives on
+//! the stack, so a plan has no work space and threads may share it.
 
 use std::fmt;
 
-use reed_solomon_simd::engine::DefaultEngine;
-use reed_solomon_simd::rate::{LowRateDecoder, RateDecoder};
-
 use super::error::{CodeError, check_lens};
-use crate::shape::check_counts;
+use super::lagrange;
+use crate::field::Field;
+use crate::kernels::{self, Matrix};
+use crate::level::Level;
+use crate::shape::{COLUMN_BYTES, check_counts};
 
-/// Columns decoded in one go.
+/// Stack that a tile's present and wanted rows share.
 ///
-/// The stock decoder works out the loss pattern anew in every call, 0.25 to 0.5 ms whatever the
-/// length, and then transforms 64 or 128 rows, which miss the cache when long. Measured for 19
-/// of 29 missing and 128 rows: 143 MB/s at 4 KiB, 231 at 16, 240 at 32 and 64, 174 at 128. Any
-/// other value gives the same bytes.
+/// Present rows are read once for every few wanted ones, so they should stay in L1 or close by
+/// in L2. Any other value gives the same bytes.
 const TILE_BYTES: usize = 64 * 1_024;
+
+/// Tiles are whole columns, and both halves of them whole vectors.
+const TILE_STEP: usize = 2 * kernels::ROW_STEP;
+
+const _: () = assert!(TILE_STEP.is_multiple_of(COLUMN_BYTES));
+// 64 present rows, and at most as many wanted ones, fit in.
+const _: () = assert!(TILE_BYTES >= 128 * TILE_STEP);
 
 /// Rebuilds data shares for one pattern of present and wanted indices.
 ///
-/// A segment's pattern rarely changes, so make the plan once and apply it to all stripes. Give
-/// it 64 KiB of columns or more in a call (a piece is contiguous, so several stripes at
-/// once are just longer slices): each call pays a fixed price. The plan keeps its work space, up
-/// to 8 MiB for 29 of 93.
+/// Making one costs some microseconds and at most 32 bytes for each pair of a present and a
+/// wanted share (four times that if a present index is so high that its point is above 255:
+/// only for 33 and more required of more than 224 shares); applying it keeps nothing and needs
+/// 64 KiB of stack.
 pub struct RowPlan {
     required: u8,
     present: Vec<u8>,
     wanted: Vec<u8>,
+    level: Level,
     /// `None` if nothing is wanted.
-    stock: Option<Stock>,
+    product: Option<Product>,
 }
 
-struct Stock {
-    decoder: LowRateDecoder<DefaultEngine>,
-    recovery_count: usize,
-    /// Columns the decoder is set up for.
-    tile_len: usize,
+struct Product {
+    matrix: Matrix,
+    /// Rows of the matrix for each wanted share, and columns for each present one: 1 if all
+    /// coefficients are in GF(2^8), which then multiply both halves of a share alike; 2 if the
+    /// halves mix.
+    rows_per_share: usize,
 }
 
 impl RowPlan {
-    /// A plan that makes the `wanted` data shares from the `present` shares.
+    /// A plan that makes the `wanted` data shares from the `present` shares, at the level of
+    /// the process.
     ///
     /// `present` are exactly `required` indices below `total`, ascending; `wanted` are distinct
     /// data indices (below `required`) that are not present, in any order.
     ///
     /// # Errors
     ///
-    /// [`CodeError`] names the first index or count that breaks these rules.
+    /// [`CodeError`] names the first index or count that breaks these rules, or says that
+    /// `STRAND_LEVEL` is wrong.
     pub fn new(required: u8, total: u8, present: &[u8], wanted: &[u8]) -> Result<Self, CodeError> {
+        Self::with_level(Level::of_process()?, required, total, present, wanted)
+    }
+
+    /// [`RowPlan::new`] at a level of the caller's choice. The bytes are the same at every level.
+    ///
+    /// # Errors
+    ///
+    /// [`CodeError`] names the first index or count that breaks the rules.
+    pub fn with_level(
+        level: Level,
+        required: u8,
+        total: u8,
+        present: &[u8],
+        wanted: &[u8],
+    ) -> Result<Self, CodeError> {
         check_counts(required, total)?;
         check_present(required, total, present)?;
         check_wanted(required, present, wanted)?;
-        let stock = (!wanted.is_empty()).then(|| {
-            // A recovery share does not depend on how many there are, so the decoder need only
-            // know of those up to the highest that is present: often half the work space.
-            let highest = *present.last().expect("required is at least 1");
-            // A data share is wanted, so not all present ones are data shares.
-            assert!(
-                highest >= required,
-                "k distinct indices below k leave none to want"
-            );
-            let recovery_count = usize::from(highest - required) + 1;
-            let decoder = LowRateDecoder::new(
-                usize::from(required),
-                recovery_count,
-                crate::shape::COLUMN_BYTES,
-                DefaultEngine::new(),
-                None,
-            )
-            .expect("64 + 254 shares are within the 65,536 of the code");
-            Stock {
-                decoder,
-                recovery_count,
-                tile_len: crate::shape::COLUMN_BYTES,
-            }
-        });
+        let product = (!wanted.is_empty()).then(|| Product::new(level, required, present, wanted));
         Ok(Self {
             required,
             present: present.to_vec(),
             wanted: wanted.to_vec(),
-            stock,
+            level,
+            product,
         })
     }
 
@@ -92,6 +100,11 @@ impl RowPlan {
         &self.wanted
     }
 
+    /// The level it works at.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// Rebuilds the wanted shares of any range of columns.
     ///
     /// `present` are the shares (or the same columns of them) in the order of the plan's present
@@ -103,7 +116,7 @@ impl RowPlan {
     /// # Errors
     ///
     /// [`CodeError`] if counts or lengths do not fit; nothing is written then.
-    pub fn apply(&mut self, present: &[&[u8]], wanted: &mut [&mut [u8]]) -> Result<(), CodeError> {
+    pub fn apply(&self, present: &[&[u8]], wanted: &mut [&mut [u8]]) -> Result<(), CodeError> {
         if present.len() != self.present.len() {
             return Err(CodeError::ShareCount {
                 given_count: present.len(),
@@ -118,48 +131,66 @@ impl RowPlan {
         }
         let lens = present.iter().map(|share| share.len());
         let share_len = check_lens(lens.chain(wanted.iter().map(|share| share.len())))?;
-        let Some(stock) = &mut self.stock else {
-            return Ok(());
-        };
-        for start in (0..share_len).step_by(TILE_BYTES) {
-            let tile = start..(start + TILE_BYTES).min(share_len);
-            stock.set_tile_len(usize::from(self.required), tile.len());
-            for (&index, share) in self.present.iter().zip(present) {
-                stock.add(self.required, index, &share[tile.clone()]);
-            }
-            let result = stock
-                .decoder
-                .decode()
-                .expect("k distinct shares were added");
-            for (&index, share) in self.wanted.iter().zip(wanted.iter_mut()) {
-                let row = result
-                    .restored_original(usize::from(index))
-                    .expect("a wanted share is a data share that was not added");
-                share[tile.clone()].copy_from_slice(row);
-            }
+        if let Some(product) = &self.product {
+            product.apply(self.level, share_len, present, wanted);
         }
         Ok(())
     }
 }
 
-impl Stock {
-    fn set_tile_len(&mut self, required_count: usize, tile_len: usize) {
-        if self.tile_len != tile_len {
-            self.decoder
-                .reset(required_count, self.recovery_count, tile_len)
-                .expect("counts were checked by new, the length by apply");
-            self.tile_len = tile_len;
+/// The rows of a tile, where a vector of theirs never straddles two cache lines.
+#[repr(align(64))]
+struct Tile([u8; TILE_BYTES]);
+
+impl Product {
+    fn new(level: Level, required: u8, present: &[u8], wanted: &[u8]) -> Self {
+        let factors = lagrange::coefficients(required, present, wanted);
+        let narrow: Result<Vec<u8>, _> = factors.iter().map(|&factor| factor.try_into()).collect();
+        if let Ok(coefficients) = narrow {
+            return Self {
+                matrix: Matrix::new(level, present.len(), &coefficients),
+                rows_per_share: 1,
+            };
+        }
+        let field = Field::new();
+        let mut coefficients = Vec::with_capacity(4 * factors.len());
+        for factors in factors.chunks_exact(present.len()) {
+            for half in [0, 1] {
+                let rows = factors
+                    .iter()
+                    .map(|&factor| field.split_factor(factor)[half]);
+                coefficients.extend(rows.flatten());
+            }
+        }
+        Self {
+            matrix: Matrix::new(level, 2 * present.len(), &coefficients),
+            rows_per_share: 2,
         }
     }
 
-    fn add(&mut self, required: u8, index: u8, share: &[u8]) {
-        let added = match index.checked_sub(required) {
-            None => self.decoder.add_original_shard(usize::from(index), share),
-            Some(recovery) => self
-                .decoder
-                .add_recovery_shard(usize::from(recovery), share),
-        };
-        added.expect("indices are distinct and in range");
+    fn apply(&self, level: Level, share_len: usize, present: &[&[u8]], wanted: &mut [&mut [u8]]) {
+        let mut tile = Tile([0; TILE_BYTES]);
+        let tile_len = TILE_BYTES / (present.len() + wanted.len()) / TILE_STEP * TILE_STEP;
+        for start in (0..share_len).step_by(tile_len) {
+            let columns = start..(start + tile_len).min(share_len);
+            let len = columns.len();
+            // What lies behind a row's columns, if anything, is multiplied and not read.
+            let row_len = len.next_multiple_of(TILE_STEP);
+            let (sources, rest) = tile.0.split_at_mut(present.len() * row_len);
+            let targets = &mut rest[..wanted.len() * row_len];
+            for (share, row) in present.iter().zip(sources.chunks_exact_mut(row_len)) {
+                let (low, high) = row.split_at_mut(row_len / 2);
+                let (low, high) = (&mut low[..len / 2], &mut high[..len / 2]);
+                kernels::split(level, &share[columns.clone()], low, high);
+            }
+            self.matrix
+                .apply(row_len / self.rows_per_share, sources, targets);
+            for (share, row) in wanted.iter_mut().zip(targets.chunks_exact(row_len)) {
+                let (low, high) = row.split_at(row_len / 2);
+                let (low, high) = (&low[..len / 2], &high[..len / 2]);
+                kernels::join(level, low, high, &mut share[columns.clone()]);
+            }
+        }
     }
 }
 

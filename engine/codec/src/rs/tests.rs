@@ -1,8 +1,11 @@
 //! The code against its definition, and the rules of its callers.
 
 use proptest::prelude::*;
+use reed_solomon_simd::engine::DefaultEngine;
+use reed_solomon_simd::rate::{LowRateDecoder, RateDecoder};
 
 use super::*;
+use crate::level::Level;
 use crate::shape::ShapeError;
 
 /// Required and total counts of every scheme, and the edges of what is allowed.
@@ -18,71 +21,6 @@ const SCHEMES: &[(u8, u8)] = &[
     (64, 255),
     (33, 97),
 ];
-
-/// GF(2^16) from its definition, slowly.
-mod naive {
-    use reed_solomon_simd::engine::{CANTOR_BASIS, GF_POLYNOMIAL};
-
-    /// Symbols are coordinates in the Cantor basis; this is the polynomial they stand for.
-    fn polynomial(symbol: u16) -> u16 {
-        let bits = (0..16).filter(|bit| symbol >> bit & 1 == 1);
-        bits.fold(0, |sum, bit| sum ^ CANTOR_BASIS[bit])
-    }
-
-    /// Multiplication of symbols, and what it needs.
-    pub(super) struct Field {
-        symbol_of: Vec<u16>,
-    }
-
-    impl Field {
-        pub(super) fn new() -> Self {
-            let mut symbol_of = vec![0; 65_536];
-            for symbol in 0..=u16::MAX {
-                symbol_of[usize::from(polynomial(symbol))] = symbol;
-            }
-            Self { symbol_of }
-        }
-
-        pub(super) fn mul(&self, a: u16, b: u16) -> u16 {
-            let (mut a, b) = (usize::from(polynomial(a)), polynomial(b));
-            let mut product = 0;
-            for bit in 0..16 {
-                if b >> bit & 1 == 1 {
-                    product ^= a;
-                }
-                a <<= 1;
-                if a & 0x1_0000 != 0 {
-                    a ^= GF_POLYNOMIAL;
-                }
-            }
-            self.symbol_of[product]
-        }
-
-        fn inverse(&self, a: u16) -> u16 {
-            // a^(2^16 - 2): 15 squarings, each multiplied in.
-            let (mut square, mut product) = (a, self.symbol_of[1]);
-            for _ in 0..15 {
-                square = self.mul(square, square);
-                product = self.mul(product, square);
-            }
-            product
-        }
-
-        /// Value at `point` of the polynomial with `values` at the points 0, 1, 2, ..
-        pub(super) fn interpolate(&self, values: &[u16], point: u16) -> u16 {
-            let mut sum = 0;
-            for (j, &value) in values.iter().enumerate() {
-                let (mut above, mut below) = (value, self.symbol_of[1]);
-                for i in (0..values.len()).filter(|&i| i != j) {
-                    above = self.mul(above, point ^ i as u16);
-                    below = self.mul(below, (j ^ i) as u16);
-                }
-                sum ^= self.mul(above, self.inverse(below));
-            }
-            sum
-        }
-    }
-}
 
 fn random_bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
@@ -113,28 +51,84 @@ fn encode(encoder: &mut Encoder, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
     recovery
 }
 
-/// Rebuilds every data share that is not in `present` and compares.
+/// Rebuilds every data share that is not in `present` at every level, and compares.
 fn check_rebuild(required: u8, total: u8, shares: &[Vec<u8>], present: &[u8]) {
     let wanted: Vec<u8> = (0..required)
         .filter(|index| !present.contains(index))
         .rev()
         .collect();
-    let mut plan = RowPlan::new(required, total, present, &wanted).unwrap();
     let sources: Vec<&[u8]> = present
         .iter()
         .map(|&i| shares[usize::from(i)].as_slice())
         .collect();
-    for _ in 0..2 {
+    for level in Level::available() {
+        let plan = RowPlan::with_level(level, required, total, present, &wanted).unwrap();
+        // Not zeros: every byte is to be overwritten.
         let mut rebuilt = vec![vec![0x5a; shares[0].len()]; wanted.len()];
         let mut targets: Vec<&mut [u8]> = rebuilt.iter_mut().map(Vec::as_mut_slice).collect();
         plan.apply(&sources, &mut targets).unwrap();
         for (&index, share) in wanted.iter().zip(&rebuilt) {
             assert!(
                 *share == shares[usize::from(index)],
-                "share {index} from {present:?}"
+                "{level}: share {index} from {present:?}"
             );
         }
     }
+}
+
+/// The data shares that are not in `present`, in order, by the stock decoder.
+fn stock_rebuild(required: u8, total: u8, sources: &[&[u8]], present: &[u8]) -> Vec<Vec<u8>> {
+    let mut decoder = LowRateDecoder::new(
+        usize::from(required),
+        usize::from(total - required),
+        sources[0].len(),
+        DefaultEngine::new(),
+        None,
+    )
+    .unwrap();
+    for (&index, source) in present.iter().zip(sources) {
+        match index.checked_sub(required) {
+            None => decoder.add_original_shard(usize::from(index), source),
+            Some(row) => decoder.add_recovery_shard(usize::from(row), source),
+        }
+        .unwrap();
+    }
+    let result = decoder.decode().unwrap();
+    let rows = result.restored_original_iter();
+    rows.map(|(_, row)| row.to_vec()).collect()
+}
+
+/// Like [`check_rebuild`], of shares that no encoder made, against the stock decoder.
+fn check_against_stock(required: u8, total: u8, present: &[u8], share_len: usize, seed: u64) {
+    let sources = random_bytes(seed, present.len() * share_len);
+    let sources: Vec<&[u8]> = sources.chunks(share_len).collect();
+    let wanted: Vec<u8> = (0..required)
+        .filter(|index| !present.contains(index))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let expected = stock_rebuild(required, total, &sources, present);
+    for level in Level::available() {
+        let plan = RowPlan::with_level(level, required, total, present, &wanted).unwrap();
+        let mut rebuilt = vec![vec![0x5a; share_len]; wanted.len()];
+        let mut targets: Vec<&mut [u8]> = rebuilt.iter_mut().map(Vec::as_mut_slice).collect();
+        plan.apply(&sources, &mut targets).unwrap();
+        assert!(
+            rebuilt == expected,
+            "{level}: {required} of {total} from {present:?}, {share_len} bytes"
+        );
+    }
+}
+
+/// `count` of the indices below `total`, ascending, by a seed.
+fn seeded_subset(total: u8, count: u8, seed: u64) -> Vec<u8> {
+    let keys = random_bytes(seed, 4 * usize::from(total));
+    let mut indices: Vec<u8> = (0..total).collect();
+    indices.sort_by_key(|&index| keys[4 * usize::from(index)..][..4].to_vec());
+    indices.truncate(usize::from(count));
+    indices.sort_unstable();
+    indices
 }
 
 /// The head's definition: a polynomial through the data and the known zeros, read off at the
@@ -220,11 +214,78 @@ fn any_range_of_columns_gives_the_same_bytes() {
 
 #[test]
 fn rebuilding_does_not_depend_on_the_tile() {
-    // Two tiles of the decoder and a column, so that it is set up twice.
+    // Several tiles and a column.
     let shares = stripe(4, 10, 2 * 64 * 1_024 + 64, 5);
     check_rebuild(4, 10, &shares, &[1, 5, 8, 9]);
     let shares = stripe(29, 93, 64 * 1_024 + 64, 5);
     check_rebuild(29, 93, &shares, &(64..93).collect::<Vec<u8>>());
+}
+
+/// Every required count there is, with few recovery shares, some, and as many as there can be:
+/// random patterns, the lowest and the highest.
+#[test]
+fn every_required_count_rebuilds_as_the_stock_decoder_does() {
+    for required in 1..=64_u8 {
+        for total in [required + 1, 93.max(required + 20), 255] {
+            let seed = u64::from(required) * 256 + u64::from(total);
+            let highest = (total - required..total).collect();
+            let without_first = (1..=required).collect();
+            let random = seeded_subset(total, required, seed);
+            for present in [highest, without_first, random] {
+                check_against_stock(required, total, &present, 128, seed);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_length_rebuilds_as_the_stock_decoder_does() {
+    for share_len in (64..=5 * 1_024).step_by(64) {
+        let seed = share_len as u64;
+        check_against_stock(29, 93, &seeded_subset(93, 29, seed), share_len, seed);
+    }
+    // Where coefficients are outside of GF(2^8).
+    for share_len in (64..=1_024).step_by(64) {
+        let highest: Vec<u8> = (255 - 40..255).collect();
+        check_against_stock(40, 255, &highest, share_len, 1);
+    }
+}
+
+/// Tiles differ in length with the number of rows; a share of theirs and a bit.
+#[test]
+fn tiles_of_every_length_meet_without_a_seam() {
+    for required in [2, 7, 29, 64_u8] {
+        for wanted in [1, required / 2, required] {
+            let present: Vec<u8> = (wanted..required + wanted).collect();
+            let rows = usize::from(required + wanted);
+            let tile_len = 64 * 1_024 / rows / 128 * 128;
+            for share_len in [tile_len - 64, tile_len, tile_len + 64, 2 * tile_len + 192] {
+                check_against_stock(required, 255, &present, share_len, 2);
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_share_a_plan() {
+    let shares = stripe(4, 10, 4_096, 8);
+    let plan = RowPlan::new(4, 10, &[1, 5, 8, 9], &[0, 2, 3]).unwrap();
+    let sources: Vec<&[u8]> = [1, 5, 8, 9].iter().map(|&i| shares[i].as_slice()).collect();
+    std::thread::scope(|scope| {
+        for columns in [0..1_024, 1_024..4_096] {
+            let (plan, sources, shares) = (&plan, &sources, &shares);
+            scope.spawn(move || {
+                let sources: Vec<&[u8]> = sources.iter().map(|s| &s[columns.clone()]).collect();
+                let mut rebuilt = vec![vec![0; columns.len()]; 3];
+                let mut targets: Vec<&mut [u8]> =
+                    rebuilt.iter_mut().map(Vec::as_mut_slice).collect();
+                plan.apply(&sources, &mut targets).unwrap();
+                for (share, index) in rebuilt.iter().zip([0, 2, 3]) {
+                    assert!(share[..] == shares[index][columns.clone()]);
+                }
+            });
+        }
+    });
 }
 
 #[test]
@@ -333,7 +394,7 @@ fn indices_that_make_no_plan_are_refused() {
 #[test]
 fn slices_that_do_not_fit_are_refused_and_nothing_is_written() {
     let mut encoder = Encoder::new(2, 4).unwrap();
-    let mut plan = RowPlan::new(2, 4, &[1, 3], &[0]).unwrap();
+    let plan = RowPlan::new(2, 4, &[1, 3], &[0]).unwrap();
     let (one, two) = (vec![1; 64], vec![1; 128]);
     let mut out = vec![vec![7; 64]; 3];
     let [a, b, c] = &mut out[..] else {
@@ -390,7 +451,7 @@ fn without_recovery_shares_arguments_are_checked_all_the_same() {
             required_count: 2
         })
     );
-    let mut plan = RowPlan::new(2, 2, &[0, 1], &[]).unwrap();
+    let plan = RowPlan::new(2, 2, &[0, 1], &[]).unwrap();
     assert_eq!(plan.apply(&[&share, &share], &mut []), Ok(()));
 }
 

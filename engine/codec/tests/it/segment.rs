@@ -110,7 +110,7 @@ impl Segment {
         let wanted: Vec<u8> = (0..required)
             .filter(|index| !present.contains(index))
             .collect();
-        let mut plan = RowPlan::new(required, shape.total(), present, &wanted).unwrap();
+        let plan = RowPlan::new(required, shape.total(), present, &wanted).unwrap();
         let sources: Vec<&[u8]> = present
             .iter()
             .map(|&index| self.pieces[usize::from(index)].as_slice())
