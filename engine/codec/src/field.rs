@@ -106,9 +106,14 @@ impl Field {
 }
 
 /// Value at a byte of the additive map that takes bit `i` to `images[i]`.
-pub(crate) fn additive(images: &[u8; 8], byte: u8) -> u8 {
-    let bits = (0..8).filter(|bit| byte >> bit & 1 == 1);
-    bits.fold(0, |sum, bit| sum ^ images[bit])
+pub(crate) const fn additive(images: &[u8; 8], byte: u8) -> u8 {
+    let mut sum = 0;
+    let mut bit = 0;
+    while bit < 8 {
+        sum ^= images[bit] * (byte >> bit & 1);
+        bit += 1;
+    }
+    sum
 }
 
 /// What the high byte of a symbol adds to its part in the subfield.

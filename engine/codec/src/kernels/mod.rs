@@ -33,6 +33,8 @@ mod tests;
 mod x86_64;
 
 use crate::field::Field;
+#[cfg(any(test, target_arch = "x86_64"))]
+use crate::field::{FOLD, additive};
 use crate::level::{Level, Tier};
 use crate::shape::COLUMN_BYTES;
 
@@ -43,6 +45,7 @@ pub(crate) const ROW_STEP: usize = 64;
 type Images = [u8; 8];
 
 /// A coefficient as two tables of its products: by the low and by the high four bits of a byte.
+#[cfg(any(test, target_arch = "x86_64"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(32))]
 struct Nibbles {
@@ -50,7 +53,12 @@ struct Nibbles {
     high: [u8; 16],
 }
 
+/// `fold`, as the products of a coefficient.
+#[cfg(any(test, target_arch = "x86_64"))]
+const FOLD_NIBBLES: Nibbles = nibbles(&FOLD);
+
 /// A coefficient as the 8 by 8 bit matrix of `gf2p8affineqb`.
+#[cfg(any(test, target_arch = "x86_64"))]
 type Affine = u64;
 
 /// A matrix over GF(2^8), made ready for a level.
@@ -139,18 +147,18 @@ impl Matrix {
                     match tier {
                         // SAFETY: a `Level` of this tier is made only where the CPU has AVX-512 F
                         // and BW.
-                        Tier::Avx512 | Tier::Avx512Gfni => unsafe {
+                        Tier::Avx512 => unsafe {
                             x86_64::avx512::multiply(all, rows.len(), row_len, source, target);
                         },
-                        // SAFETY: `Level`s of these tiers are made only where the CPU has AVX2.
-                        Tier::Avx2 | Tier::Avx2Gfni => unsafe {
+                        // SAFETY: a `Level` of this tier is made only where the CPU has AVX2.
+                        Tier::Avx2 => unsafe {
                             x86_64::avx2::multiply(all, rows.len(), row_len, source, target);
                         },
                         // SAFETY: a `Level` of this tier is made only where the CPU has SSSE3.
                         Tier::Ssse3 => unsafe {
                             x86_64::ssse3::multiply(all, rows.len(), row_len, source, target);
                         },
-                        Tier::Scalar => unreachable!("scalar matrices are images"),
+                        _ => unreachable!("matrices of other tiers are images or affine"),
                     }
                 }
                 #[cfg(target_arch = "x86_64")]
@@ -244,16 +252,24 @@ fn groups(row_count: usize, group_rows_max: usize) -> impl Iterator<Item = std::
     (0..count).map(move |group| group * row_count / count..(group + 1) * row_count / count)
 }
 
-fn nibbles(images: &Images) -> Nibbles {
-    let product = |byte: usize| crate::field::additive(images, byte as u8);
-    Nibbles {
-        low: std::array::from_fn(product),
-        high: std::array::from_fn(|nibble| product(nibble << 4)),
+#[cfg(any(test, target_arch = "x86_64"))]
+const fn nibbles(images: &Images) -> Nibbles {
+    let mut tables = Nibbles {
+        low: [0; 16],
+        high: [0; 16],
+    };
+    let mut nibble = 0;
+    while nibble < 16 {
+        tables.low[nibble] = additive(images, nibble as u8);
+        tables.high[nibble] = additive(images, (nibble as u8) << 4);
+        nibble += 1;
     }
+    tables
 }
 
 /// The instruction's bit `i` of a product is the parity of the byte and of byte `7 - i` of the
 /// matrix, counted from its lowest.
+#[cfg(any(test, target_arch = "x86_64"))]
 fn affine(images: &Images) -> Affine {
     let mut matrix = [0; 8];
     for (bit, row) in matrix.iter_mut().rev().enumerate() {

@@ -3,8 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::with_group_rows;
-use crate::field::FOLD;
-use crate::kernels::{Nibbles, nibbles};
+use crate::kernels::{FOLD_NIBBLES, Nibbles};
 
 /// 4 rows x 2 sums, 4 halves of the source and 2 tables: 14 of 16 registers.
 pub(in crate::kernels) const GROUP_ROWS_MAX: usize = 4;
@@ -50,7 +49,7 @@ fn group<const ROWS: usize>(
 
 #[target_feature(enable = "avx2")]
 pub(in crate::kernels) fn split(share: &[u8], low: &mut [u8], high: &mut [u8]) {
-    let fold = Tables::of(&nibbles(&FOLD));
+    let fold = Tables::of(&FOLD_NIBBLES);
     let (columns, _) = share.as_chunks::<64>();
     let (low, _) = low.as_chunks_mut::<32>();
     let (high, _) = high.as_chunks_mut::<32>();
@@ -65,7 +64,7 @@ pub(in crate::kernels) fn split(share: &[u8], low: &mut [u8], high: &mut [u8]) {
 
 #[target_feature(enable = "avx2")]
 pub(in crate::kernels) fn join(low: &[u8], high: &[u8], share: &mut [u8]) {
-    let fold = Tables::of(&nibbles(&FOLD));
+    let fold = Tables::of(&FOLD_NIBBLES);
     let (columns, _) = share.as_chunks_mut::<64>();
     let (low, _) = low.as_chunks::<32>();
     let (high, _) = high.as_chunks::<32>();

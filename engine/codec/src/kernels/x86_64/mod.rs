@@ -15,7 +15,6 @@ macro_rules! with_group_rows {
             2 => $function::<2>($($argument),*),
             3 => $function::<3>($($argument),*),
             4 => $function::<4>($($argument),*),
-            #[allow(unreachable_patterns, reason = "narrow tiers end at 4")]
             row_count => unreachable!("a group of {row_count} rows"),
         }
     };
