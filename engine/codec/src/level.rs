@@ -78,24 +78,28 @@ const NAMES: [&str; 6] = [
 impl Level {
     /// Levels this CPU runs, slowest first; the first is always `scalar`.
     pub fn available() -> Vec<Self> {
-        let mut levels = vec![Self(Tier::Scalar)];
         #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2");
-            let avx512 =
-                avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-            let gfni = is_x86_feature_detected!("gfni");
-            let tiers = [
-                (is_x86_feature_detected!("ssse3"), Tier::Ssse3),
-                (avx2, Tier::Avx2),
-                (avx512, Tier::Avx512),
-                (avx2 && gfni, Tier::Avx2Gfni),
-                (avx512 && gfni, Tier::Avx512Gfni),
-            ];
-            let runs = tiers.into_iter().filter(|(runs, _)| *runs);
-            levels.extend(runs.map(|(_, tier)| Self(tier)));
-        }
-        levels
+        let (ssse3, avx2, avx512, gfni) = (
+            is_x86_feature_detected!("ssse3"),
+            is_x86_feature_detected!("avx2"),
+            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"),
+            is_x86_feature_detected!("gfni"),
+        );
+        let tiers = [
+            (true, Tier::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            (ssse3, Tier::Ssse3),
+            #[cfg(target_arch = "x86_64")]
+            (avx2, Tier::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            (avx2 && avx512, Tier::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            (avx2 && gfni, Tier::Avx2Gfni),
+            #[cfg(target_arch = "x86_64")]
+            (avx2 && avx512 && gfni, Tier::Avx512Gfni),
+        ];
+        let runs = tiers.into_iter().filter(|(runs, _)| *runs);
+        runs.map(|(_, tier)| Self(tier)).collect()
     }
 
     /// The fastest level this CPU runs.
@@ -111,7 +115,12 @@ impl Level {
     /// stays the same for the life of the process.
     pub fn of_process() -> Result<Self, LevelError> {
         static LEVEL: OnceLock<Result<Level, LevelError>> = OnceLock::new();
-        *LEVEL.get_or_init(|| named(std::env::var_os(LEVEL_VARIABLE).as_deref()))
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "no output depends on this one setting"
+        )]
+        let ask = || named(std::env::var_os(LEVEL_VARIABLE).as_deref());
+        *LEVEL.get_or_init(ask)
     }
 
     /// Its name.

@@ -243,3 +243,27 @@ impl fmt::Debug for RowPlan {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which of the two forms a plan takes; that both are right is for the battery in `rs`.
+    #[test]
+    fn halves_mix_only_where_a_point_is_above_255() {
+        let level = Level::best();
+        for required in 1..=64_u8 {
+            // The present shares are the last data shares and one recovery share, whose point is
+            // the power of two at or above `required`, plus its row.
+            for index in required..=254 {
+                let mut present: Vec<u8> = (1..required).collect();
+                present.push(index);
+                let plan = RowPlan::with_level(level, required, 255, &present, &[0]).unwrap();
+                let point = usize::from(required).next_power_of_two() + usize::from(index);
+                let expected = 1 + usize::from(point - usize::from(required) > 255);
+                let product = plan.product.unwrap();
+                assert_eq!(product.rows_per_share, expected, "{required}, {index}");
+            }
+        }
+    }
+}
