@@ -132,11 +132,9 @@ impl Matrix {
         if row_len == 0 {
             return;
         }
-        let mut done = 0;
         for rows in groups(self.row_count, group_rows_max(self.level)) {
-            let of_group = done * self.column_count..(done + rows.len()) * self.column_count;
+            let of_group = rows.start * self.column_count..rows.end * self.column_count;
             let target = &mut target[rows.start * row_len..rows.end * row_len];
-            done = rows.end;
             match (self.level.tier(), &self.coefficients) {
                 (_, Coefficients::Images(all)) => {
                     scalar::multiply(&all[of_group], rows.len(), row_len, source, target);
