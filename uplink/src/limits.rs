@@ -48,11 +48,10 @@ pub const SEGMENTS_IN_MEMORY_MAX: usize = 2;
 /// Bytes read from the input at a time.
 pub const READ_BYTES: usize = 256 * 1024;
 
-/// Stripes decoded at a time: 128 KiB columns, so that a decoder with a fixed cost per call pays it
-/// rarely while its 58 rows stay within 8 MiB.
+/// Stripes decoded at a time: 128 KiB columns, so that the fixed costs of a batch are paid rarely.
 pub const DECODE_STRIPES: u32 = 8;
 
-/// Threads that decode one segment: each holds 8 MiB of the decoder's and 8 MiB of batches.
+/// Threads that decode one segment: each holds 8 MiB of batches.
 pub const DECODE_THREADS_MAX: u32 = 8;
 
 /// Stripes that are coded before sends are woken: 128 KiB a piece fill whole trains of datagrams.

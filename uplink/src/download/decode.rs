@@ -227,8 +227,8 @@ impl Extent {
 
 /// Opens the chunks of an extent and writes its plaintext. Returns how many bytes that were.
 ///
-/// Rows are computed on several threads, as many as the machine runs at once: the stock decoder
-/// gives some 240 MB/s a thread. Opening and writing is fast, and in order.
+/// Missing rows are computed on several threads, as many as the machine runs at once: a thread makes
+/// one to three gigabytes a second, a slow processor a tenth of that. Opening and writing is in order.
 pub(super) fn write_plain(
     source: &SealedBytes,
     opener: &Opener,
