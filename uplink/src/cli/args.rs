@@ -23,6 +23,7 @@ Exit codes:
 Environment:
   STRAND_CONFIG_DIR   where accesses are kept (default: ~/.config/strand)
   STRAND_PASSPHRASE   passphrase for 'access create'
+  STRAND_LEVEL        kernels to use instead of the best this CPU runs, for example 'avx2' or 'scalar'
   STRAND_LOG          what to log to standard error, for example 'uplink=debug'";
 
 /// Stores files encrypted and spread over independent nodes, and fetches them back.

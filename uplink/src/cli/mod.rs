@@ -110,6 +110,7 @@ impl Failure {
 }
 
 async fn run(args: Args) -> Result<(), Failure> {
+    strand_codec::Level::of_process().map_err(|error| Failure::usage(error.to_string()))?;
     let (canceller, cancel) = cancel_pair();
     let signals = tokio::spawn(watch_signals(canceller));
     let options = args.options();
