@@ -8,7 +8,9 @@
 mod bad_input;
 mod crash;
 mod demo;
+mod one_process;
 mod stop;
 mod support;
 mod tidy;
 mod transfer;
+mod world;
