@@ -8,6 +8,7 @@
 mod bad_input;
 mod crash;
 mod demo;
+mod independent;
 mod one_process;
 mod stop;
 mod support;
