@@ -12,6 +12,7 @@ mod independent;
 mod one_process;
 mod stop;
 mod support;
+mod survivors;
 mod tidy;
 mod transfer;
 mod world;
