@@ -150,15 +150,29 @@ async fn commit(
     plain_len: u64,
     now_ms: u64,
 ) -> StoreResult<Committed> {
-    let offer = ObjectOffer {
+    commit_offer(store, offer(stream_id, plain_len), now_ms).await
+}
+
+fn offer(stream_id: StreamId, plain_len: u64) -> ObjectOffer {
+    ObjectOffer {
         stream_id,
         sealed_header: vec![1; 20],
         plain_len,
-    };
+    }
+}
+
+async fn commit_offer(
+    store: &RedbStore,
+    offer: ObjectOffer,
+    now_ms: u64,
+) -> StoreResult<Committed> {
+    let (stream_id, content_hash) = (offer.stream_id, offer.content_hash());
     let decide = move |upload: &PendingObjectRow, segments: &[SegmentRow]| {
         object::commit(upload, segments, &offer, now_ms).map_err(Refusal::from)
     };
-    store.commit_object(stream_id, now_ms, decide).await
+    store
+        .commit_object(stream_id, content_hash, now_ms, decide)
+        .await
 }
 
 /// Begins and commits segment `segment_index`; two pieces are left over.
@@ -417,7 +431,8 @@ async fn the_last_commit_wins_whole_and_the_loser_is_discarded() {
         first,
         Committed {
             created_ms: 1_000,
-            has_replaced: false
+            has_replaced: false,
+            content_hash: offer(one, 200_000).content_hash(),
         }
     );
     let leftovers = discards(&store).await.len();
@@ -426,11 +441,21 @@ async fn the_last_commit_wins_whole_and_the_loser_is_discarded() {
         second,
         Committed {
             created_ms: 2_000,
-            has_replaced: true
+            has_replaced: true,
+            content_hash: offer(two, 200_000).content_hash(),
         }
     );
     // A repeat is answered as the first time, also when it is not the newest any more.
     assert_eq!(commit(&store, one, 200_000, 3_000).await.unwrap(), first);
+    // With another length or header it is not a repeat, and changes nothing.
+    let other_header = ObjectOffer {
+        sealed_header: vec![2; 20],
+        ..offer(one, 200_000)
+    };
+    for other in [offer(one, 200_001), other_header] {
+        let refused = commit_offer(&store, other, 3_000).await;
+        assert_eq!(code(refused), Code::Conflict);
+    }
     let row = store.object(path("a")).await.unwrap().unwrap();
     assert_eq!(row.stream_id, two);
     assert!(store.segments(one, 0).await.unwrap().is_empty());
