@@ -9,6 +9,7 @@ use crate::core::address::Domain;
 use crate::core::object::{self, ObjectOffer};
 use crate::core::row::{Issued, MacaroonSecret, Pieces, Placement};
 use crate::core::segment;
+use crate::limits;
 
 const CHECK: [u8; 32] = [9; 32];
 
@@ -386,6 +387,23 @@ async fn beginning_a_segment_again_discards_what_was_issued() {
     let queued = discards(&store).await;
     assert_eq!(queued.len(), 1);
     assert_eq!(queued[0].pieces.len(), 10);
+}
+
+#[tokio::test]
+async fn an_upload_has_a_bounded_number_of_segments_begun() {
+    let (_dir, store) = with_bucket().await;
+    let stream = StreamId::from([1; 16]);
+    store.begin_object(stream, upload("a")).await.unwrap();
+    let begin = |segment_index| store.begin_segment(stream, position(segment_index), pending(), 50);
+    let most = u32::try_from(limits::PENDING_SEGMENTS_MAX).unwrap();
+    for segment_index in 0..most {
+        begin(segment_index).await.unwrap();
+    }
+    assert_eq!(code(begin(most).await), Code::Busy);
+    // One that is begun may be begun again, and one that is committed makes room.
+    begin(0).await.unwrap();
+    commit_segment(&store, stream, 0, 3).await.unwrap();
+    begin(most).await.unwrap();
 }
 
 #[tokio::test]
