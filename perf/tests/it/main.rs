@@ -9,6 +9,7 @@ mod bad_input;
 mod crash;
 mod demo;
 mod independent;
+mod liars;
 mod one_process;
 mod stop;
 mod support;
