@@ -11,6 +11,7 @@ mod demo;
 mod independent;
 mod liars;
 mod one_process;
+mod permits;
 mod stop;
 mod support;
 mod survivors;
