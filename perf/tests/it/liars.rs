@@ -15,6 +15,7 @@ use strand_protocol::limits::NODE_FRAME_BYTES_MAX;
 use strand_protocol::pb::{self, node_request::Verb, node_response::Answer};
 use strand_protocol::{Code, Scheme};
 use strand_transport::{Exchange, Identity, NODE_ALPN, Role, Server, StreamError};
+use tokio::task::JoinHandle;
 use uplink::error::DownloadError;
 
 use crate::world::{World, content};
@@ -283,8 +284,8 @@ impl Version {
 
     /// The piece of this index, or of the one below if it was not stored.
     fn any(&self, index: u8) -> Sent {
-        let stored = self.0[..=usize::from(index)].iter().rev().flatten();
-        stored.take(1).cloned().next().unwrap()
+        let mut stored = self.0[..=usize::from(index)].iter().rev().flatten();
+        stored.next().cloned().unwrap()
     }
 
     /// A piece of another index.
@@ -303,7 +304,7 @@ impl Version {
 /// A node that turned bad.
 struct Liar {
     lie: Arc<Mutex<Lie>>,
-    task: tokio::task::JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Liar {
@@ -311,12 +312,10 @@ impl Liar {
         let seat = world.seat(piece.node_id);
         let identity = Identity::load(&seat.dir.join("identity.key")).unwrap();
         let lie = Arc::new(Mutex::new(Lie::Silence));
-        let told = lie.clone();
         let address = seat.address.into();
-        let task = world.block_on(async move {
-            let server = Server::bind(&identity, address, NODE_ALPN, Role::NodeServer);
-            tokio::spawn(serve(server.await.unwrap(), told))
-        });
+        let server = Server::bind(&identity, address, NODE_ALPN, Role::NodeServer);
+        let server = world.block_on(server).unwrap();
+        let task = world.spawn(serve(server, lie.clone()));
         Self { lie, task }
     }
 

@@ -27,6 +27,7 @@ use strand_protocol::permit::SatelliteKeys;
 use strand_protocol::{NodeId, Scheme};
 use strand_transport::read_secret;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use uplink::error::{DownloadError, UploadError};
 use uplink::{
     Cancel, DownloadOptions, DownloadReport, Input, Output, Place, Quiet, Session, UploadOptions,
@@ -120,6 +121,14 @@ impl World {
     /// Runs something on the client's and the satellite's runtime.
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    /// Runs something there for as long as the network lasts.
+    pub(crate) fn spawn(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        self.runtime.spawn(future)
     }
 
     /// A client that knows nobody yet.
