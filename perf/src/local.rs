@@ -70,6 +70,41 @@ pub struct Seat {
     pub process: usize,
 }
 
+/// A network that is set up and does not run.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The satellite's identity.
+    pub satellite_id: NodeId,
+    /// Where the satellite will listen.
+    pub satellite_address: SocketAddrV4,
+    /// The satellite's folder.
+    pub satellite_dir: PathBuf,
+    /// The nodes, by number.
+    pub seats: Vec<Seat>,
+}
+
+impl Layout {
+    /// Makes the directories of the satellite and of all nodes.
+    pub fn set_up(plan: &Plan) -> Result<Self> {
+        ensure!(
+            (1..=NODES_MAX).contains(&plan.node_count),
+            "a local network has 1 to {NODES_MAX} nodes, not {}",
+            plan.node_count
+        );
+        let port = free_port(plan.node_count)?;
+        let satellite_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let satellite_dir = satellite_dir(&plan.dir);
+        let satellite_id = setup_satellite(plan, &satellite_dir, satellite_address)?;
+        let seats = setup_nodes(plan, satellite_id, satellite_address)?;
+        Ok(Self {
+            satellite_id,
+            satellite_address,
+            satellite_dir,
+            seats,
+        })
+    }
+}
+
 /// A running network. Dropping it kills its processes; the folder stays.
 #[derive(Debug)]
 pub struct Network {
@@ -88,20 +123,16 @@ impl Network {
     ///
     /// Processes are bound to the calling thread: it has to outlive the network.
     pub fn start(plan: Plan) -> Result<Self> {
-        ensure!(
-            (1..=NODES_MAX).contains(&plan.node_count),
-            "a local network has 1 to {NODES_MAX} nodes, not {}",
-            plan.node_count
-        );
         for folder in ["log", "work", "client"] {
             fs::create_dir_all(plan.dir.join(folder))
                 .context("cannot make the network's folder")?;
         }
-        let port = free_port(plan.node_count)?;
-        let satellite_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-        let satellite_dir = plan.dir.join("satellite");
-        let satellite_id = setup_satellite(&plan, &satellite_dir, satellite_address)?;
-        let seats = setup_nodes(&plan, satellite_id, satellite_address)?;
+        let Layout {
+            satellite_id,
+            satellite_address,
+            seats,
+            ..
+        } = Layout::set_up(&plan)?;
 
         let satellite = start_satellite(&plan)?;
         let process_count = process_count(plan.node_count);
@@ -134,7 +165,7 @@ impl Network {
 
     /// The satellite's folder.
     pub fn satellite_dir(&self) -> PathBuf {
-        self.plan.dir.join("satellite")
+        satellite_dir(&self.plan.dir)
     }
 
     /// The satellite's master key, with which limits are minted and believed.
@@ -358,24 +389,9 @@ impl Network {
 
     /// Nodes whose process runs and that the satellite has not heard of since, or could not reach.
     fn nodes_not_reached(&self) -> Result<Vec<usize>> {
-        let mut command = self.part_command("satellite");
-        command
-            .args(["node", "list", "--json", "--dir"])
-            .arg(self.satellite_dir());
-        let list = json_output(
-            "satellite node list",
-            &part::run("satellite node list", command)?,
-        )?;
-        let nodes = list["nodes"]
-            .as_array()
-            .context("node list printed no list")?;
-        let last_contact_ms: HashMap<&str, u64> = nodes
-            .iter()
-            .filter(|node| node["reachable"] == true)
-            .filter_map(|node| Some((node["node_id"].as_str()?, node["last_contact_ms"].as_u64()?)))
-            .collect();
+        let last_contact_ms = last_contacts(&self.plan.program, &self.satellite_dir())?;
         let is_reached = |seat: &Seat| {
-            let contact_ms = last_contact_ms.get(seat.node_id.to_string().as_str());
+            let contact_ms = last_contact_ms.get(&seat.node_id.to_string());
             contact_ms.is_some_and(|&contact_ms| contact_ms >= self.started_ms[seat.process])
         };
         let runs = |seat: &Seat| self.processes[seat.process].is_some();
@@ -413,6 +429,29 @@ fn how_it_ended(part: &mut Part) -> Result<String> {
             signal.unwrap_or(0)
         ),
     })
+}
+
+/// When a running satellite heard last of each node that it can reach: node id and milliseconds since 1970.
+pub fn last_contacts(program: &Path, satellite_dir: &Path) -> Result<HashMap<String, u64>> {
+    let mut command = part_command(program, "satellite");
+    command
+        .args(["node", "list", "--json", "--dir"])
+        .arg(satellite_dir);
+    let list = json_output(
+        "satellite node list",
+        &part::run("satellite node list", command)?,
+    )?;
+    let nodes = list["nodes"]
+        .as_array()
+        .context("node list printed no list")?;
+    Ok(nodes
+        .iter()
+        .filter(|node| node["reachable"] == true)
+        .filter_map(|node| {
+            let node_id = node["node_id"].as_str()?;
+            Some((node_id.to_owned(), node["last_contact_ms"].as_u64()?))
+        })
+        .collect())
 }
 
 /// A command that re-executes `program` as one of the parts.
@@ -473,6 +512,10 @@ fn free_port(node_count: usize) -> Result<u16> {
     )
 }
 
+fn satellite_dir(dir: &Path) -> PathBuf {
+    dir.join("satellite")
+}
+
 fn setup_satellite(plan: &Plan, dir: &Path, address: SocketAddrV4) -> Result<NodeId> {
     let options = satellite::SetupOptions {
         dir: dir.to_owned(),
@@ -489,7 +532,7 @@ fn start_satellite(plan: &Plan) -> Result<Part> {
     command
         .arg("run")
         .arg("--dir")
-        .arg(plan.dir.join("satellite"));
+        .arg(satellite_dir(&plan.dir));
     Part::start("satellite", command, &plan.dir.join("log/satellite.log"))
         .context("cannot start the satellite")
 }

@@ -81,16 +81,25 @@ pub struct Prober {
 impl Prober {
     /// Dials the satellite of a local network.
     pub async fn dial(network: &Network, macaroon: &[u8]) -> Result<Self> {
-        let dialer = Dialer::new(Identity::generate())?;
         let address = network.satellite_address().to_string();
-        let satellite = dialer
-            .dial(network.satellite_id(), &address, SATELLITE_ALPN)
-            .await?;
+        let keys = network.satellite_keys()?;
+        Self::dial_satellite(network.satellite_id(), &address, keys, macaroon).await
+    }
+
+    /// Dials any satellite whose master key is at hand.
+    pub async fn dial_satellite(
+        satellite_id: NodeId,
+        address: &str,
+        keys: SatelliteKeys,
+        macaroon: &[u8],
+    ) -> Result<Self> {
+        let dialer = Dialer::new(Identity::generate())?;
+        let satellite = dialer.dial(satellite_id, address, SATELLITE_ALPN).await?;
         Ok(Self {
             dialer,
             satellite,
             macaroon: macaroon.to_vec(),
-            keys: network.satellite_keys()?,
+            keys,
         })
     }
 

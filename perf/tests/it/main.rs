@@ -8,7 +8,13 @@
 mod bad_input;
 mod crash;
 mod demo;
+mod independent;
+mod liars;
+mod one_process;
+mod permits;
 mod stop;
 mod support;
+mod survivors;
 mod tidy;
 mod transfer;
+mod world;

@@ -228,12 +228,13 @@ pub(super) async fn commit_object<S: MetaStore>(
         sealed_header,
         plain_len,
     };
+    let content_hash = offer.content_hash();
     let decide = move |upload: &PendingObjectRow, segments: &[_]| {
         object::commit(upload, segments, &offer, now_ms).map_err(Refusal::from)
     };
     let committed = satellite
         .store
-        .commit_object(access.stream(), now_ms, decide)
+        .commit_object(access.stream(), content_hash, now_ms, decide)
         .await?;
     Ok(Answer::CommittedObject(pb::CommittedObject {
         created_ms: committed.created_ms,

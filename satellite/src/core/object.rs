@@ -14,6 +14,15 @@ pub(crate) struct ObjectOffer {
     pub(crate) plain_len: u64,
 }
 
+impl ObjectOffer {
+    /// By what a commit is known when it is repeated. The segments need no place in it: a committed upload takes no more.
+    //= docs/format.md#7-the-satellites-store
+    pub(crate) fn content_hash(&self) -> [u8; 32] {
+        let input = [&self.plain_len.to_le_bytes(), &self.sealed_header[..]].concat();
+        blake3::derive_key("strand v1 committed object", &input)
+    }
+}
+
 /// Why segments are not an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ObjectError {

@@ -105,6 +105,8 @@ pub(crate) struct PendingObjectRow {
 pub(crate) struct Committed {
     pub(crate) created_ms: u64,
     pub(crate) has_replaced: bool,
+    /// Of what was committed: [`ObjectOffer::content_hash`](super::object::ObjectOffer::content_hash).
+    pub(crate) content_hash: [u8; 32],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -141,14 +141,21 @@ pub(super) fn upload_to(row: &PendingObjectRow) -> pb::PendingObject {
         has_replaced: row
             .committed
             .is_some_and(|committed| committed.has_replaced),
+        committed_hash: row
+            .committed
+            .map_or_else(Vec::new, |committed| committed.content_hash.to_vec()),
     }
 }
 
 pub(super) fn upload_of(row: pb::PendingObject) -> Option<PendingObjectRow> {
-    let committed = (row.committed_ms != 0).then_some(Committed {
-        created_ms: row.committed_ms,
-        has_replaced: row.has_replaced,
-    });
+    let committed = match row.committed_ms {
+        0 => None,
+        created_ms => Some(Committed {
+            created_ms,
+            has_replaced: row.has_replaced,
+            content_hash: array(&row.committed_hash)?,
+        }),
+    };
     Some(PendingObjectRow {
         project: row.project_id.as_slice().try_into().ok()?,
         bucket: row.bucket,

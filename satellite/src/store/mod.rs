@@ -202,11 +202,12 @@ pub(crate) trait MetaStore: Send + Sync + 'static {
         segment: SegmentRow,
         sealed: Vec<u8>,
     ) -> impl Future<Output = StoreResult<()>> + Send;
-    /// Makes the upload's object what its key names; what was there goes whole. Already done: as
-    /// it was answered then.
+    /// Makes the upload's object what its key names; what was there goes whole. Already done with
+    /// the same content: as it was answered then; with another: `CONFLICT`.
     fn commit_object(
         &self,
         stream: StreamId,
+        content_hash: [u8; 32],
         now_ms: u64,
         decide: impl Fn(&PendingObjectRow, &[SegmentRow]) -> Result<ObjectRow, Refusal> + Send + 'static,
     ) -> impl Future<Output = StoreResult<Committed>> + Send;

@@ -9,6 +9,7 @@ use crate::core::address::Domain;
 use crate::core::object::{self, ObjectOffer};
 use crate::core::row::{Issued, MacaroonSecret, Pieces, Placement};
 use crate::core::segment;
+use crate::limits;
 
 const CHECK: [u8; 32] = [9; 32];
 
@@ -150,15 +151,29 @@ async fn commit(
     plain_len: u64,
     now_ms: u64,
 ) -> StoreResult<Committed> {
-    let offer = ObjectOffer {
+    commit_offer(store, offer(stream_id, plain_len), now_ms).await
+}
+
+fn offer(stream_id: StreamId, plain_len: u64) -> ObjectOffer {
+    ObjectOffer {
         stream_id,
         sealed_header: vec![1; 20],
         plain_len,
-    };
+    }
+}
+
+async fn commit_offer(
+    store: &RedbStore,
+    offer: ObjectOffer,
+    now_ms: u64,
+) -> StoreResult<Committed> {
+    let (stream_id, content_hash) = (offer.stream_id, offer.content_hash());
     let decide = move |upload: &PendingObjectRow, segments: &[SegmentRow]| {
         object::commit(upload, segments, &offer, now_ms).map_err(Refusal::from)
     };
-    store.commit_object(stream_id, now_ms, decide).await
+    store
+        .commit_object(stream_id, content_hash, now_ms, decide)
+        .await
 }
 
 /// Begins and commits segment `segment_index`; two pieces are left over.
@@ -375,6 +390,23 @@ async fn beginning_a_segment_again_discards_what_was_issued() {
 }
 
 #[tokio::test]
+async fn an_upload_has_a_bounded_number_of_segments_begun() {
+    let (_dir, store) = with_bucket().await;
+    let stream = StreamId::from([1; 16]);
+    store.begin_object(stream, upload("a")).await.unwrap();
+    let begin = |segment_index| store.begin_segment(stream, position(segment_index), pending(), 50);
+    let most = u32::try_from(limits::PENDING_SEGMENTS_MAX).unwrap();
+    for segment_index in 0..most {
+        begin(segment_index).await.unwrap();
+    }
+    assert_eq!(code(begin(most).await), Code::Busy);
+    // One that is begun may be begun again, and one that is committed makes room.
+    begin(0).await.unwrap();
+    commit_segment(&store, stream, 0, 3).await.unwrap();
+    begin(most).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_refused_command_changes_nothing() {
     let (_dir, store) = with_bucket().await;
     let stream = StreamId::from([1; 16]);
@@ -417,7 +449,8 @@ async fn the_last_commit_wins_whole_and_the_loser_is_discarded() {
         first,
         Committed {
             created_ms: 1_000,
-            has_replaced: false
+            has_replaced: false,
+            content_hash: offer(one, 200_000).content_hash(),
         }
     );
     let leftovers = discards(&store).await.len();
@@ -426,11 +459,21 @@ async fn the_last_commit_wins_whole_and_the_loser_is_discarded() {
         second,
         Committed {
             created_ms: 2_000,
-            has_replaced: true
+            has_replaced: true,
+            content_hash: offer(two, 200_000).content_hash(),
         }
     );
     // A repeat is answered as the first time, also when it is not the newest any more.
     assert_eq!(commit(&store, one, 200_000, 3_000).await.unwrap(), first);
+    // With another length or header it is not a repeat, and changes nothing.
+    let other_header = ObjectOffer {
+        sealed_header: vec![2; 20],
+        ..offer(one, 200_000)
+    };
+    for other in [offer(one, 200_001), other_header] {
+        let refused = commit_offer(&store, other, 3_000).await;
+        assert_eq!(code(refused), Code::Conflict);
+    }
     let row = store.object(path("a")).await.unwrap().unwrap();
     assert_eq!(row.stream_id, two);
     assert!(store.segments(one, 0).await.unwrap().is_empty());

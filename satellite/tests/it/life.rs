@@ -205,6 +205,43 @@ async fn of_two_uploads_of_one_key_the_last_commit_wins_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_commit_is_answered_as_the_first_time_and_another_refused() {
+    let mut network = Network::start(1, None).await;
+    let client = network.client().await;
+    client.create_bucket("bucket").await;
+    let stream_id = client.begin_object("key").await;
+    client.inline_segment(&stream_id, 0, 5).await;
+    let first = client.commit_object(&stream_id, 1).await.unwrap();
+    assert_eq!(client.commit_object(&stream_id, 1).await.unwrap(), first);
+    let object = client.object("key").await.unwrap();
+
+    // Also over a restart, and once the object itself is another one.
+    for restarts in 0..2 {
+        let other = vec![7; 44];
+        let refused_header = network
+            .client()
+            .await
+            .commit_object_with(&stream_id, other, 1)
+            .await;
+        assert_eq!(refused(refused_header), Code::Conflict, "{restarts}");
+        let client = network.client().await;
+        assert_eq!(
+            refused(client.commit_object(&stream_id, 2).await),
+            Code::Conflict
+        );
+        assert_eq!(client.commit_object(&stream_id, 1).await.unwrap(), first);
+        if restarts == 0 {
+            assert_eq!(client.object("key").await.unwrap(), object);
+            client.put_inline("key", 6).await;
+            network.running.close().await;
+            network.running = run(network.dir.path()).await;
+        }
+    }
+    let newest = network.client().await.object("key").await.unwrap();
+    assert_eq!(newest.segments[0].inline_sealed, vec![6; 17]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_missing_is_named() {
     let network = Network::start(1, None).await;
     let client = network.client().await;

@@ -408,9 +408,20 @@ impl Client {
         stream_id: &[u8],
         plain_len: u64,
     ) -> Result<pb::CommittedObject, Refused> {
+        let sealed_header = [&stream_id[..4], &[9; 40]].concat();
+        self.commit_object_with(stream_id, sealed_header, plain_len)
+            .await
+    }
+
+    pub(crate) async fn commit_object_with(
+        &self,
+        stream_id: &[u8],
+        sealed_header: Vec<u8>,
+        plain_len: u64,
+    ) -> Result<pb::CommittedObject, Refused> {
         let commit = pb::CommitObject {
             stream_id: stream_id.to_vec(),
-            sealed_header: [&stream_id[..4], &[9; 40]].concat(),
+            sealed_header,
             plain_len,
         };
         match self.ask(Verb::CommitObject(commit)).await? {

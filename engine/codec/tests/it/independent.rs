@@ -60,8 +60,16 @@ pub(crate) fn restore(facts: &SegmentFacts, pieces: &[(usize, &[u8])]) -> Vec<u8
 
 /// The sealed bytes from exactly `required` pieces of any indices.
 pub(crate) fn sealed_bytes(facts: &SegmentFacts, pieces: &[(usize, &[u8])]) -> Vec<u8> {
+    assert_eq!(pieces.len(), facts.required);
+    try_sealed_bytes(facts, pieces).unwrap()
+}
+
+/// The sealed bytes from any pieces, or what the decoder says if they are too few.
+pub(crate) fn try_sealed_bytes(
+    facts: &SegmentFacts,
+    pieces: &[(usize, &[u8])],
+) -> Result<Vec<u8>, reed_solomon_simd::Error> {
     let (k, n) = (facts.required, facts.total);
-    assert_eq!(pieces.len(), k);
     let lens = share_lens(k, facts.sealed_len);
     let mut sealed = Vec::new();
     let mut offset = 0;
@@ -71,16 +79,16 @@ pub(crate) fn sealed_bytes(facts: &SegmentFacts, pieces: &[(usize, &[u8])]) -> V
             data[index] = Some(piece[offset..offset + len].to_vec());
         }
         if data.iter().any(Option::is_none) {
-            let mut decoder = LowRateDecoder::new(k, n - k, len, NoSimd::new(), None).unwrap();
+            let mut decoder = LowRateDecoder::new(k, n - k, len, NoSimd::new(), None)?;
             for &(index, piece) in pieces {
                 let share = &piece[offset..offset + len];
                 if index < k {
-                    decoder.add_original_shard(index, share).unwrap();
+                    decoder.add_original_shard(index, share)?;
                 } else {
-                    decoder.add_recovery_shard(index - k, share).unwrap();
+                    decoder.add_recovery_shard(index - k, share)?;
                 }
             }
-            for (index, share) in decoder.decode().unwrap().restored_original_iter() {
+            for (index, share) in decoder.decode()?.restored_original_iter() {
                 data[index] = Some(share.to_vec());
             }
         }
@@ -93,7 +101,7 @@ pub(crate) fn sealed_bytes(facts: &SegmentFacts, pieces: &[(usize, &[u8])]) -> V
         padding.iter().all(|&byte| byte == 0),
         "shares are filled up with zeros"
     );
-    sealed
+    Ok(sealed)
 }
 
 /// All pieces of a segment from its sealed bytes.

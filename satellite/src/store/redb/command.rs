@@ -194,11 +194,16 @@ pub(super) fn inline_segment(
 pub(super) fn commit_object(
     tx: &WriteTx<'_>,
     stream: StreamId,
+    content_hash: [u8; 32],
     now_ms: u64,
     decide: impl Fn(&PendingObjectRow, &[SegmentRow]) -> Result<ObjectRow, Refusal>,
 ) -> StoreResult<Committed> {
     let mut upload = query::upload(tx, stream)?.ok_or_else(no_upload)?;
     if let Some(committed) = upload.committed {
+        if committed.content_hash != content_hash {
+            let message = "the upload was committed with another header or length";
+            return Err(Refusal::new(Code::Conflict, message).into());
+        }
         return Ok(committed);
     }
     if query::bucket(tx, upload.project, &upload.bucket)?.is_none() {
@@ -228,6 +233,7 @@ pub(super) fn commit_object(
     let committed = Committed {
         created_ms: row.created_ms,
         has_replaced,
+        content_hash,
     };
     upload.committed = Some(committed);
     tx.put_message(

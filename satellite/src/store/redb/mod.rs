@@ -261,10 +261,11 @@ impl MetaStore for RedbStore {
     async fn commit_object(
         &self,
         stream: StreamId,
+        content_hash: [u8; 32],
         now_ms: u64,
         decide: impl Fn(&PendingObjectRow, &[SegmentRow]) -> Result<ObjectRow, Refusal> + Send + 'static,
     ) -> StoreResult<Committed> {
-        self.write(move |tx| command::commit_object(tx, stream, now_ms, decide))
+        self.write(move |tx| command::commit_object(tx, stream, content_hash, now_ms, decide))
             .await
     }
 
