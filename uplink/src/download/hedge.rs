@@ -21,7 +21,7 @@ use strand_protocol::id::NodeId;
 pub struct HedgePatience {
     /// Without first byte: so many times the median of the others...
     pub factor: u32,
-    /// ...and at least this long.
+    /// ...and at least this long; or this long after the last node answered, while bytes move.
     pub first_byte_min: Duration,
     /// The same when there is nothing yet to compare with.
     pub first_byte_blind: Duration,
@@ -141,6 +141,8 @@ pub struct FetchPlan {
     pieces: Vec<Piece>,
     typical_first_byte: Option<Duration>,
     last_progress: Duration,
+    /// When a node answered last.
+    last_first_byte: Duration,
     started_count: usize,
     is_over: bool,
 }
@@ -172,6 +174,7 @@ impl FetchPlan {
             pieces,
             typical_first_byte,
             last_progress: Duration::ZERO,
+            last_first_byte: Duration::ZERO,
             started_count: 0,
             is_over: false,
         }
@@ -180,6 +183,7 @@ impl FetchPlan {
     /// Bytes of the piece arrived, checked or not.
     pub fn handle_progress(&mut self, now: Duration, index: u8) {
         self.last_progress = self.last_progress.max(now);
+        let mut is_first = false;
         if let Some(piece) = self.piece(index)
             && let State::Active {
                 first_byte,
@@ -188,12 +192,16 @@ impl FetchPlan {
                 started,
             } = &mut piece.state
         {
-            if first_byte.is_none() {
+            is_first = first_byte.is_none();
+            if is_first {
                 *first_byte = Some(now.saturating_sub(*started));
             } else {
                 *gap_max = (*gap_max).max(now.saturating_sub(*last_progress));
             }
             *last_progress = now;
+        }
+        if is_first {
+            self.last_first_byte = self.last_first_byte.max(now);
         }
     }
 
@@ -407,6 +415,14 @@ impl FetchPlan {
             return true;
         }
         if first_byte.is_none() {
+            // A burst of handshakes makes all answers slow. Bytes that move long after the last of
+            // them say that no more will come, whatever the median is.
+            let moved = self
+                .last_progress
+                .saturating_sub(self.last_first_byte.max(started));
+            if pace.first_byte.is_some() && moved > patience.first_byte_min {
+                return true;
+            }
             let typical = pace.first_byte.or(self.typical_first_byte);
             let limit = typical.map_or(patience.first_byte_blind, |typical| {
                 (typical * patience.factor).max(patience.first_byte_min)

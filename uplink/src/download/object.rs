@@ -346,6 +346,10 @@ async fn fetch_all(
                     })
                 }
             };
+            let written = written.and_then(|count| {
+                target.begin_sync()?;
+                Ok(count)
+            });
             (target, written)
         });
         writing = Some((segment.number, task));

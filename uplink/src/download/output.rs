@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 
 use crate::error::DownloadError;
 
@@ -37,6 +38,8 @@ pub(super) struct Sink {
     writer: Box<dyn Write + Send>,
     /// Set for a file that is renamed at the end.
     file: Option<(File, Arc<Temporary>)>,
+    /// What was written so far, on its way to the disk.
+    syncing: Option<JoinHandle<io::Result<()>>>,
     name: String,
 }
 
@@ -54,11 +57,13 @@ impl Sink {
             Output::Stdout => Ok(Self {
                 writer: Box::new(io::stdout()),
                 file: None,
+                syncing: None,
                 name: "standard output".to_owned(),
             }),
             Output::Writer(writer, name) => Ok(Self {
                 writer,
                 file: None,
+                syncing: None,
                 name,
             }),
             Output::File(path) => {
@@ -84,6 +89,7 @@ impl Sink {
                 return Ok(Self {
                     writer: Box::new(file),
                     file: None,
+                    syncing: None,
                     name,
                 });
             }
@@ -110,6 +116,7 @@ impl Sink {
         Ok(Self {
             writer,
             file: Some((file, Arc::new(guard))),
+            syncing: None,
             name,
         })
     }
@@ -126,10 +133,40 @@ impl Sink {
         }
     }
 
+    /// Begins to bring to the disk what was written, so that [`finish`](Self::finish) has little left
+    /// to wait for. Does nothing while the last such beginning is not through.
+    pub(super) fn begin_sync(&mut self) -> io::Result<()> {
+        let Some((file, _)) = &self.file else {
+            return Ok(());
+        };
+        if self
+            .syncing
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
+            return Ok(());
+        }
+        let file = file.try_clone()?;
+        self.end_sync()?;
+        self.syncing = Some(thread::spawn(move || file.sync_data()));
+        Ok(())
+    }
+
+    /// The outcome of the last [`begin_sync`](Self::begin_sync): the kernel tells of a failed write
+    /// once only.
+    fn end_sync(&mut self) -> io::Result<()> {
+        match self.syncing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(io::Error::other("the syncing thread stopped")),
+        }
+    }
+
     /// Makes everything durable and gives the file its name.
     pub(super) fn finish(mut self) -> Result<(), DownloadError> {
         let mut finish = || {
             self.writer.flush()?;
+            self.end_sync()?;
             let Some((file, temporary)) = &self.file else {
                 return Ok(());
             };
@@ -202,7 +239,10 @@ mod tests {
         let path = directory.path().join("file");
         fs::write(&path, b"old").unwrap();
         let mut sink = Sink::open(Output::File(path.clone())).unwrap();
-        sink.write_all(b"new").unwrap();
+        sink.write_all(b"n").unwrap();
+        sink.begin_sync().unwrap();
+        sink.write_all(b"ew").unwrap();
+        sink.begin_sync().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
         sink.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
