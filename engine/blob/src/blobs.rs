@@ -1,26 +1,42 @@
-//! One open blob: its file, what its header says, and how far it is written and durable.
+//! One blob: its file, what its header says, how far it is written and durable, and whether it is sealed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::check::KeyedCheck;
+use crate::footer::{self, BLOB_RECORDS_MAX, Footer, FooterEntry};
 use crate::header::{BlobHeader, ExpiryClass};
 use crate::layout::{BLOB_HEADER_BYTES, BlobId};
 
 /// The blob that takes the next group, per expiry class.
 pub(crate) type OpenBlobs<F> = [Option<Rc<Blob<F>>>; ExpiryClass::COUNT];
 
-/// An open blob.
+/// A blob.
 #[derive(Debug)]
 pub(crate) struct Blob<F> {
     pub(crate) id: BlobId,
     /// Position in the store's list.
     pub(crate) slot: u32,
     pub(crate) class: ExpiryClass,
-    pub(crate) satellites: Vec<[u8; 32]>,
+    pub(crate) header: BlobHeader,
     pub(crate) check: KeyedCheck,
     pub(crate) file: F,
     pub(crate) tail: Cell<Tail>,
+    /// What the footer will say; `None` once it is written.
+    pub(crate) log: RefCell<Option<BlobLog>>,
+}
+
+/// What was written to a blob that is not sealed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BlobLog {
+    /// Its records, in the order of their places.
+    pub(crate) entries: Vec<FooterEntry>,
+    /// Its valid groups.
+    pub(crate) group_count: u32,
+    /// Bytes that belong to no valid group.
+    pub(crate) skipped_bytes: u64,
+    /// Something in it was durable once and is not readable now. Such a blob is not sealed, so that every opening reports it.
+    pub(crate) has_rot: bool,
 }
 
 /// Where a blob ends and what of it is durable.
@@ -60,28 +76,61 @@ impl Tail {
 }
 
 impl<F> Blob<F> {
-    pub(crate) fn new(slot: u32, header: BlobHeader, file: F, tail: Tail) -> Self {
-        let check = KeyedCheck::new(header.salt);
-        let BlobHeader {
-            class,
-            blob: id,
-            satellites,
-            ..
-        } = header;
+    /// `log` is `None` for a sealed blob.
+    pub(crate) fn new(
+        slot: u32,
+        header: BlobHeader,
+        file: F,
+        tail: Tail,
+        log: Option<BlobLog>,
+    ) -> Self {
         Self {
-            id,
+            id: header.blob,
             slot,
-            class,
-            satellites,
-            check,
+            class: header.class,
+            check: KeyedCheck::new(header.salt),
+            header,
             file,
             tail: Cell::new(tail),
+            log: RefCell::new(log),
         }
+    }
+
+    /// The footer that would seal it now; `None` where it has one, where something in it is not durable or not readable, and
+    /// where it is empty.
+    pub(crate) fn footer(&self) -> Option<Footer> {
+        let tail = self.tail.get();
+        let log = self.log.borrow();
+        let log = log.as_ref().filter(|log| {
+            !log.has_rot && (1..=BLOB_RECORDS_MAX as usize).contains(&log.entries.len())
+        })?;
+        (tail.synced_number >= tail.last_full_number).then(|| Footer {
+            offset: tail.append_at,
+            group_count: log.group_count,
+            last_number: tail.last_number,
+            skipped_bytes: log.skipped_bytes + (tail.append_at - tail.file_len),
+            entries: log.entries.clone(),
+        })
+    }
+
+    /// Bytes that its footer would take with so many records more; 0 once it is written.
+    pub(crate) fn footer_len(&self, more_count: usize) -> u64 {
+        let log = self.log.borrow();
+        log.as_ref()
+            .map_or(0, |log| footer::len_of(log.entries.len() + more_count))
+    }
+
+    /// Whether it may take so many records more.
+    pub(crate) fn has_places(&self, more_count: usize, records_max: u32) -> bool {
+        let log = self.log.borrow();
+        log.as_ref()
+            .is_some_and(|log| log.entries.len() + more_count <= records_max as usize)
     }
 
     /// The satellite's slot in this blob's table.
     pub(crate) fn satellite_slot(&self, satellite: &[u8; 32]) -> Option<u8> {
-        self.satellites
+        self.header
+            .satellites
             .iter()
             .position(|known| known == satellite)
             .and_then(|at| u8::try_from(at).ok())

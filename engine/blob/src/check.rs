@@ -20,6 +20,11 @@ impl KeyedCheck {
     pub(crate) fn of(&self, bytes: &[u8]) -> [u8; CHECK_BYTES] {
         first_half(blake3::keyed_hash(&self.salt, bytes))
     }
+
+    /// The whole BLAKE3 keyed hash of `bytes`.
+    pub(crate) fn whole(&self, bytes: &[u8]) -> [u8; 32] {
+        blake3::keyed_hash(&self.salt, bytes).into()
+    }
 }
 
 impl std::fmt::Debug for KeyedCheck {

@@ -6,11 +6,12 @@
 
 use std::rc::Rc;
 
-use crate::blobs::{Blob, Tail};
+use crate::blobs::{Blob, BlobLog, Tail};
 use crate::buffer::IoBuffer;
 use crate::bug;
 use crate::disk::{Disk, DiskError};
 use crate::error::PutError;
+use crate::footer::FooterEntry;
 use crate::group::{GroupHeader, GroupPlan};
 use crate::header::{BlobHeader, ExpiryClass};
 use crate::index::{BLOBS_MAX, Entry, Place};
@@ -60,6 +61,7 @@ struct Placed {
     fingerprint: u64,
     /// `None` for a tombstone.
     entry: Option<Entry>,
+    footer_entry: FooterEntry,
     body_len: u64,
     /// Record header and trailer.
     overhead_bytes: u64,
@@ -119,6 +121,7 @@ impl<D: Disk> Store<D> {
     /// If it is started twice.
     pub async fn run_commits(self: Rc<Self>) {
         assert!(!self.is_running.replace(true), "one committer a store");
+        self.seal_leftovers().await;
         loop {
             if let Some(batch) = self.next_batch() {
                 self.commit(batch).await;
@@ -139,8 +142,9 @@ impl<D: Disk> Store<D> {
         let mut items = Vec::new();
         let mut others = std::collections::VecDeque::new();
         while let Some(item) = queue.pop_front() {
-            let is_full =
-                plan.record_count() > 0 && plan.group_len() >= self.options.group_bytes_max as u64;
+            let is_full = plan.record_count() > 0
+                && (plan.group_len() >= self.options.group_bytes_max as u64
+                    || plan.record_count() >= self.options.blob_records_max);
             if is_full || item.class != class {
                 others.push_back(item);
             } else {
@@ -250,6 +254,10 @@ impl<D: Disk> Store<D> {
         Placed {
             fingerprint: item.fingerprint,
             entry,
+            footer_entry: FooterEntry {
+                offset,
+                record: header,
+            },
             body_len: u64::from(header.body_len),
             overhead_bytes: record_len - u64::from(header.body_len),
             replaced: item.replaced,
@@ -286,6 +294,12 @@ impl<D: Disk> Store<D> {
                 tail.last_full_number = number;
             }
         });
+        if let Some(log) = &mut *blob.log.borrow_mut() {
+            log.entries
+                .extend(placed.iter().map(|record| record.footer_entry));
+            log.group_count += 1;
+            log.skipped_bytes += offset - before.file_len;
+        }
         let body_bytes: u64 = placed.iter().map(|record| record.body_len).sum();
         let record_overheads: u64 = placed.iter().map(|record| record.overhead_bytes).sum();
         let overhead_bytes = record_overheads + GROUP_HEADER_BYTES as u64;
@@ -375,9 +389,10 @@ impl<D: Disk> Store<D> {
         let open = self.open_blobs.borrow()[batch.class.index()].clone();
         if let Some(blob) = open {
             let tail = blob.tail.get();
-            // One more block, so that there is room to attest the last group.
-            let fits =
-                tail.append_at + group_len + BLOCK_BYTES as u64 <= self.options.blob_bytes_max;
+            let record_count = batch.items.len();
+            let footer_len = blob.footer_len(record_count);
+            let fits = tail.append_at + group_len + footer_len <= self.options.blob_bytes_max
+                && blob.has_places(record_count, self.options.blob_records_max);
             let knows_all = batch
                 .items
                 .iter()
@@ -385,8 +400,8 @@ impl<D: Disk> Store<D> {
             if (fits || tail.last_number == 0) && knows_all {
                 return Ok(blob);
             }
-            self.attest(&blob).await;
             self.open_blobs.borrow_mut()[batch.class.index()] = None;
+            self.seal(&blob).await;
             if self.is_read_only() {
                 return Err(PutError::ReadOnly);
             }
@@ -430,7 +445,14 @@ impl<D: Disk> Store<D> {
             space.header_bytes += BLOB_HEADER_BYTES;
         });
         let mut blobs = self.blobs.borrow_mut();
-        let blob = Rc::new(Blob::new(blobs.len() as u32, header, file, Tail::new()));
+        let log = Some(BlobLog::default());
+        let blob = Rc::new(Blob::new(
+            blobs.len() as u32,
+            header,
+            file,
+            Tail::new(),
+            log,
+        ));
         blobs.push(Rc::clone(&blob));
         Ok(blob)
     }
@@ -444,6 +466,62 @@ impl<D: Disk> Store<D> {
             salt: self.salts.of(id),
             satellites: self.satellites.borrow().clone(),
         }
+    }
+
+    /// Seals the blobs that neither grow nor have a footer: the last run ended before it was written.
+    async fn seal_leftovers(&self) {
+        let leftovers: Vec<_> = {
+            let blobs = self.blobs.borrow();
+            let open = self.open_blobs.borrow();
+            let is_open =
+                |blob: &Blob<D::File>| open.iter().flatten().any(|open| open.id == blob.id);
+            let is_leftover =
+                |blob: &&Rc<Blob<D::File>>| !is_open(blob) && blob.log.borrow().is_some();
+            blobs.iter().filter(is_leftover).cloned().collect()
+        };
+        for blob in leftovers {
+            self.seal(&blob).await;
+        }
+    }
+
+    /// Ends a blob with its footer. Where that is not possible the blob stays as it is, is only attested, and is read whole at
+    /// the next opening.
+    async fn seal(&self, blob: &Blob<D::File>) {
+        let Some(footer) = blob.footer().filter(|_| !self.is_read_only()) else {
+            return self.attest(blob).await;
+        };
+        let tail = blob.tail.get();
+        let buffer = footer.encode(&blob.check, &blob.header);
+        let len = buffer.len();
+        // Nothing is ever appended after a footer, whether it was written well or not.
+        blob.update_tail(|tail| tail.append_at += len as u64);
+        let (result, buffer) = self
+            .disk
+            .write(&blob.file, footer.offset, buffer, len)
+            .await;
+        drop(buffer);
+        if let Err(error) = result {
+            self.has_failed_writes.set(true);
+            self.write_failed(blob.id, WriteOperation::Write, error);
+            return;
+        }
+        blob.update_tail(|tail| tail.file_len = footer.offset + len as u64);
+        self.count(|counters| counters.bytes_written += len as u64);
+        self.account(|space| {
+            space.file_bytes += footer.offset + len as u64 - tail.file_len;
+            space.skipped_bytes += footer.offset - tail.file_len;
+            space.header_bytes += len as u64;
+        });
+        if let Err(error) = self.disk.sync(&blob.file).await {
+            self.poison.set(blob.id, WriteOperation::Sync, error);
+            return;
+        }
+        self.count(|counters| {
+            counters.syncs += 1;
+            counters.blobs_sealed += 1;
+        });
+        blob.update_tail(|tail| tail.attested_number = tail.last_number);
+        *blob.log.borrow_mut() = None;
     }
 
     async fn attest_all(&self) {

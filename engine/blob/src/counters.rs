@@ -1,11 +1,13 @@
 //! What the store has done since it was opened, in plain cells.
 
-/// Counts since the store was opened, but [`pieces`](Self::pieces), which is what it holds now.
+/// Counts since the store was opened, but for what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreCounters {
     /// Pieces held now.
     pub pieces: u64,
+    /// Bytes that the index takes in memory.
+    pub index_bytes: u64,
     /// Pieces stored anew: puts answered [`Stored::New`](crate::Stored::New).
     pub pieces_stored: u64,
     /// Body bytes of those pieces.
@@ -32,4 +34,6 @@ pub struct StoreCounters {
     pub corrupt_reads: u64,
     /// Blobs created.
     pub blobs_created: u64,
+    /// Blobs that got their footers.
+    pub blobs_sealed: u64,
 }

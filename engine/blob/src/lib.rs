@@ -29,6 +29,7 @@ mod commit;
 mod counters;
 pub mod disk;
 mod error;
+mod footer;
 mod group;
 mod header;
 mod index;

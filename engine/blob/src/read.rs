@@ -190,7 +190,11 @@ impl<D: Disk> Store<D> {
             _ => return Ok(Loaded::Unknown(corrupt(&blob, place, Damage::RecordHeader))),
         };
         if header.id != *id
-            || blob.satellites.get(usize::from(header.satellite_slot)) != Some(satellite)
+            || blob
+                .header
+                .satellites
+                .get(usize::from(header.satellite_slot))
+                != Some(satellite)
         {
             return Ok(Loaded::Other);
         }

@@ -28,7 +28,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Piece,
             2 => Self::Tombstone,
@@ -38,7 +38,7 @@ impl Kind {
         })
     }
 
-    fn byte(self) -> u8 {
+    pub(crate) fn byte(self) -> u8 {
         match self {
             Self::Piece => 1,
             Self::Tombstone => 2,
@@ -116,24 +116,28 @@ impl RecordHeader {
 
     fn known(bytes: &[u8]) -> Option<Self> {
         let kind = Kind::from_byte(bytes[1])?;
-        let (path_len, body_len, flags) = (bytes[2], u32_at(bytes, 4), u32_at(bytes, 60));
-        let is_shaped = if kind == Kind::Piece {
-            usize::from(path_len) <= PATH_LEN_MAX
-                && body_len > 0
-                && u64::from(body_len) <= BODY_BYTES_MAX
-        } else {
-            path_len == 0 && body_len == 0
-        };
-        (bytes[0] == VERSION && flags == 0 && is_shaped).then(|| Self {
+        let record = Self {
             kind,
-            path_len,
+            path_len: bytes[2],
             satellite_slot: bytes[3],
-            body_len,
+            body_len: u32_at(bytes, 4),
             id: array_at(bytes, 8),
             created_s: u32_at(bytes, 52),
             expiry_s: u32_at(bytes, 56),
             sequence: u64_at(bytes, 64),
-        })
+        };
+        (bytes[0] == VERSION && u32_at(bytes, 60) == 0 && record.is_shaped()).then_some(record)
+    }
+
+    /// Whether its lengths are such as its kind may have.
+    pub(crate) fn is_shaped(&self) -> bool {
+        if self.kind == Kind::Piece {
+            usize::from(self.path_len) <= PATH_LEN_MAX
+                && self.body_len > 0
+                && u64::from(self.body_len) <= BODY_BYTES_MAX
+        } else {
+            self.path_len == 0 && self.body_len == 0
+        }
     }
 
     /// Bytes of the trailer; 0 for a record that is no piece.

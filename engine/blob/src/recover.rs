@@ -14,9 +14,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::rc::Rc;
 
-use crate::blobs::{Blob, OpenBlobs, Tail};
+use crate::blobs::{Blob, BlobLog, OpenBlobs, Tail};
+use crate::buffer::IoBuffer;
+use crate::check::KeyedCheck;
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, OpenError};
+use crate::footer::{Footer, FooterEnd, FooterEntry};
 use crate::group::GroupHeader;
 use crate::header::{BlobHeader, NoHeader};
 use crate::index::{Entry, Fingerprinter, Fingerprints, Index, Place};
@@ -35,6 +38,8 @@ pub struct Recovery {
     pub blobs: u64,
     /// Blob files whose creation never ended; left alone.
     pub torn_blobs: u64,
+    /// Those of them whose records were read from their footers.
+    pub sealed_blobs: u64,
     /// Valid groups.
     pub groups: u64,
     /// Pieces in the index.
@@ -127,6 +132,18 @@ pub(crate) async fn recover<D: Disk>(
             continue;
         };
         let slot = blobs.len() as u32;
+        let class = header.class.index();
+        if let Some(footer) = read_footer(disk, &file, len, &header).await {
+            let tail = tally.take_footer(slot, &header, &footer, len);
+            blobs.push(Rc::new(Blob::new(slot, header, file, tail, None)));
+            open_blobs[class] = None;
+            continue;
+        }
+        let before = (
+            tally.report.groups,
+            tally.space.skipped_bytes,
+            tally.report.rotten.len(),
+        );
         let satellites = &header.satellites;
         let scanner = Scanner::new(disk, &file, id, header.salt, satellites.len(), len);
         let scan = BlobScan {
@@ -135,18 +152,26 @@ pub(crate) async fn recover<D: Disk>(
             slot,
             satellites,
             end: BLOB_HEADER_BYTES,
+            entries: Vec::new(),
         };
-        let tail = scan.run().await;
-        let class = header.class.index();
-        let blob = Rc::new(Blob::new(slot, header, file, tail));
+        let (tail, entries) = scan.run().await;
+        let log = BlobLog {
+            entries,
+            group_count: (tally.report.groups - before.0) as u32,
+            skipped_bytes: tally.space.skipped_bytes - before.1,
+            has_rot: !is_whole || tally.report.rotten.len() > before.2,
+        };
+        let has_places = log.entries.len() < options.blob_records_max as usize;
+        let blob = Rc::new(Blob::new(slot, header, file, tail, Some(log)));
         // The newest blob of a class goes on growing, if its header is whole and it has room for more than a block.
-        let has_room = tail.append_at + 2 * BLOCK_BYTES as u64 <= options.blob_bytes_max;
-        open_blobs[class] = (is_whole && has_room).then(|| Rc::clone(&blob));
+        let has_room =
+            tail.append_at + BLOCK_BYTES as u64 + blob.footer_len(1) <= options.blob_bytes_max;
+        open_blobs[class] = (is_whole && has_room && has_places).then(|| Rc::clone(&blob));
         blobs.push(blob);
     }
     let satellites = blobs
         .last()
-        .map(|blob| blob.satellites.clone())
+        .map(|blob| blob.header.satellites.clone())
         .unwrap_or_default();
     let index = tally.index();
     tally.report.pieces = index.len() as u64;
@@ -162,6 +187,33 @@ pub(crate) async fn recover<D: Disk>(
         space: tally.space,
         report: tally.report,
     })
+}
+
+/// The footer at the end of a blob; `None` if there is none that can be believed.
+async fn read_footer<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    len: u64,
+    header: &BlobHeader,
+) -> Option<Footer> {
+    let end = footer_end(disk, file, header.blob, len).await?;
+    let buffer = IoBuffer::for_overwriting(end.len as usize);
+    let (read, buffer) = disk.read(file, end.offset, buffer).await;
+    if read.ok()? as u64 != end.len {
+        return None;
+    }
+    let footer = Footer::parse(&buffer, &KeyedCheck::new(header.salt), header)?;
+    (footer.offset == end.offset).then_some(footer)
+}
+
+/// Where a footer would be.
+async fn footer_end<D: Disk>(disk: &D, file: &D::File, id: BlobId, len: u64) -> Option<FooterEnd> {
+    let last = len.checked_sub(BLOCK_BYTES as u64)?;
+    if last < BLOB_HEADER_BYTES || !len.is_multiple_of(BLOCK_BYTES as u64) {
+        return None;
+    }
+    let block = scan::read_block(disk, file, last).await.ok()?;
+    FooterEnd::parse(&block, id, len)
 }
 
 impl Tally {
@@ -192,6 +244,14 @@ impl Tally {
                 }
                 _ => bad_offset = Some(offset),
             }
+        }
+        if found.is_none()
+            && let Some(end) = footer_end(disk, file, id, len).await
+            && let Ok(block) = scan::read_block(disk, file, end.header_offset()).await
+        {
+            found = BlobHeader::parse(&block)
+                .ok()
+                .filter(|header| header.blob == id);
         }
         let Some(header) = found else {
             if let Some(error) = read_error {
@@ -226,6 +286,36 @@ impl Tally {
             });
         }
         Ok(Some((header, bad_offset.is_none())))
+    }
+
+    /// Takes a sealed blob's word for what is in it.
+    fn take_footer(&mut self, slot: u32, header: &BlobHeader, footer: &Footer, len: u64) -> Tail {
+        self.report.sealed_blobs += 1;
+        self.report.groups += u64::from(footer.group_count);
+        let mut record_bytes = 0;
+        for FooterEntry { offset, record } in &footer.entries {
+            let satellite = &header.satellites[usize::from(record.satellite_slot)];
+            let place = Place {
+                slot,
+                offset: *offset,
+            };
+            self.accept(satellite, place, record);
+            record_bytes += record.record_len();
+        }
+        let header_bytes = u64::from(footer.group_count) * GROUP_HEADER_BYTES as u64;
+        let used_bytes = record_bytes + header_bytes + footer.skipped_bytes;
+        self.space.overhead_bytes += header_bytes;
+        self.space.skipped_bytes += footer.skipped_bytes;
+        self.space.padding_bytes += (footer.offset - BLOB_HEADER_BYTES).saturating_sub(used_bytes);
+        self.space.header_bytes += len - footer.offset;
+        Tail {
+            append_at: len,
+            file_len: len,
+            last_number: footer.last_number,
+            last_full_number: footer.last_number,
+            synced_number: footer.last_number,
+            attested_number: footer.last_number,
+        }
     }
 
     fn accept(&mut self, satellite: &[u8; 32], place: Place, record: &RecordHeader) {
@@ -282,10 +372,12 @@ struct BlobScan<'a, D: Disk> {
     satellites: &'a [[u8; 32]],
     /// Where the last valid group claims to end.
     end: u64,
+    /// The records that were accepted.
+    entries: Vec<FooterEntry>,
 }
 
 impl<D: Disk> BlobScan<'_, D> {
-    async fn run(mut self) -> Tail {
+    async fn run(mut self) -> (Tail, Vec<FooterEntry>) {
         let mut previous: Option<Group> = None;
         let mut tail = Tail::new();
         let mut at = BLOB_HEADER_BYTES;
@@ -318,7 +410,7 @@ impl<D: Disk> BlobScan<'_, D> {
             None => 0,
         };
         self.tally.has_unreadable_blocks |= self.scanner.has_unreadable_blocks;
-        tail
+        (tail, self.entries)
     }
 
     /// Decides about a group and the gap after it, now that the next valid group, or that there is none, is known.
@@ -415,6 +507,10 @@ impl<D: Disk> BlobScan<'_, D> {
 
     fn accept(&mut self, offset: u64, record: &RecordHeader) {
         let satellite = &self.satellites[usize::from(record.satellite_slot)];
+        self.entries.push(FooterEntry {
+            offset,
+            record: *record,
+        });
         self.tally.accept(
             satellite,
             Place {

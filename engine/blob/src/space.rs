@@ -17,7 +17,7 @@ pub struct Space {
     pub overhead_bytes: u64,
     /// Zeros after records, up to the next step or block.
     pub padding_bytes: u64,
-    /// Blob headers.
+    /// Blob headers and footers.
     pub header_bytes: u64,
     /// Torn, rotten or never written stretches.
     pub skipped_bytes: u64,

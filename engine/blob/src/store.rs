@@ -12,6 +12,7 @@ use crate::commit::{Item, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
 use crate::error::{OpenError, PutError};
+use crate::footer::{self, BLOB_RECORDS_MAX};
 use crate::header::ExpiryClass;
 use crate::index::{Fingerprinter, Index};
 use crate::layout::{
@@ -35,18 +36,21 @@ pub struct StoreOptions {
     pub blob_bytes_max: u64,
     /// A commit group takes no further record once it is this long.
     pub group_bytes_max: usize,
+    /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
+    pub blob_records_max: u32,
     /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
     pub danger_fingerprint_bits: u32,
 }
 
 impl StoreOptions {
-    /// Blobs of 1 GiB, groups of 8 MiB.
+    /// Blobs of 1 GiB or 32,768 records, groups of 8 MiB.
     #[must_use]
     pub fn new(node_id: [u8; 32], capacity_bytes: u64) -> Self {
         Self {
             node_id,
             capacity_bytes,
             blob_bytes_max: 1 << 30,
+            blob_records_max: BLOB_RECORDS_MAX,
             group_bytes_max: 8 << 20,
             danger_fingerprint_bits: 64,
         }
@@ -61,9 +65,9 @@ impl StoreOptions {
 /// 131,072 tombstones of 128 bytes, or 4,096 that each come alone in a group.
 const TOMBSTONE_RESERVE_BYTES_MAX: u64 = 16 << 20;
 
-/// What a put may cost beyond its record: a group's header and padding, a new blob's headers, the group that attests the old
-/// blob.
-const COMMIT_OVERHEAD_BYTES: u64 = BLOB_HEADER_BYTES + 2 * BLOCK_BYTES as u64;
+/// What a put may cost beyond its record: a group's header and padding, a new blob's headers and footer, the group that attests
+/// the old blob.
+const COMMIT_OVERHEAD_BYTES: u64 = BLOB_HEADER_BYTES + footer::len_of(1) + 2 * BLOCK_BYTES as u64;
 
 /// Where new blobs get their salts from: one secret drawn when the store is opened.
 #[derive(Clone, Copy)]
@@ -316,6 +320,7 @@ impl<D: Disk> Store<D> {
     pub fn counters(&self) -> StoreCounters {
         StoreCounters {
             pieces: self.index.borrow().len() as u64,
+            index_bytes: self.index.borrow().memory_bytes() as u64,
             ..self.counters.get()
         }
     }
@@ -351,7 +356,14 @@ impl<D: Disk> Store<D> {
 
     fn check_room(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
         let space = self.space.get();
-        let wanted = space.reserved_bytes + bytes + spare_bytes;
+        let footers: u64 = self
+            .open_blobs
+            .borrow()
+            .iter()
+            .flatten()
+            .map(|blob| blob.footer_len(1))
+            .sum();
+        let wanted = space.reserved_bytes + footers + bytes + spare_bytes;
         if space.file_bytes + wanted > self.options.capacity_bytes
             || self.disk.free_bytes()? < wanted
         {

@@ -363,7 +363,7 @@ impl Racing<'_, '_> {
                             required_count: shortage.required_count,
                             good_count: shortage.good_count,
                             stored_count: shortage.stored_count,
-                            gone_count: report.gone as usize + self.plan.active().len(),
+                            gone_count: report.gone as usize + self.plan.late(now).len(),
                             missing_count: report.missing as usize,
                             liar_count: report.liars.len(),
                         });

@@ -1,22 +1,26 @@
 //! The bytes of release 1 are frozen: a directory written once must open for ever, and must be written the same today.
 //!
 //! `tests/golden/v1-*.blob` hold two expiry classes, one-share and longer pieces, a tombstone, a replaced piece, several groups
-//! and a clean end. After a change of format *with a new version number*, write new files beside them:
+//! and a clean end; `v1-sealed-*.blob` hold the same pieces in blobs of at most three records, the first of them sealed. After a change of format *with a new version number*, write new files beside them:
 //! `STRAND_WRITE_GOLDEN=1 cargo test -p strand-blob golden`.
 
 use std::collections::BTreeMap;
 
 use blake3::hazmat::HasherExt;
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::{BlobId, GetError, NewPiece, Stored};
+use strand_blob::{BlobId, GetError, NewPiece, StoreOptions, Stored};
 
 use crate::independent::{self, RawBlob};
-use crate::support::{
-    DAY_S, NODE, NOW_S, SATELLITE, World, check_same, open, piece, small_options,
-};
+use crate::support::{DAY_S, NODE, NOW_S, SATELLITE, check_same, open, piece, small_options};
 
 const FIRST: &[u8] = include_bytes!("../golden/v1-0000000000000001.blob");
 const SECOND: &[u8] = include_bytes!("../golden/v1-0000000000000002.blob");
+const SEALED: [&[u8]; 4] = [
+    include_bytes!("../golden/v1-sealed-0000000000000001.blob"),
+    include_bytes!("../golden/v1-sealed-0000000000000002.blob"),
+    include_bytes!("../golden/v1-sealed-0000000000000003.blob"),
+    include_bytes!("../golden/v1-sealed-0000000000000004.blob"),
+];
 
 fn golden_files() -> BTreeMap<BlobId, Vec<u8>> {
     BTreeMap::from([(BlobId(1), FIRST.to_vec()), (BlobId(2), SECOND.to_vec())])
@@ -36,8 +40,8 @@ fn golden_pieces() -> Vec<NewPiece> {
     pieces
 }
 
-fn write_golden() -> BTreeMap<BlobId, Vec<u8>> {
-    let world = World::new(1);
+fn write_golden(options: StoreOptions) -> BTreeMap<BlobId, Vec<u8>> {
+    let world = open(&SimDisk::new(1), options, 1);
     for new in golden_pieces() {
         assert_eq!(world.put(new), Ok(Stored::New));
     }
@@ -48,26 +52,50 @@ fn write_golden() -> BTreeMap<BlobId, Vec<u8>> {
     world.disk.files()
 }
 
+fn sealed_options() -> StoreOptions {
+    let mut options = small_options();
+    options.blob_records_max = 3;
+    options
+}
+
+fn sealed_files() -> BTreeMap<BlobId, Vec<u8>> {
+    (1..).map(BlobId).zip(SEALED.map(<[u8]>::to_vec)).collect()
+}
+
 #[test]
+fn golden_bytes_are_written_the_same_today() {
+    check_written("v1", &golden_files(), &write_golden(small_options()));
+    check_written(
+        "v1-sealed",
+        &sealed_files(),
+        &write_golden(sealed_options()),
+    );
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the generator writes the committed files, on request only"
 )]
-fn golden_bytes_are_written_the_same_today() {
-    let written = write_golden();
+fn check_written(
+    name: &str,
+    golden: &BTreeMap<BlobId, Vec<u8>>,
+    written: &BTreeMap<BlobId, Vec<u8>>,
+) {
     if std::env::var_os("STRAND_WRITE_GOLDEN").is_some() {
-        for (id, bytes) in &written {
-            let path = format!("{}/tests/golden/v1-{id}.blob", env!("CARGO_MANIFEST_DIR"));
+        for (id, bytes) in written {
+            let path = format!(
+                "{}/tests/golden/{name}-{id}.blob",
+                env!("CARGO_MANIFEST_DIR")
+            );
             std::fs::write(path, bytes).unwrap();
         }
         return;
     }
-    let golden = golden_files();
     assert_eq!(
         written.keys().collect::<Vec<_>>(),
         golden.keys().collect::<Vec<_>>()
     );
-    for (id, bytes) in &golden {
+    for (id, bytes) in golden {
         let differing = bytes
             .iter()
             .zip(&written[id])
@@ -75,27 +103,53 @@ fn golden_bytes_are_written_the_same_today() {
         assert_eq!(
             (differing, bytes.len()),
             (None, written[id].len()),
-            "blob {id}: first differing byte, length"
+            "{name}, blob {id}: first differing byte, length"
         );
     }
 }
 
 #[test]
 fn golden_blobs_still_open() {
-    let world = open(&SimDisk::from_files(1, golden_files()), small_options(), 2);
-    assert_eq!((world.recovery.pieces, world.recovery.tombstones), (4, 2));
-    assert_eq!(
-        (world.recovery.torn_bytes, world.recovery.rotten.len()),
-        (0, 0)
-    );
-    for (index, new) in golden_pieces().iter().enumerate() {
-        if index == 3 {
-            assert_eq!(world.piece(4).unwrap_err(), GetError::NotFound);
-        } else {
-            check_same(&world, new);
+    for (files, options, sealed_count) in [
+        (golden_files(), small_options(), 0),
+        (sealed_files(), sealed_options(), 2),
+    ] {
+        let world = open(&SimDisk::from_files(1, files), options, 2);
+        assert_eq!((world.recovery.pieces, world.recovery.tombstones), (4, 2));
+        assert_eq!(world.recovery.sealed_blobs, sealed_count);
+        assert_eq!(
+            (world.recovery.torn_bytes, world.recovery.rotten.len()),
+            (0, 0)
+        );
+        for (index, new) in golden_pieces().iter().enumerate() {
+            if index == 3 {
+                assert_eq!(world.piece(4).unwrap_err(), GetError::NotFound);
+            } else {
+                check_same(&world, new);
+            }
         }
+        world.check_space();
     }
-    world.check_space();
+}
+
+#[test]
+fn an_independent_reader_finds_the_same_pieces_in_sealed_blobs() {
+    let read = |files: BTreeMap<BlobId, Vec<u8>>| -> Vec<RawBlob> {
+        files
+            .values()
+            .map(|bytes| independent::read_blob(bytes))
+            .collect()
+    };
+    let sealed = read(sealed_files());
+    let seals: Vec<bool> = sealed.iter().map(|blob| blob.is_sealed).collect();
+    assert_eq!(seals, [true, false, true, false]);
+    let ids = |blobs: &[RawBlob]| -> BTreeMap<[u8; 32], Vec<u8>> {
+        independent::live_pieces(blobs)
+            .into_iter()
+            .map(|piece| (piece.id, piece.body))
+            .collect()
+    };
+    assert_eq!(ids(&sealed), ids(&read(golden_files())));
 }
 
 #[test]

@@ -35,6 +35,9 @@ pub(crate) struct RawBlob {
     /// Tombstones: satellite, piece id, sequence.
     pub(crate) tombstones: Vec<([u8; 32], [u8; 32], u64)>,
     pub(crate) group_count: u64,
+    /// What the footer has to say of each record, were there one: the 56 bytes of its entry.
+    pub(crate) entries: Vec<[u8; 56]>,
+    pub(crate) is_sealed: bool,
 }
 
 /// The pieces that count over several blobs: of each (satellite, id) the record of the highest sequence, unless it is
@@ -92,11 +95,17 @@ pub(crate) fn read_blob(blob: &[u8]) -> RawBlob {
         pieces: Vec::new(),
         tombstones: Vec::new(),
         group_count: 0,
+        entries: Vec::new(),
+        is_sealed: false,
     };
     let keyed = |bytes: &[u8]| blake3::keyed_hash(&salt, bytes).as_bytes()[..16].to_vec();
     let mut at = 8_192;
     while at < blob.len() {
         let group = &blob[at..];
+        if &group[..4] == b"SFTR" {
+            read_footer(&mut raw, header, &salt, group, at);
+            break;
+        }
         assert_eq!(&group[..4], b"SGRP");
         let number = u64_of(&group[8..16]);
         assert_eq!(
@@ -133,6 +142,37 @@ pub(crate) fn read_blob(blob: &[u8]) -> RawBlob {
     raw
 }
 
+/// Checks that a footer repeats what the records before it say.
+fn read_footer(raw: &mut RawBlob, header: &[u8], salt: &[u8; 32], footer: &[u8], offset: usize) {
+    let len = u64_of(&footer[24..32]) as usize;
+    assert_eq!(len, footer.len(), "nothing follows a footer");
+    assert_eq!(len % 4_096, 0);
+    assert_eq!(footer[4..8], [0; 4]);
+    assert_eq!(u64_of(&footer[8..16]), raw.blob_id);
+    assert_eq!(u64_of(&footer[16..24]), offset as u64);
+    assert_eq!(u32_of(&footer[32..36]) as usize, raw.entries.len());
+    assert_eq!(u64::from(u32_of(&footer[36..40])), raw.group_count);
+    assert_eq!(u64_of(&footer[40..48]), raw.group_count);
+    assert_eq!(u64_of(&footer[48..56]), 0, "an undamaged blob has no gaps");
+    assert!(footer[56..4_096].iter().all(|&byte| byte == 0));
+    assert_eq!(
+        &footer[4_096..8_192],
+        header,
+        "the third copy of the blob header"
+    );
+    let entries_end = 8_192 + 56 * raw.entries.len();
+    assert_eq!(footer[8_192..entries_end], *raw.entries.as_flattened());
+    let end = len - 64;
+    assert!(footer[entries_end..end].iter().all(|&byte| byte == 0));
+    assert_eq!(&footer[end..end + 8], b"SFTE\0\0\0\0");
+    assert_eq!(u64_of(&footer[end + 8..end + 16]), raw.blob_id);
+    assert_eq!(u64_of(&footer[end + 16..end + 24]), offset as u64);
+    assert_eq!(u64_of(&footer[end + 24..end + 32]), len as u64);
+    let hash = blake3::keyed_hash(salt, &footer[..len - 32]);
+    assert_eq!(footer[len - 32..], *hash.as_bytes());
+    raw.is_sealed = true;
+}
+
 /// Reads one record; returns its length.
 fn read_record(
     raw: &mut RawBlob,
@@ -151,6 +191,15 @@ fn read_record(
     assert_eq!(u32_of(&record[48..52]) as usize * 64, offset);
     assert_eq!(record[60..64], [0; 4], "flags");
     let sequence = u64_of(&record[64..72]);
+    let mut entry = [0; 56];
+    entry[..32].copy_from_slice(&id);
+    entry[32..36].copy_from_slice(&record[48..52]);
+    entry[36..39].copy_from_slice(&record[4..7]);
+    entry[39] = record[1] << 4 | record[2];
+    entry[40..48].copy_from_slice(&record[52..60]);
+    entry[48..55].copy_from_slice(&record[64..71]);
+    entry[55] = record[3];
+    raw.entries.push(entry);
     match record[1] {
         1 => {}
         2 => {

@@ -11,4 +11,5 @@ mod faults;
 mod golden;
 mod group_commit;
 mod independent;
+mod sealed;
 mod support;
