@@ -464,7 +464,7 @@ pub enum DownloadError {
         "segment {segment} cannot be restored: {required_count} pieces are needed, {good_count} \
          of the {stored_count} stored came whole and true \
          ({gone_count} nodes unreachable or silent, {missing_count} pieces lost or damaged, \
-         {liar_count} altered)"
+         {liar_count} altered, {pending_count} no longer waited for)"
     )]
     NotEnoughPieces {
         /// Number of the segment.
@@ -481,6 +481,8 @@ pub enum DownloadError {
         missing_count: usize,
         /// Pieces that did not fit the commitment.
         liar_count: usize,
+        /// Pieces that were on their way when it was clear that they would not be enough.
+        pending_count: usize,
     },
     /// All pieces fit the commitment, and yet they do not open: the uploader stored this.
     #[error(
@@ -529,9 +531,10 @@ impl DownloadError {
                 required_count,
                 good_count,
                 gone_count,
+                pending_count,
                 ..
             } => {
-                if good_count + gone_count >= *required_count {
+                if good_count + gone_count + pending_count >= *required_count {
                     Exit::Nodes
                 } else {
                     Exit::Damaged

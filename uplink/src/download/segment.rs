@@ -358,14 +358,16 @@ impl Racing<'_, '_> {
                     Step::Fail(shortage) => {
                         self.close_books(now);
                         let report = &self.fetch.report;
+                        let late_count = self.plan.late(now).len();
                         return Err(DownloadError::NotEnoughPieces {
                             segment: self.fetch.segment.number,
                             required_count: shortage.required_count,
                             good_count: shortage.good_count,
                             stored_count: shortage.stored_count,
-                            gone_count: report.gone as usize + self.plan.late(now).len(),
+                            gone_count: report.gone as usize + late_count,
                             missing_count: report.missing as usize,
                             liar_count: report.liars.len(),
+                            pending_count: self.plan.active().len() - late_count,
                         });
                     }
                 }
