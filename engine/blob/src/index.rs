@@ -266,7 +266,7 @@ impl Table {
     }
 
     fn home(&self, tag: u32) -> usize {
-        (u64::from(tag) * u64::from(self.home_count) >> 32) as usize
+        ((u64::from(tag) * u64::from(self.home_count)) >> 32) as usize
     }
 
     /// Adds an entry before those of its tag.
@@ -420,7 +420,7 @@ mod tests {
         let mut list: Vec<(u64, Entry)> = Vec::new();
         for step in 0..40_000_u64 {
             let tag = [random() % 4_000, u64::MAX - random() % 50][usize::from(step % 3 == 0)];
-            let fingerprint = (random() % 3) << 62 | (tag << 22 & (1 << 54) - 1);
+            let fingerprint = (random() % 3) << 62 | (tag << 22 & ((1 << 54) - 1));
             if random() % 5 < 3 || list.is_empty() {
                 let place = Place {
                     slot: 1,
