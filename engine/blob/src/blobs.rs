@@ -7,9 +7,13 @@ use crate::check::KeyedCheck;
 use crate::footer::{self, BLOB_RECORDS_MAX, Footer, FooterEntry};
 use crate::header::{BlobHeader, ExpiryClass};
 use crate::layout::{BLOB_HEADER_BYTES, BlobId};
+use crate::record::{Kind, RecordHeader};
 
 /// The blob that takes the next group, per expiry class.
 pub(crate) type OpenBlobs<F> = [Option<Rc<Blob<F>>>; ExpiryClass::COUNT];
+
+/// All blobs of a store, by slot; `None` where one was removed.
+pub(crate) type Slots<F> = Vec<Option<Rc<Blob<F>>>>;
 
 /// A blob.
 #[derive(Debug)]
@@ -24,6 +28,24 @@ pub(crate) struct Blob<F> {
     pub(crate) tail: Cell<Tail>,
     /// What the footer will say; `None` once it is written.
     pub(crate) log: RefCell<Option<BlobLog>>,
+    pub(crate) tally: Cell<BlobTally>,
+    /// Compaction could not work on it, and does not try again before the next opening.
+    pub(crate) is_given_up: Cell<bool>,
+}
+
+/// What of a blob is worth keeping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BlobTally {
+    /// Pieces that the index knows here.
+    pub(crate) live_count: u32,
+    /// Their bodies.
+    pub(crate) live_bytes: u64,
+    /// Bodies of all pieces that were written here.
+    pub(crate) piece_bytes: u64,
+    /// Records that are no pieces.
+    pub(crate) tombstone_count: u32,
+    /// When the last of its pieces expires, seconds since 1970; [`u32::MAX`] if one never does, 0 if there is none.
+    pub(crate) expiry_s: u32,
 }
 
 /// What was written to a blob that is not sealed.
@@ -93,7 +115,46 @@ impl<F> Blob<F> {
             file,
             tail: Cell::new(tail),
             log: RefCell::new(log),
+            tally: Cell::default(),
+            is_given_up: Cell::new(false),
         }
+    }
+
+    pub(crate) fn give_up_compacting(&self) {
+        self.is_given_up.set(true);
+    }
+
+    /// Counts a record that was written or found here.
+    pub(crate) fn count_record(&self, record: &RecordHeader) {
+        let mut tally = self.tally.get();
+        if record.kind == Kind::Piece {
+            let expiry_s = if record.expiry_s == 0 {
+                u32::MAX
+            } else {
+                record.expiry_s
+            };
+            tally.expiry_s = tally.expiry_s.max(expiry_s);
+            tally.piece_bytes += u64::from(record.body_len);
+        } else {
+            tally.tombstone_count += 1;
+        }
+        self.tally.set(tally);
+    }
+
+    /// Counts a piece that the index knows here from now on.
+    pub(crate) fn count_live(&self, body_len: u64) {
+        let mut tally = self.tally.get();
+        tally.live_count += 1;
+        tally.live_bytes += body_len;
+        self.tally.set(tally);
+    }
+
+    /// Counts a piece that the index no longer knows here.
+    pub(crate) fn count_dead(&self, body_len: u64) {
+        let mut tally = self.tally.get();
+        tally.live_count -= 1;
+        tally.live_bytes -= body_len;
+        self.tally.set(tally);
     }
 
     /// The footer that would seal it now; `None` where it has one, where something in it is not durable or not readable, and

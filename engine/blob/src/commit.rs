@@ -6,6 +6,8 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use crate::blobs::{Blob, BlobLog, Tail};
 use crate::buffer::IoBuffer;
 use crate::bug;
@@ -47,6 +49,12 @@ pub(crate) enum Work {
         created_s: u32,
         expiry_s: u32,
     },
+    /// A record that compaction takes elsewhere: as it is, sequence included, but for what its place implies.
+    Move {
+        record: RecordHeader,
+        /// Body and trailer, checked.
+        rest: Bytes,
+    },
 }
 
 /// A record that a newer one outranks.
@@ -62,6 +70,7 @@ struct Placed {
     /// `None` for a tombstone.
     entry: Option<Entry>,
     footer_entry: FooterEntry,
+    is_moved: bool,
     body_len: u64,
     /// Record header and trailer.
     overhead_bytes: u64,
@@ -104,6 +113,10 @@ impl Item {
                 created_s,
                 expiry_s,
                 sequence,
+            },
+            Work::Move { record, .. } => RecordHeader {
+                satellite_slot,
+                ..*record
             },
         }
     }
@@ -229,8 +242,11 @@ impl<D: Disk> Store<D> {
         let satellite_slot = blob
             .satellite_slot(&item.satellite)
             .expect("a blob that knows the satellite");
+        let is_moved = matches!(item.work, Work::Move { .. });
         let sequence = self.next_sequence.get();
-        self.next_sequence.set(sequence + 1);
+        if !is_moved {
+            self.next_sequence.set(sequence + 1);
+        }
         let header = item.header(satellite_slot, sequence);
         let record_len = header.record_len();
         let before = plan.end();
@@ -240,17 +256,16 @@ impl<D: Disk> Store<D> {
         let (head, rest) =
             buffer[at as usize..][..record_len as usize].split_at_mut(RECORD_HEADER_BYTES);
         header.encode_into(&blob.check, blob.id, offset, head);
-        let mut entry = None;
-        if let Work::Put(piece) = &item.work {
-            record::encode_body_and_trailer(piece, rest);
-            entry = Some(Entry::new(
-                Place {
-                    slot: blob.slot,
-                    offset,
-                },
-                record_len,
-            ));
+        match &item.work {
+            Work::Put(piece) => record::encode_body_and_trailer(piece, rest),
+            Work::Move { rest: moved, .. } => rest.copy_from_slice(moved),
+            Work::Delete { .. } => {}
         }
+        let place = Place {
+            slot: blob.slot,
+            offset,
+        };
+        let entry = (header.kind == Kind::Piece).then(|| Entry::new(place, record_len));
         Placed {
             fingerprint: item.fingerprint,
             entry,
@@ -258,6 +273,7 @@ impl<D: Disk> Store<D> {
                 offset,
                 record: header,
             },
+            is_moved,
             body_len: u64::from(header.body_len),
             overhead_bytes: record_len - u64::from(header.body_len),
             replaced: item.replaced,
@@ -300,6 +316,9 @@ impl<D: Disk> Store<D> {
             log.group_count += 1;
             log.skipped_bytes += offset - before.file_len;
         }
+        for record in placed {
+            blob.count_record(&record.footer_entry.record);
+        }
         let body_bytes: u64 = placed.iter().map(|record| record.body_len).sum();
         let record_overheads: u64 = placed.iter().map(|record| record.overhead_bytes).sum();
         let overhead_bytes = record_overheads + GROUP_HEADER_BYTES as u64;
@@ -332,13 +351,22 @@ impl<D: Disk> Store<D> {
     /// Makes records visible, and lets the next operation on each piece begin. A second call does nothing.
     fn publish(&self, placed: &mut [Placed]) {
         let mut index = self.index.borrow_mut();
+        let mut dead = self.dead.borrow_mut();
         for record in placed {
             for replaced in &record.replaced {
-                index.remove(record.fingerprint, replaced.entry);
+                if index.remove(record.fingerprint, replaced.entry) {
+                    dead.insert(record.fingerprint, replaced.entry);
+                    if let Some(blob) = self.blob(replaced.entry.place()) {
+                        blob.count_dead(replaced.body_len);
+                    }
+                }
             }
             let guard = record.guard.take();
             if let (Some(entry), Some(_)) = (record.entry, &guard) {
                 index.insert(record.fingerprint, entry);
+                if let Some(blob) = self.blob(entry.place()) {
+                    blob.count_live(record.body_len);
+                }
             }
         }
     }
@@ -355,6 +383,13 @@ impl<D: Disk> Store<D> {
                 space.dead_bytes = space.dead_bytes + dead_bytes - record.body_len;
                 space.live_bytes = space.live_bytes + record.body_len - dead_bytes;
             });
+            if record.is_moved {
+                self.count(|counters| {
+                    counters.records_moved += 1;
+                    counters.moved_bytes += record.body_len;
+                });
+                continue;
+            }
             self.count(|counters| {
                 counters.acks += 1;
                 counters.acks_before_sync += u64::from(is_early);
@@ -453,7 +488,7 @@ impl<D: Disk> Store<D> {
             Tail::new(),
             log,
         ));
-        blobs.push(Rc::clone(&blob));
+        blobs.push(Some(Rc::clone(&blob)));
         Ok(blob)
     }
 
@@ -477,7 +512,12 @@ impl<D: Disk> Store<D> {
                 |blob: &Blob<D::File>| open.iter().flatten().any(|open| open.id == blob.id);
             let is_leftover =
                 |blob: &&Rc<Blob<D::File>>| !is_open(blob) && blob.log.borrow().is_some();
-            blobs.iter().filter(is_leftover).cloned().collect()
+            blobs
+                .iter()
+                .flatten()
+                .filter(is_leftover)
+                .cloned()
+                .collect()
         };
         for blob in leftovers {
             self.seal(&blob).await;
@@ -554,7 +594,12 @@ impl<D: Disk> Store<D> {
     }
 
     /// Poisons, unless the disk is merely full; says what to answer.
-    fn write_failed(&self, blob: BlobId, operation: WriteOperation, error: DiskError) -> PutError {
+    pub(crate) fn write_failed(
+        &self,
+        blob: BlobId,
+        operation: WriteOperation,
+        error: DiskError,
+    ) -> PutError {
         if !error.is_harmless_to_write() {
             self.poison.set(blob, operation, error);
             return PutError::ReadOnly;

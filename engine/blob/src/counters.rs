@@ -28,6 +28,16 @@ pub struct StoreCounters {
     pub bytes_written: u64,
     /// Body bytes written, acked or not.
     pub piece_bytes_written: u64,
+    /// Records that compaction moved.
+    pub records_moved: u64,
+    /// Their body bytes.
+    pub moved_bytes: u64,
+    /// Blobs that compaction removed.
+    pub blobs_removed: u64,
+    /// Bytes of their files.
+    pub removed_bytes: u64,
+    /// Pieces that compaction found damaged, and could not move.
+    pub pieces_lost: u64,
     /// Shares read and verified.
     pub shares_read: u64,
     /// Reads that met damage.

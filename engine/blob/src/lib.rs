@@ -26,6 +26,7 @@ mod bug;
 mod bytes_at;
 mod check;
 mod commit;
+mod compact;
 mod counters;
 pub mod disk;
 mod error;
@@ -48,6 +49,7 @@ pub mod testing;
 mod wait;
 
 pub use buffer::IoBuffer;
+pub use compact::Compaction;
 pub use counters::StoreCounters;
 pub use disk::{Disk, DiskError};
 pub use error::{BadPiece, Damage, GetError, OpenError, PutError};

@@ -30,6 +30,8 @@ pub enum WriteOperation {
     Write,
     /// Making it durable.
     Sync,
+    /// Removing a blob file.
+    Remove,
 }
 
 /// The first cause, kept until the store is dropped.

@@ -12,6 +12,7 @@ use crate::buffer::IoBuffer;
 use crate::commit::Replaced;
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, GetError};
+use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
 use crate::layout::{self, RECORD_HEADER_BYTES, SHARE_BYTES};
 use crate::piece::Piece;
@@ -25,6 +26,9 @@ const WHOLE_READ_BYTES_MAX: u64 = 64 * 1_024;
 const _: () = assert!(
     (SHARE_BYTES + RECORD_HEADER_BYTES + 4 + 8 * 32 + 36) as u64 * 9 / 8 <= WHOLE_READ_BYTES_MAX
 );
+
+/// Times that a piece is looked for which moves meanwhile.
+const LOOKUPS_MAX: usize = 8;
 
 /// What is known of one (satellite, piece id).
 #[derive(Default)]
@@ -41,7 +45,7 @@ pub(crate) struct Lookup {
 #[derive(Clone, Copy)]
 pub(crate) struct Confirmed {
     pub(crate) replaced: Replaced,
-    pub(crate) place: Place,
+    pub(crate) class: ExpiryClass,
     pub(crate) expiry_s: u32,
 }
 
@@ -53,21 +57,23 @@ enum Loaded {
     Damaged(Confirmed, GetError),
     /// Nobody knows whose.
     Unknown(GetError),
+    /// Compaction has moved it meanwhile.
+    Moved,
 }
 
 /// Bytes of a blob that were read in whole blocks.
-struct Span {
+pub(crate) struct Span {
     buffer: IoBuffer,
     skip: usize,
     len: usize,
 }
 
 impl Span {
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.buffer[self.skip..self.skip + self.len]
     }
 
-    fn into_bytes(self) -> Bytes {
+    pub(crate) fn into_bytes(self) -> Bytes {
         let range = self.skip..self.skip + self.len;
         Bytes::from_owner(self.buffer).slice(range)
     }
@@ -105,7 +111,15 @@ impl<D: Disk> Store<D> {
         }
         let start = u64::from(shares.start) * SHARE_BYTES as u64;
         let end = (u64::from(shares.end) * SHARE_BYTES as u64).min(piece.body_len);
-        let blob = self.blob(piece.place);
+        let Some(blob) = self.blob(piece.place) else {
+            // Compaction has moved it since it was looked up.
+            let moved = self.piece(&piece.satellite, &piece.id).await?;
+            let is_same = (moved.root, moved.commitment) == (piece.root, piece.commitment);
+            if !is_same || self.blob(moved.place).is_none() {
+                return Err(GetError::NotFound);
+            }
+            return Box::pin(self.read_shares(&moved, shares)).await;
+        };
         let bytes = match &piece.body {
             Some(body) => body.slice(start as usize..end as usize),
             None => {
@@ -137,11 +151,30 @@ impl<D: Disk> Store<D> {
     /// Reads all records that may be this piece, newest first; unless `all`, up to the first whole one.
     pub(crate) async fn look_up(&self, satellite: &[u8; 32], id: &[u8; 32], all: bool) -> Lookup {
         let fingerprint = self.fingerprinter.of(satellite, id);
-        let candidates = self.index.borrow().candidates(fingerprint);
+        // A piece that compaction moves while it is looked for is looked for again. It moves at most once in the time of a few
+        // reads, so the bound is never met.
+        for _ in 0..LOOKUPS_MAX {
+            let candidates = self.index.borrow().candidates(fingerprint);
+            if let Some(lookup) = self.try_candidates(candidates, satellite, id, all).await {
+                return lookup;
+            }
+        }
+        Lookup::default()
+    }
+
+    /// `None` if one of them was moved meanwhile.
+    async fn try_candidates(
+        &self,
+        candidates: Vec<Entry>,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+        all: bool,
+    ) -> Option<Lookup> {
         let mut lookup = Lookup::default();
         for entry in candidates {
             match self.load(entry, satellite, id).await {
                 Ok(Loaded::Other) => {}
+                Ok(Loaded::Moved) => return None,
                 Ok(Loaded::Whole(piece, confirmed)) => {
                     lookup.confirmed.push(confirmed);
                     lookup.piece.get_or_insert(*piece);
@@ -161,7 +194,7 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        lookup
+        Some(lookup)
     }
 
     async fn load(
@@ -171,7 +204,9 @@ impl<D: Disk> Store<D> {
         id: &[u8; 32],
     ) -> Result<Loaded, DiskError> {
         let place = entry.place();
-        let blob = self.blob(place);
+        let Some(blob) = self.blob(place) else {
+            return Ok(Loaded::Moved);
+        };
         let len_max = entry.record_len_max();
         let is_small = len_max <= WHOLE_READ_BYTES_MAX;
         let first = self
@@ -201,7 +236,7 @@ impl<D: Disk> Store<D> {
         let body_len = u64::from(header.body_len);
         let confirmed = Confirmed {
             replaced: Replaced { entry, body_len },
-            place,
+            class: blob.class,
             expiry_s: header.expiry_s,
         };
         let trailer_at = RECORD_HEADER_BYTES as u64 + body_len;
@@ -261,7 +296,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Reads `len` bytes at `offset`, in whole blocks; fewer if the file ends before.
-    async fn read_span(
+    pub(crate) async fn read_span(
         &self,
         blob: &Blob<D::File>,
         offset: u64,
@@ -279,8 +314,9 @@ impl<D: Disk> Store<D> {
         })
     }
 
-    pub(crate) fn blob(&self, place: Place) -> Rc<Blob<D::File>> {
-        Rc::clone(&self.blobs.borrow()[place.slot as usize])
+    /// `None` if compaction has removed it.
+    pub(crate) fn blob(&self, place: Place) -> Option<Rc<Blob<D::File>>> {
+        self.blobs.borrow()[place.slot as usize].clone()
     }
 
     fn note_damage(&self, error: GetError) {

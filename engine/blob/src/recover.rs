@@ -69,6 +69,7 @@ pub struct Rot {
 /// All that a store is made of.
 pub(crate) struct Recovered<F> {
     pub(crate) index: Index,
+    pub(crate) dead: Index,
     pub(crate) blobs: Vec<Rc<Blob<F>>>,
     pub(crate) open_blobs: OpenBlobs<F>,
     pub(crate) satellites: Vec<[u8; 32]>,
@@ -93,6 +94,7 @@ struct Latest {
 struct Tally {
     fingerprinter: Fingerprinter,
     latest: HashMap<u128, Latest, Fingerprints>,
+    dead: Index,
     next_sequence: u64,
     body_bytes: u64,
     has_unreadable_blocks: bool,
@@ -110,6 +112,7 @@ pub(crate) async fn recover<D: Disk>(
     let mut tally = Tally {
         fingerprinter,
         latest: HashMap::default(),
+        dead: Index::default(),
         next_sequence: 1,
         body_bytes: 0,
         has_unreadable_blocks: false,
@@ -135,7 +138,11 @@ pub(crate) async fn recover<D: Disk>(
         let class = header.class.index();
         if let Some(footer) = read_footer(disk, &file, len, &header).await {
             let tail = tally.take_footer(slot, &header, &footer, len);
-            blobs.push(Rc::new(Blob::new(slot, header, file, tail, None)));
+            let blob = Rc::new(Blob::new(slot, header, file, tail, None));
+            for entry in &footer.entries {
+                blob.count_record(&entry.record);
+            }
+            blobs.push(blob);
             open_blobs[class] = None;
             continue;
         }
@@ -162,7 +169,11 @@ pub(crate) async fn recover<D: Disk>(
             has_rot: !is_whole || tally.report.rotten.len() > before.2,
         };
         let has_places = log.entries.len() < options.blob_records_max as usize;
+        let records: Vec<_> = log.entries.iter().map(|entry| entry.record).collect();
         let blob = Rc::new(Blob::new(slot, header, file, tail, Some(log)));
+        for record in &records {
+            blob.count_record(record);
+        }
         // The newest blob of a class goes on growing, if its header is whole and it has room for more than a block.
         let has_room =
             tail.append_at + BLOCK_BYTES as u64 + blob.footer_len(1) <= options.blob_bytes_max;
@@ -173,10 +184,11 @@ pub(crate) async fn recover<D: Disk>(
         .last()
         .map(|blob| blob.header.satellites.clone())
         .unwrap_or_default();
-    let index = tally.index();
+    let index = tally.index(&blobs);
     tally.report.pieces = index.len() as u64;
     Ok(Recovered {
         index,
+        dead: tally.dead,
         blobs,
         open_blobs,
         satellites,
@@ -190,7 +202,7 @@ pub(crate) async fn recover<D: Disk>(
 }
 
 /// The footer at the end of a blob; `None` if there is none that can be believed.
-async fn read_footer<D: Disk>(
+pub(crate) async fn read_footer<D: Disk>(
     disk: &D,
     file: &D::File,
     len: u64,
@@ -335,27 +347,27 @@ impl Tally {
             entry,
             body_len: record.body_len,
         };
-        match self
-            .latest
-            .entry(self.fingerprinter.wide(satellite, &record.id))
-        {
-            Occupied(mut known) => {
-                // Equal: one record twice, moved by compaction; the newer blob's stays.
-                if latest.sequence >= known.get().sequence {
-                    known.insert(latest);
-                }
-            }
+        let wide = self.fingerprinter.wide(satellite, &record.id);
+        let outranked = match self.latest.entry(wide) {
+            // Equal: one record twice, moved by compaction; the newer blob's stays.
+            Occupied(mut known) if latest.sequence >= known.get().sequence => known.insert(latest),
+            Occupied(_) => latest,
             Vacant(unknown) => {
                 unknown.insert(latest);
+                return;
             }
+        };
+        if let Some(entry) = outranked.entry {
+            self.dead.insert(self.fingerprinter.narrow(wide), entry);
         }
     }
 
-    fn index(&mut self) -> Index {
+    fn index<F>(&mut self, blobs: &[Rc<Blob<F>>]) -> Index {
         let mut index = Index::default();
         for (wide, latest) in std::mem::take(&mut self.latest) {
             if let Some(entry) = latest.entry {
                 index.insert(self.fingerprinter.narrow(wide), entry);
+                blobs[entry.place().slot as usize].count_live(u64::from(latest.body_len));
                 self.space.live_bytes += u64::from(latest.body_len);
             }
         }

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::blobs::{Blob, OpenBlobs};
+use crate::blobs::{OpenBlobs, Slots};
 use crate::commit::{Item, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
@@ -36,6 +36,8 @@ pub struct StoreOptions {
     pub blob_bytes_max: u64,
     /// A commit group takes no further record once it is this long.
     pub group_bytes_max: usize,
+    /// A sealed blob of which at most this share, in percent, is worth keeping is compacted.
+    pub compact_live_percent_max: u8,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
     pub blob_records_max: u32,
     /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
@@ -51,6 +53,7 @@ impl StoreOptions {
             capacity_bytes,
             blob_bytes_max: 1 << 30,
             blob_records_max: BLOB_RECORDS_MAX,
+            compact_live_percent_max: 60,
             group_bytes_max: 8 << 20,
             danger_fingerprint_bits: 64,
         }
@@ -67,7 +70,8 @@ const TOMBSTONE_RESERVE_BYTES_MAX: u64 = 16 << 20;
 
 /// What a put may cost beyond its record: a group's header and padding, a new blob's headers and footer, the group that attests
 /// the old blob.
-const COMMIT_OVERHEAD_BYTES: u64 = BLOB_HEADER_BYTES + footer::len_of(1) + 2 * BLOCK_BYTES as u64;
+pub(crate) const COMMIT_OVERHEAD_BYTES: u64 =
+    BLOB_HEADER_BYTES + footer::len_of(1) + 2 * BLOCK_BYTES as u64;
 
 /// Where new blobs get their salts from: one secret drawn when the store is opened.
 #[derive(Clone, Copy)]
@@ -88,7 +92,10 @@ pub struct Store<D: Disk> {
     pub(crate) fingerprinter: Fingerprinter,
     pub(crate) salts: Salts,
     pub(crate) index: RefCell<Index>,
-    pub(crate) blobs: RefCell<Vec<Rc<Blob<D::File>>>>,
+    /// Piece records on disk that no longer count. A tombstone is needed for as long as one of them is there.
+    pub(crate) dead: RefCell<Index>,
+    /// By slot. `None`: the blob was removed; slots are not used again.
+    pub(crate) blobs: RefCell<Slots<D::File>>,
     /// The blob that takes the next group, per expiry class.
     pub(crate) open_blobs: RefCell<OpenBlobs<D::File>>,
     /// The table of the next blob; holds the tables of all others.
@@ -101,10 +108,13 @@ pub struct Store<D: Disk> {
     pub(crate) work: Event,
     pub(crate) is_running: Cell<bool>,
     pub(crate) is_closing: Cell<bool>,
+    pub(crate) is_compacting: Cell<bool>,
     pub(crate) stopped: Event,
     pub(crate) poison: Poison,
     /// A failed write, or a block that could not be read, may hold records that the index lacks: see [`Store::delete`].
     pub(crate) has_failed_writes: Cell<bool>,
+    /// Records may lie where the opening found rot.
+    pub(crate) has_rot: bool,
     space: Cell<Space>,
     counters: Cell<StoreCounters>,
 }
@@ -136,8 +146,9 @@ impl<D: Disk> Store<D> {
             fingerprinter,
             salts,
             index: RefCell::new(recovered.index),
+            dead: RefCell::new(recovered.dead),
             open_blobs: RefCell::new(recovered.open_blobs),
-            blobs: RefCell::new(recovered.blobs),
+            blobs: RefCell::new(recovered.blobs.into_iter().map(Some).collect()),
             satellites: RefCell::new(recovered.satellites),
             next_blob: Cell::new(recovered.next_blob),
             next_sequence: Cell::new(recovered.next_sequence),
@@ -147,9 +158,11 @@ impl<D: Disk> Store<D> {
             work: Event::default(),
             is_running: Cell::new(false),
             is_closing: Cell::new(false),
+            is_compacting: Cell::new(false),
             stopped: Event::default(),
             poison: recovered.poison,
             has_failed_writes: Cell::new(recovered.has_unreadable_blocks),
+            has_rot: !recovered.report.rotten.is_empty(),
             space: Cell::new(Space {
                 capacity_bytes: options.capacity_bytes,
                 ..recovered.space
@@ -252,10 +265,7 @@ impl<D: Disk> Store<D> {
             layout::round_to_step(RECORD_HEADER_BYTES as u64) + COMMIT_OVERHEAD_BYTES;
         self.reserve_any(reserved_bytes);
         self.now_s.set(self.now_s.get().max(now_s));
-        let class = newest.map_or_else(
-            || ExpiryClass::of(0, 0),
-            |newest| self.blob(newest.place).class,
-        );
+        let class = newest.map_or_else(|| ExpiryClass::of(0, 0), |newest| newest.class);
         let (done, answer) = oneshot();
         self.enqueue(Item {
             fingerprint,
@@ -320,12 +330,13 @@ impl<D: Disk> Store<D> {
     pub fn counters(&self) -> StoreCounters {
         StoreCounters {
             pieces: self.index.borrow().len() as u64,
-            index_bytes: self.index.borrow().memory_bytes() as u64,
+            index_bytes: (self.index.borrow().memory_bytes() + self.dead.borrow().memory_bytes())
+                as u64,
             ..self.counters.get()
         }
     }
 
-    fn check_open(&self) -> Result<(), PutError> {
+    pub(crate) fn check_open(&self) -> Result<(), PutError> {
         if self.is_closing.get() {
             return Err(PutError::Closed);
         }
@@ -349,12 +360,12 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    fn enqueue(&self, item: Item) {
+    pub(crate) fn enqueue(&self, item: Item) {
         self.queue.borrow_mut().push_back(item);
         self.work.set();
     }
 
-    fn check_room(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
+    pub(crate) fn check_room(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
         let space = self.space.get();
         let footers: u64 = self
             .open_blobs
@@ -378,7 +389,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    fn reserve_any(&self, bytes: u64) {
+    pub(crate) fn reserve_any(&self, bytes: u64) {
         self.account(|space| space.reserved_bytes += bytes);
     }
 

@@ -22,9 +22,13 @@ const LENGTHS: [usize; 6] = [1, 576, 4_000, 16_384, 16_385, 50_000];
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Put { variant: u64 },
+    Put {
+        variant: u64,
+    },
     Delete,
     Get,
+    /// Compacts one blob, whatever the key is.
+    Compact,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,7 @@ enum Answer {
     Delete(Result<bool, PutError>),
     /// The variant that was read.
     Get(Option<u64>),
+    Compact(Result<(), PutError>),
 }
 
 /// `None`: not there. `Some(variant)`: there, with that body.
@@ -88,6 +93,9 @@ async fn perform(store: Rc<Store<SimDisk>>, call: Call) -> Answer {
         Op::Put { variant } => Answer::Put(store.put(variant_piece(call.key, variant)).await),
         Op::Delete => Answer::Delete(store.delete(&SATELLITE, &id_of(call.key), NOW_S).await),
         Op::Get => Answer::Get(read_state(&store, call.key).await),
+        Op::Compact => Answer::Compact(store.compact(NOW_S).await.map(|done| {
+            assert_eq!(done.unwrap_or_default().lost, [], "nothing was damaged");
+        })),
     }
 }
 
@@ -245,6 +253,7 @@ fn check_answers(call: &Call, answers: &[Option<Answer>], states: &[State]) {
                 );
             }
             (Op::Get, Answer::Get(found), _) => assert_eq!(*found, state),
+            (Op::Compact, Answer::Compact(Ok(())), _) => {}
             _ => panic!("{call:?} in state {state:?}: {answer:?}"),
         }
     }
@@ -256,6 +265,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         5 => (0..2_u64).prop_map(|variant| Op::Put { variant }),
         2 => Just(Op::Delete),
         2 => Just(Op::Get),
+        2 => Just(Op::Compact),
     ];
     let call = (0..KEYS, op, prop::bool::weighted(0.3));
     prop::collection::vec(call, 1..7).prop_map(|calls| {
@@ -279,7 +289,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => calls().prop_map(Step::Run),
-        5 => (calls(), 0..90_u64, any::<u64>(), any::<bool>())
+        5 => (calls(), 0..140_u64, any::<u64>(), any::<bool>())
             .prop_map(|(calls, polls, seed, is_kill)| Step::Crash { calls, polls, seed, is_kill }),
         1 => Just(Step::Reopen),
     ];
@@ -290,8 +300,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 384, max_shrink_iters: 4_096, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn acked_pieces_survive_every_crash(steps in steps(), seed: u64, fingerprint_bits in prop_oneof![Just(64_u32), Just(1)]) {
+    fn acked_pieces_survive_every_crash(
+        steps in steps(),
+        seed: u64,
+        fingerprint_bits in prop_oneof![Just(64_u32), Just(1)],
+        blob_records_max in 1..6_u32,
+    ) {
         let mut options = small_options();
+        options.blob_records_max = blob_records_max;
         options.danger_fingerprint_bits = fingerprint_bits;
         let model = steps.iter().fold(Model::new(options, seed), Model::step);
         prop_assert_eq!(model.world.store.counters().acks_before_sync, 0);

@@ -1,0 +1,180 @@
+//! Compaction: what is dead leaves the disk, what lives moves bit-exact, what was deleted stays away.
+
+use std::rc::Rc;
+
+use strand_blob::disk::sim::SimDisk;
+use strand_blob::{BlobId, Compaction, GetError, NewPiece, StoreOptions, Stored};
+
+use crate::support::{DAY_S, NOW_S, World, check_same, id_of, open, piece, small_options};
+
+/// Four records a blob.
+fn options() -> StoreOptions {
+    let mut options = small_options();
+    options.blob_records_max = 4;
+    options
+}
+
+fn compact(world: &World, now_s: u32) -> Option<Compaction> {
+    world.run(move |store| async move { store.compact(now_s).await.unwrap() })
+}
+
+/// Compacts until there is nothing to do; what was done in all.
+fn compact_all(world: &World) -> Vec<Compaction> {
+    let mut done = Vec::new();
+    while let Some(one) = compact(world, NOW_S) {
+        done.push(one);
+        assert!(done.len() < 100, "compaction loops");
+        world.check_space();
+    }
+    done
+}
+
+fn filled(keys: std::ops::Range<u64>) -> World {
+    let world = open(&SimDisk::new(1), options(), 1);
+    for key in keys {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+    }
+    world
+}
+
+fn check_only(world: &World, keys: std::ops::Range<u64>, is_there: impl Fn(u64) -> bool) {
+    for key in keys {
+        if is_there(key) {
+            check_same(world, &piece(key, 20_000));
+        } else {
+            assert_eq!(world.piece(key).unwrap_err(), GetError::NotFound, "{key}");
+        }
+    }
+    world.check_space();
+}
+
+#[test]
+fn a_dead_blob_goes_without_a_byte_moved() {
+    let world = filled(0..9);
+    for key in 0..4 {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let before = world.store.space();
+    let done = compact(&world, NOW_S).unwrap();
+    assert_eq!((done.moved_pieces, done.moved_tombstones), (0, 0));
+    let after = world.store.space();
+    assert_eq!(before.file_bytes - after.file_bytes, done.removed_bytes);
+    assert_eq!((before.dead_bytes, after.dead_bytes), (80_000, 0));
+    assert!(!world.disk.files().contains_key(&BlobId(1)));
+    check_only(&world, 0..9, |key| key >= 4);
+    let world = world.reopen(options(), 2);
+    check_only(&world, 0..9, |key| key >= 4);
+}
+
+#[test]
+fn live_pieces_move_bit_exact_and_deleted_ones_stay_away() {
+    let world = filled(0..12);
+    let is_there = |key: u64| key % 4 == 3 || key >= 8;
+    for key in (0..12).filter(|&key| !is_there(key)) {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let done = compact_all(&world);
+    let moved: u64 = done.iter().map(|one| one.moved_pieces).sum();
+    assert_eq!(moved, 2);
+    assert_eq!(world.store.space().dead_bytes, 0);
+    check_only(&world, 0..12, is_there);
+    // Nothing more is to be had, today and after a crash.
+    assert_eq!(compact(&world, NOW_S), None);
+    let world = open(&world.crash(5), options(), 2);
+    check_only(&world, 0..12, is_there);
+    assert_eq!(compact(&world, NOW_S), None);
+}
+
+#[test]
+fn a_tombstone_moves_while_what_it_outranks_is_elsewhere() {
+    // The piece's blob stays, being mostly alive; the tombstone's blob goes.
+    let world = filled(0..4);
+    assert_eq!(world.delete(0), Ok(true));
+    for key in 10..13 {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+    }
+    for key in 10..13 {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    // Seals the blob of those three tombstones.
+    for key in 20..22 {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+    }
+    let done = compact(&world, NOW_S).unwrap();
+    assert_eq!((done.moved_pieces, done.moved_tombstones), (0, 1));
+    assert!(!world.disk.files().contains_key(&BlobId(2)));
+    assert!(world.disk.files().contains_key(&BlobId(1)));
+    let world = open(&world.crash(9), options(), 2);
+    assert_eq!(world.piece(0).unwrap_err(), GetError::NotFound);
+    check_only(&world, 1..4, |_| true);
+}
+
+#[test]
+fn a_tombstone_is_dropped_once_nothing_is_left_that_it_outranks() {
+    let world = filled(0..40);
+    for key in 0..40 {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    compact_all(&world);
+    let world = world.reopen(options(), 2);
+    check_only(&world, 0..40, |_| false);
+    assert_eq!(world.store.space().dead_bytes, 0);
+    assert!(world.recovery.tombstones <= 40);
+}
+
+#[test]
+fn expired_pieces_are_dropped_unread() {
+    let world = open(&SimDisk::new(1), options(), 1);
+    let expiring = |key| NewPiece {
+        expiry_s: NOW_S + DAY_S / 2,
+        ..piece(key, 20_000)
+    };
+    for key in 0..5 {
+        assert_eq!(world.put(expiring(key)), Ok(Stored::New));
+    }
+    assert_eq!(compact(&world, NOW_S + DAY_S / 2), None);
+    let done = compact(&world, NOW_S + DAY_S / 2 + 1).unwrap();
+    assert_eq!((done.expired_pieces, done.moved_pieces), (4, 0));
+    assert_eq!(world.piece(0).unwrap_err(), GetError::NotFound);
+    check_same(&world, &expiring(4));
+    world.check_space();
+}
+
+#[test]
+fn a_damaged_piece_is_reported_and_does_not_stop_the_others() {
+    let world = filled(0..5);
+    for key in 0..2 {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let mut files = world.disk.files();
+    let records = strand_blob::inspect::records(&files[&BlobId(1)]).unwrap();
+    let spot = records[2].body_offset as usize + 17_000;
+    files.get_mut(&BlobId(1)).unwrap()[spot] ^= 1;
+    let world = open(&SimDisk::from_files(1, files), options(), 2);
+    let done = compact(&world, NOW_S).unwrap();
+    assert_eq!(done.lost, [(crate::support::SATELLITE, id_of(2))]);
+    assert_eq!(done.moved_pieces, 1);
+    assert_eq!(world.piece(2).unwrap_err(), GetError::NotFound);
+    check_only(&world, 3..5, |_| true);
+}
+
+#[test]
+fn a_reader_that_found_a_piece_before_it_moved_still_reads_it() {
+    let world = filled(0..5);
+    for key in 0..3 {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let found = world.piece(3).unwrap();
+    assert_eq!(compact(&world, NOW_S).unwrap().moved_pieces, 1);
+    let body = world
+        .run(|store: Rc<_>| async move { store.read_shares(&found, 0..found.share_count()).await });
+    assert_eq!(body.unwrap(), piece(3, 20_000).body.concat());
+}
+
+#[test]
+fn mostly_live_blobs_are_left_alone() {
+    let world = filled(0..9);
+    assert_eq!(world.delete(1), Ok(true));
+    assert_eq!(compact(&world, NOW_S), None);
+    assert_eq!(world.store.counters().records_moved, 0);
+}
