@@ -19,5 +19,6 @@ pub mod process;
 pub mod serials;
 pub mod serve;
 pub mod status;
+mod upkeep;
 
 pub use cli::cli_main;

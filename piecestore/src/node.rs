@@ -22,6 +22,7 @@ use crate::permission::Permission;
 use crate::quic::{BindError, Endpoint, Handler};
 use crate::serve::{Service, ServiceOptions};
 use crate::status::{CounterFigures, Status};
+use crate::upkeep;
 
 type NodeService = Service<RingDisk<CoreExecutor>, CoreExecutor, CoreExecutor>;
 
@@ -35,6 +36,7 @@ pub struct Node {
     standing: Rc<RefCell<Standing>>,
     tasks: Gate,
     stop_check_in: Rc<Notify>,
+    stop_upkeep: Rc<Notify>,
     started_ms: u64,
 }
 
@@ -130,8 +132,10 @@ impl Node {
             standing: Rc::default(),
             tasks,
             stop_check_in,
+            stop_upkeep: Rc::default(),
             started_ms,
         };
+        node.start_upkeep(core);
         node.start_check_ins(core);
         Ok(node)
     }
@@ -177,11 +181,27 @@ impl Node {
     pub async fn stop(self) {
         self.drain();
         self.stop_check_in.notify();
+        self.stop_upkeep.notify();
         self.endpoint.close(Code::Shutdown).await;
         self.service.store().close().await;
         self.tasks.close().await;
         // The next start removes it if this fails.
         let _ = std::fs::remove_file(self.directory.path().join(crate::admin::SOCKET_FILE));
+    }
+
+    fn start_upkeep(&self, core: &Core) {
+        let Some(pass) = self.tasks.enter() else {
+            return;
+        };
+        let executor = core.executor();
+        let service = Rc::clone(&self.service);
+        let node_id = self.endpoint.node_id();
+        let stop = Rc::clone(&self.stop_upkeep);
+        executor.spawn(async move {
+            let _pass = pass;
+            let upkeep = upkeep::run(node_id, service.store(), service.permission(), &executor);
+            future::or(upkeep, stop.notified()).await;
+        });
     }
 
     fn start_check_ins(&self, core: &Core) {
