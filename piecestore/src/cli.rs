@@ -1,4 +1,4 @@
-//! The command line: `piecestore setup`, `run`, `status`.
+//! The command line: `piecestore setup`, `run`, `status`, `space`.
 //!
 //! [`cli_main`] is the whole program, so that others can be this program: a test network starts itself again as a node.
 //! Errors are one sentence on standard error with the next step in it; exit code 1 for those, 2 for a misspelt command.
@@ -17,6 +17,7 @@ use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddr
 use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
 use crate::process::{self, Line, ProcessError, ProcessOptions};
+use crate::space::{self, SpaceError};
 use crate::status::{for_people, human_bytes};
 
 /// A Strand storage node: stores encrypted pieces for others and never sees what is in them.
@@ -46,6 +47,8 @@ enum Verb {
     Run(Run),
     /// Say how a node is that runs on this machine.
     Status(StatusOptions),
+    /// Say where a node's disk space went, to the byte; works whether it runs or not.
+    Space(SpaceOptions),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +93,16 @@ struct StatusOptions {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct SpaceOptions {
+    /// The node's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// One JSON object with every figure in bytes.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Why a command failed. Each message is one sentence with the next step in it.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -107,6 +120,8 @@ enum CliError {
     Answer(String),
     #[error("{count} nodes in one process are too many; run at most {NODES_MAX} in each")]
     TooManyNodes { count: usize },
+    #[error(transparent)]
+    Space(#[from] SpaceError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
 }
@@ -126,6 +141,7 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Setup(options) => set_up(options),
         Verb::Run(options) => run(options),
         Verb::Status(options) => status(&options),
+        Verb::Space(options) => space(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -226,6 +242,20 @@ fn status(options: &StatusOptions) -> Result<(), CliError> {
     } else {
         print_text(&for_people(&status))
     }
+}
+
+fn space(options: &SpaceOptions) -> Result<(), CliError> {
+    let report = space::measure(&options.dir)?;
+    if options.json {
+        print_json(&report)
+    } else {
+        print_text(&report.for_people())
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let json = serde_json::to_string(value).map_err(std::io::Error::from)?;
+    print_line(&json)
 }
 
 fn parse_write_buffer(text: &str) -> Result<u64, String> {

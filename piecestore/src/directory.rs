@@ -34,6 +34,15 @@ pub struct Directory {
     _lock: File,
 }
 
+/// A directory that this process has locked to look at it.
+#[derive(Debug)]
+pub struct Inspected {
+    blobs: PathBuf,
+    config: Config,
+    /// Held open for its lock.
+    _lock: File,
+}
+
 /// What the owner chooses at setup.
 #[derive(Clone, Debug)]
 pub struct Choices {
@@ -74,6 +83,11 @@ pub enum DirectoryError {
         /// By its key.
         found: NodeId,
     },
+    /// The folder of the store is gone.
+    #[error(
+        "{0} has no {BLOBS_FOLDER} folder: mount the disk that it is on, or restore it; nothing was changed"
+    )]
+    NoBlobs(PathBuf),
     /// Another process serves it.
     #[error("{0} is in use by another process; stop that one first")]
     Locked(PathBuf),
@@ -162,11 +176,25 @@ impl Directory {
                 found: identity.node_id(),
             });
         }
-        make_folder(&path.join(BLOBS_FOLDER))?;
+        check_blobs(path)?;
         Ok(Self {
             path: path.to_owned(),
             config,
             identity,
+            _lock: lock,
+        })
+    }
+
+    /// Locks a directory that no process serves, to look at it and change nothing. Works on a read-only file system.
+    pub fn inspect(path: &Path) -> Result<Inspected, DirectoryError> {
+        let config = Config::load(path)?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = File::open(&lock_path).map_err(|error| failed("open", &lock_path, error))?;
+        take_lock(path, &lock)?;
+        check_blobs(path)?;
+        Ok(Inspected {
+            blobs: blobs_of(path),
+            config,
             _lock: lock,
         })
     }
@@ -192,7 +220,36 @@ impl Directory {
     /// The store's folder.
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
-        self.path.join(BLOBS_FOLDER)
+        blobs_of(&self.path)
+    }
+}
+
+impl Inspected {
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
+        self.blobs.clone()
+    }
+}
+
+/// The store's folder in a node's directory.
+#[must_use]
+pub fn blobs_of(directory: &Path) -> PathBuf {
+    directory.join(BLOBS_FOLDER)
+}
+
+/// A folder that is not there is never made anew: it may be on a disk that is not mounted.
+fn check_blobs(directory: &Path) -> Result<(), DirectoryError> {
+    if blobs_of(directory).is_dir() {
+        Ok(())
+    } else {
+        Err(DirectoryError::NoBlobs(directory.to_owned()))
     }
 }
 
@@ -221,10 +278,15 @@ fn lock(directory: &Path) -> Result<File, DirectoryError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| failed("open", &path, error))?;
+    take_lock(directory, &file)?;
+    Ok(file)
+}
+
+fn take_lock(directory: &Path, file: &File) -> Result<(), DirectoryError> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked(directory.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed("lock", &path, error)),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &directory.join(LOCK_FILE), error)),
     }
 }
 

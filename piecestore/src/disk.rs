@@ -270,13 +270,13 @@ impl<E> std::fmt::Debug for RingDisk<E> {
 const BLOCK_BYTES: usize = 4_096;
 
 //= docs/format.md#6
-fn file_name(id: BlobId) -> CString {
+pub(crate) fn file_name(id: BlobId) -> CString {
     #[expect(clippy::expect_used, reason = "hex digits and a suffix hold no NUL")]
     CString::new(format!("{:016x}{SUFFIX}", id.0)).expect("no NUL")
 }
 
 /// The inverse of [`file_name`]; `None` for anything else that lies in the folder.
-fn parse_file_name(name: &str) -> Option<BlobId> {
+pub(crate) fn parse_file_name(name: &str) -> Option<BlobId> {
     let digits = name.strip_suffix(SUFFIX)?;
     let is_hex = digits
         .bytes()
@@ -295,7 +295,7 @@ fn disk_error(errno: i32) -> DiskError {
     }
 }
 
-fn io_error(error: &std::io::Error) -> DiskError {
+pub(crate) fn io_error(error: &std::io::Error) -> DiskError {
     disk_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 

@@ -14,10 +14,12 @@ pub mod config;
 pub mod directory;
 pub mod limits;
 pub mod node;
+pub mod offline;
 pub mod permission;
 pub mod process;
 pub mod serials;
 pub mod serve;
+pub mod space;
 pub mod status;
 
 pub use cli::cli_main;

@@ -6,4 +6,5 @@ mod disk;
 mod driver;
 mod limits;
 mod node;
+mod space;
 mod world;
