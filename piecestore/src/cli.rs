@@ -1,4 +1,4 @@
-//! The command line: `piecestore setup`, `run`, `status`, `space`.
+//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`.
 //!
 //! [`cli_main`] is the whole program, so that others can be this program: a test network starts itself again as a node.
 //! Errors are one sentence on standard error with the next step in it; exit code 1 for those, 2 for a misspelt command.
@@ -19,6 +19,7 @@ use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
 use crate::process::{self, Line, ProcessError, ProcessOptions};
 use crate::space::{self, SpaceError};
 use crate::status::{for_people, human_bytes};
+use crate::verify::{self, VerifyError};
 
 /// A Strand storage node: stores encrypted pieces for others and never sees what is in them.
 #[derive(Debug, Parser)]
@@ -49,6 +50,12 @@ enum Verb {
     Status(StatusOptions),
     /// Say where a node's disk space went, to the byte; works whether it runs or not.
     Space(SpaceOptions),
+    /// Read everything that a stopped node has, and say what is wrong and what it costs; changes nothing.
+    #[command(
+        after_help = "The exit code is 0 only if nothing is wrong. Progress goes to standard error. \
+                      It may be interrupted at any moment."
+    )]
+    Verify(VerifyOptions),
 }
 
 #[derive(Debug, Args)]
@@ -103,6 +110,16 @@ struct SpaceOptions {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct VerifyOptions {
+    /// The node's directory. The node must not run.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// One JSON object: figures, lost pieces, faults.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Why a command failed. Each message is one sentence with the next step in it.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -122,6 +139,8 @@ enum CliError {
     TooManyNodes { count: usize },
     #[error(transparent)]
     Space(#[from] SpaceError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
 }
@@ -142,6 +161,11 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Run(options) => run(options),
         Verb::Status(options) => status(&options),
         Verb::Space(options) => space(&options),
+        Verb::Verify(options) => match verify(&options) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -251,6 +275,17 @@ fn space(options: &SpaceOptions) -> Result<(), CliError> {
     } else {
         print_text(&report.for_people())
     }
+}
+
+/// Whether nothing is wrong.
+fn verify(options: &VerifyOptions) -> Result<bool, CliError> {
+    let report = verify::check(&options.dir)?;
+    if options.json {
+        print_json(&report)?;
+    } else {
+        print_text(&report.for_people())?;
+    }
+    Ok(report.ok)
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {

@@ -21,5 +21,6 @@ pub mod serials;
 pub mod serve;
 pub mod space;
 pub mod status;
+pub mod verify;
 
 pub use cli::cli_main;

@@ -277,7 +277,7 @@ impl std::fmt::Debug for Node {
     clippy::expect_used,
     reason = "salts cannot be made without the system's random source"
 )]
-fn fill_random(bytes: &mut [u8]) {
+pub(crate) fn fill_random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the system has a random source");
 }
 

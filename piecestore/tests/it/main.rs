@@ -7,4 +7,5 @@ mod driver;
 mod limits;
 mod node;
 mod space;
+mod verify;
 mod world;
