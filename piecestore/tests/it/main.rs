@@ -5,6 +5,7 @@
 mod disk;
 mod driver;
 mod limits;
+mod mount;
 mod node;
 mod space;
 mod verify;

@@ -1,0 +1,36 @@
+//! A file system of its own for a test; only root can have one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A mount; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    path: PathBuf,
+}
+
+impl Mount {
+    /// Mounts an empty file system that lives in memory. `None`, and a line that says so, without the right to.
+    pub(crate) fn new(kind: &str, path: &Path) -> Option<Self> {
+        let mounted = Command::new("mount")
+            .args(["-t", kind, kind])
+            .arg(path)
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self {
+                path: path.to_owned(),
+            }),
+            _ => {
+                println!("skipped: mounting {kind} needs root and a kernel that has it");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // It may be detached.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).output();
+    }
+}
