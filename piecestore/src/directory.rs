@@ -7,6 +7,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub struct Directory {
     path: PathBuf,
     config: Config,
     identity: Identity,
+    /// The store's folder, opened while the lock was taken.
+    blobs: File,
     /// Held open for its lock.
     _lock: File,
 }
@@ -88,6 +91,11 @@ pub enum DirectoryError {
         "{0} has no {BLOBS_FOLDER} folder: mount the disk that it is on, or restore it; nothing was changed"
     )]
     NoBlobs(PathBuf),
+    /// A node cannot serve what it cannot write.
+    #[error(
+        "{0} is on a disk that is mounted read-only, as the kernel does after errors (see dmesg): check it and mount it writable"
+    )]
+    ReadOnly(PathBuf),
     /// Another process serves it.
     #[error("{0} is in use by another process; stop that one first")]
     Locked(PathBuf),
@@ -177,10 +185,13 @@ impl Directory {
             });
         }
         check_blobs(path)?;
+        let blobs = blobs_of(path);
+        let blobs = File::open(&blobs).map_err(|error| failed("open", &blobs, error))?;
         Ok(Self {
             path: path.to_owned(),
             config,
             identity,
+            blobs,
             _lock: lock,
         })
     }
@@ -217,10 +228,15 @@ impl Directory {
         &self.identity
     }
 
-    /// The store's folder.
+    /// The store's folder, for people.
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
         blobs_of(&self.path)
+    }
+
+    /// The store's folder as it was when the directory was opened, wherever its path leads now.
+    pub fn open_blobs(&self) -> io::Result<OwnedFd> {
+        Ok(self.blobs.try_clone()?.into())
     }
 }
 
@@ -253,9 +269,12 @@ fn check_blobs(directory: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-/// The free and total bytes of the file system under a path, for advice at setup.
+/// The free and total bytes of the file system under a path, for advice at setup. One that does not count has room.
 pub fn file_system_bytes(path: &Path) -> io::Result<(u64, u64)> {
     let figures = rustix::fs::statvfs(path)?;
+    if figures.f_blocks == 0 {
+        return Ok((u64::MAX / 2, u64::MAX / 2));
+    }
     Ok((
         figures.f_bavail * figures.f_frsize,
         figures.f_blocks * figures.f_frsize,
@@ -277,7 +296,10 @@ fn lock(directory: &Path) -> Result<File, DirectoryError> {
         .write(true)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| failed("open", &path, error))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => DirectoryError::ReadOnly(directory.to_owned()),
+            _ => failed("open", &path, error),
+        })?;
     take_lock(directory, &file)?;
     Ok(file)
 }

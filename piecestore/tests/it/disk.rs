@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use piecestore::core::{Core, CoreCounters, CoreOptions, Executor, start};
-use strand_blob::{BlobId, Disk, DiskError, IoBuffer, Stored};
+use strand_blob::{BlobId, Disk, DiskError, IoBuffer, PutError, Stored};
 
 use crate::mount::Mount;
 
@@ -144,6 +144,53 @@ fn direct_io_that_is_refused_after_the_file_was_opened_goes_through_the_page_cac
         assert!(buffer[..] == filled(8_192, 2)[..]);
         let flags = rustix::fs::fcntl_getfl(&*file).unwrap();
         assert!(!flags.contains(rustix::fs::OFlags::DIRECT));
+    });
+}
+
+#[test]
+fn a_disk_unmounted_under_a_store_is_never_replaced_by_what_lies_under_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::new("tmpfs", folder.path()) else {
+        return;
+    };
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let store = open_store(&core, &path).await;
+        assert_eq!(store.put(piece(1, 50_000)).await, Ok(Stored::New));
+        mount.detach();
+        // A blob of another class: a new file.
+        let short_lived = strand_blob::NewPiece {
+            expiry_s: 1_000,
+            ..piece(2, 50_000)
+        };
+        assert_eq!(store.put(short_lived).await, Ok(Stored::New));
+        assert_eq!(store.counters().blobs_created, 2);
+        for id in [1, 2] {
+            let stored = store.piece(&[1; 32], &[id; 32]).await.unwrap();
+            let body = store.read_shares(&stored, 0..4).await.unwrap();
+            assert_eq!(body[..], piece(id, 50_000).body[0][..]);
+        }
+        store.close().await;
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_disk_that_turns_read_only_ends_writing_with_its_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::new("tmpfs", folder.path()) else {
+        return;
+    };
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let store = open_store(&core, &path).await;
+        mount.make_read_only();
+        assert_eq!(store.put(piece(1, 50_000)).await, Err(PutError::ReadOnly));
+        let cause = store.poison_cause().unwrap();
+        assert_eq!(cause.error, DiskError::Io { errno: libc::EROFS });
+        let said = piecestore::status::disk_trouble(&cause);
+        assert!(said.contains("mounted read-only"), "{said}");
+        store.close().await;
     });
 }
 

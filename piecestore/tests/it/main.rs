@@ -8,5 +8,6 @@ mod limits;
 mod mount;
 mod node;
 mod space;
+mod vanish;
 mod verify;
 mod world;

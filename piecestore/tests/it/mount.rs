@@ -26,6 +26,28 @@ impl Mount {
             }
         }
     }
+
+    /// Takes it from the tree; what is open in it stays open.
+    pub(crate) fn detach(&self) {
+        self.change("umount", &["-l"]);
+    }
+
+    pub(crate) fn make_read_only(&self) {
+        self.change("mount", &["-o", "remount,ro"]);
+    }
+
+    pub(crate) fn make_writable(&self) {
+        self.change("mount", &["-o", "remount,rw"]);
+    }
+
+    fn change(&self, program: &str, arguments: &[&str]) {
+        let output = Command::new(program)
+            .args(arguments)
+            .arg(&self.path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 impl Drop for Mount {
