@@ -1,4 +1,4 @@
-//! The command line: `piecestore setup`, `run`, `status`.
+//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`.
 //!
 //! [`cli_main`] is the whole program, so that others can be this program: a test network starts itself again as a node.
 //! Errors are one sentence on standard error with the next step in it; exit code 1 for those, 2 for a misspelt command.
@@ -17,7 +17,9 @@ use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddr
 use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
 use crate::process::{self, Line, ProcessError, ProcessOptions};
+use crate::space::{self, SpaceError};
 use crate::status::{for_people, human_bytes};
+use crate::verify::{self, VerifyError};
 
 /// A Strand storage node: stores encrypted pieces for others and never sees what is in them.
 #[derive(Debug, Parser)]
@@ -46,6 +48,14 @@ enum Verb {
     Run(Run),
     /// Say how a node is that runs on this machine.
     Status(StatusOptions),
+    /// Say where a node's disk space went, to the byte; works whether it runs or not.
+    Space(SpaceOptions),
+    /// Read everything that a stopped node has, and say what is wrong and what it costs; changes nothing.
+    #[command(
+        after_help = "The exit code is 0 only if nothing is wrong. Progress goes to standard error. \
+                      It may be interrupted at any moment."
+    )]
+    Verify(VerifyOptions),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +100,26 @@ struct StatusOptions {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct SpaceOptions {
+    /// The node's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// One JSON object with every figure in bytes.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct VerifyOptions {
+    /// The node's directory. The node must not run.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// One JSON object: figures, lost pieces, faults.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Why a command failed. Each message is one sentence with the next step in it.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -107,6 +137,10 @@ enum CliError {
     Answer(String),
     #[error("{count} nodes in one process are too many; run at most {NODES_MAX} in each")]
     TooManyNodes { count: usize },
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
 }
@@ -126,6 +160,12 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Setup(options) => set_up(options),
         Verb::Run(options) => run(options),
         Verb::Status(options) => status(&options),
+        Verb::Space(options) => space(&options),
+        Verb::Verify(options) => match verify(&options) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -226,6 +266,31 @@ fn status(options: &StatusOptions) -> Result<(), CliError> {
     } else {
         print_text(&for_people(&status))
     }
+}
+
+fn space(options: &SpaceOptions) -> Result<(), CliError> {
+    let report = space::measure(&options.dir)?;
+    if options.json {
+        print_json(&report)
+    } else {
+        print_text(&report.for_people())
+    }
+}
+
+/// Whether nothing is wrong.
+fn verify(options: &VerifyOptions) -> Result<bool, CliError> {
+    let report = verify::check(&options.dir)?;
+    if options.json {
+        print_json(&report)?;
+    } else {
+        print_text(&report.for_people())?;
+    }
+    Ok(report.ok)
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let json = serde_json::to_string(value).map_err(std::io::Error::from)?;
+    print_line(&json)
 }
 
 fn parse_write_buffer(text: &str) -> Result<u64, String> {

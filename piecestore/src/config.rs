@@ -60,7 +60,7 @@ pub struct Capacity(u64);
 pub enum ConfigError {
     /// There is no `node.toml`.
     #[error(
-        "{0} is not a node's directory: it has no {FILE_NAME}; `piecestore setup --dir {0}` makes one"
+        "{0} is not a node's directory: it has no {FILE_NAME}; if its disk is not mounted, mount it, else `piecestore setup --dir {0}` makes one"
     )]
     Missing(PathBuf),
     /// The file cannot be read or written.

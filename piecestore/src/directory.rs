@@ -7,6 +7,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,17 @@ pub struct Directory {
     path: PathBuf,
     config: Config,
     identity: Identity,
+    /// The store's folder, opened while the lock was taken.
+    blobs: File,
+    /// Held open for its lock.
+    _lock: File,
+}
+
+/// A directory that this process has locked to look at it.
+#[derive(Debug)]
+pub struct Inspected {
+    blobs: PathBuf,
+    config: Config,
     /// Held open for its lock.
     _lock: File,
 }
@@ -74,6 +86,16 @@ pub enum DirectoryError {
         /// By its key.
         found: NodeId,
     },
+    /// The folder of the store is gone.
+    #[error(
+        "{0} has no {BLOBS_FOLDER} folder: mount the disk that it is on, or restore it; nothing was changed"
+    )]
+    NoBlobs(PathBuf),
+    /// A node cannot serve what it cannot write.
+    #[error(
+        "{0} is on a disk that is mounted read-only, as the kernel does after errors (see dmesg): check it and mount it writable"
+    )]
+    ReadOnly(PathBuf),
     /// Another process serves it.
     #[error("{0} is in use by another process; stop that one first")]
     Locked(PathBuf),
@@ -162,11 +184,28 @@ impl Directory {
                 found: identity.node_id(),
             });
         }
-        make_folder(&path.join(BLOBS_FOLDER))?;
+        check_blobs(path)?;
+        let blobs = blobs_of(path);
+        let blobs = File::open(&blobs).map_err(|error| failed("open", &blobs, error))?;
         Ok(Self {
             path: path.to_owned(),
             config,
             identity,
+            blobs,
+            _lock: lock,
+        })
+    }
+
+    /// Locks a directory that no process serves, to look at it and change nothing. Works on a read-only file system.
+    pub fn inspect(path: &Path) -> Result<Inspected, DirectoryError> {
+        let config = Config::load(path)?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = File::open(&lock_path).map_err(|error| failed("open", &lock_path, error))?;
+        take_lock(path, &lock)?;
+        check_blobs(path)?;
+        Ok(Inspected {
+            blobs: blobs_of(path),
+            config,
             _lock: lock,
         })
     }
@@ -189,16 +228,53 @@ impl Directory {
         &self.identity
     }
 
-    /// The store's folder.
+    /// The store's folder, for people.
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
-        self.path.join(BLOBS_FOLDER)
+        blobs_of(&self.path)
+    }
+
+    /// The store's folder as it was when the directory was opened, wherever its path leads now.
+    pub fn open_blobs(&self) -> io::Result<OwnedFd> {
+        Ok(self.blobs.try_clone()?.into())
     }
 }
 
-/// The free and total bytes of the file system under a path, for advice at setup.
+impl Inspected {
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn blobs(&self) -> PathBuf {
+        self.blobs.clone()
+    }
+}
+
+/// The store's folder in a node's directory.
+#[must_use]
+pub fn blobs_of(directory: &Path) -> PathBuf {
+    directory.join(BLOBS_FOLDER)
+}
+
+/// A folder that is not there is never made anew: it may be on a disk that is not mounted.
+fn check_blobs(directory: &Path) -> Result<(), DirectoryError> {
+    if blobs_of(directory).is_dir() {
+        Ok(())
+    } else {
+        Err(DirectoryError::NoBlobs(directory.to_owned()))
+    }
+}
+
+/// The free and total bytes of the file system under a path, for advice at setup. One that does not count has room.
 pub fn file_system_bytes(path: &Path) -> io::Result<(u64, u64)> {
     let figures = rustix::fs::statvfs(path)?;
+    if figures.f_blocks == 0 {
+        return Ok((u64::MAX / 2, u64::MAX / 2));
+    }
     Ok((
         figures.f_bavail * figures.f_frsize,
         figures.f_blocks * figures.f_frsize,
@@ -220,11 +296,19 @@ fn lock(directory: &Path) -> Result<File, DirectoryError> {
         .write(true)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| failed("open", &path, error))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => DirectoryError::ReadOnly(directory.to_owned()),
+            _ => failed("open", &path, error),
+        })?;
+    take_lock(directory, &file)?;
+    Ok(file)
+}
+
+fn take_lock(directory: &Path, file: &File) -> Result<(), DirectoryError> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked(directory.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed("lock", &path, error)),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &directory.join(LOCK_FILE), error)),
     }
 }
 

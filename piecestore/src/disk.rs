@@ -1,8 +1,11 @@
 //! A node's blob files through its core's ring: the real [`Disk`].
 //!
 //! Files are opened for direct I/O, so that what the store wrote is what the disk got and the
-//! page cache holds nothing twice; a file system that refuses (`EINVAL`: tmpfs, some overlays)
-//! is used through the page cache, said once. Names are made durable by syncing the folder.
+//! page cache holds nothing twice; a file system that refuses (`EINVAL`, when a file is opened or
+//! when it is first read or written: tmpfs, ramfs, some FUSE, ZFS and overlays) is used through the
+//! page cache, said once. Names are looked up in the folder's descriptor, never by its path, so a
+//! disk that is unmounted under a node is never replaced by what lies under its mount point.
+//! Names are made durable by syncing the folder.
 //! What stays true: a write is whole or an error; nothing retries a failed sync; an operation
 //! that takes longer than [`OPERATION_TIMEOUT`] is an error to its caller, while its memory
 //! stays with the kernel until it comes back.
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
 use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
 
 use crate::core::executor::{Executor, timeout};
@@ -43,15 +47,20 @@ impl<E: Executor> RingDisk<E> {
     ///
     /// If the folder cannot be opened.
     pub fn open(ring: Rc<Ring>, executor: E, path: &Path) -> std::io::Result<Self> {
-        let directory = Rc::new(OwnedFd::from(File::open(path)?));
-        let is_buffered = Rc::new(Cell::new(false));
-        Ok(Self {
+        let folder = OwnedFd::from(File::open(path)?);
+        Ok(Self::in_folder(ring, executor, path, folder))
+    }
+
+    /// The files in a folder that is open already; `path` is only for what people read.
+    #[must_use]
+    pub fn in_folder(ring: Rc<Ring>, executor: E, path: &Path, folder: OwnedFd) -> Self {
+        Self {
             ring,
             executor,
             path: path.to_owned(),
-            directory,
-            is_buffered,
-        })
+            directory: Rc::new(folder),
+            is_buffered: Rc::default(),
+        }
     }
 
     async fn perform(&self, operation: FileOperation) -> Option<FileOutcome> {
@@ -74,48 +83,53 @@ impl<E: Executor> RingDisk<E> {
     }
 
     async fn open_file(&self, id: BlobId, flags: i32) -> Result<Rc<OwnedFd>, DiskError> {
-        let open = |direct| {
-            let name = file_name(id);
-            let flags = libc::O_RDWR | flags | direct;
-            let directory = self.directory.clone();
+        let open = |flags| {
             self.perform_plainly(FileOperation::Open {
-                directory,
-                name,
-                flags,
+                directory: self.directory.clone(),
+                name: file_name(id),
+                flags: libc::O_RDWR | flags,
                 mode: 0o600,
             })
         };
-        let direct = if self.is_buffered.get() {
-            0
+        let fd = if self.is_buffered.get() {
+            open(flags).await?
         } else {
-            libc::O_DIRECT
-        };
-        let fd = match open(direct).await {
-            Err(DiskError::Io {
-                errno: libc::EINVAL,
-            }) if direct != 0 => {
-                if !self.is_buffered.replace(true) {
-                    let directory = self.path.display();
-                    tracing::warn!(%directory, "no direct I/O here: using the page cache");
+            match open(flags | libc::O_DIRECT).await {
+                Err(DiskError::Io {
+                    errno: libc::EINVAL,
+                }) => {
+                    self.use_page_cache();
+                    // A file system may make the file before it refuses the flag.
+                    open(flags & !libc::O_EXCL).await?
                 }
-                // A file system may make the file before it refuses the flag.
-                let flags = flags & !libc::O_EXCL;
-                let name = file_name(id);
-                let directory = self.directory.clone();
-                let flags = libc::O_RDWR | flags;
-                self.perform_plainly(FileOperation::Open {
-                    directory,
-                    name,
-                    flags,
-                    mode: 0o600,
-                })
-                .await?
+                other => other?,
             }
-            other => other?,
         };
         #[allow(unsafe_code, reason = "the ring opens files as numbers")]
         // SAFETY: the ring has just opened this descriptor for us; nobody else holds it.
         Ok(Rc::new(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+    }
+
+    /// From now on files are opened without direct I/O.
+    fn use_page_cache(&self) {
+        if !self.is_buffered.replace(true) {
+            let directory = self.path.display();
+            tracing::warn!(%directory, "no direct I/O here: using the page cache");
+        }
+    }
+
+    /// Whether an operation that was refused with `EINVAL` should be tried again, through the page cache: once.
+    ///
+    /// Some file systems take the flag at `open` and refuse later, or want longer blocks than ours.
+    fn tries_again(&self, file: &OwnedFd, was_refused: &mut bool) -> bool {
+        if std::mem::replace(was_refused, true) {
+            return false;
+        }
+        if end_direct(file) {
+            self.use_page_cache();
+        }
+        // Also where another operation has ended it meanwhile.
+        self.is_buffered.get()
     }
 
     async fn sync_directory(&self) -> Result<(), DiskError> {
@@ -135,13 +149,15 @@ impl<E: Executor> Disk for RingDisk<E> {
     /// Reads the folder without the ring: once, before a node serves.
     async fn list(&self) -> Result<Vec<(BlobId, u64)>, DiskError> {
         let mut blobs = Vec::new();
-        for entry in std::fs::read_dir(&self.path).map_err(|error| io_error(&error))? {
-            let entry = entry.map_err(|error| io_error(&error))?;
-            let Some(id) = entry.file_name().to_str().and_then(parse_file_name) else {
+        for entry in Dir::read_from(&self.directory).map_err(errno_error)? {
+            let entry = entry.map_err(errno_error)?;
+            let name = entry.file_name();
+            let Some(id) = name.to_str().ok().and_then(parse_file_name) else {
                 continue;
             };
-            let len = entry.metadata().map_err(|error| io_error(&error))?.len();
-            blobs.push((id, len));
+            let status = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
+            let status = status.map_err(errno_error)?;
+            blobs.push((id, u64::try_from(status.st_size).unwrap_or_default()));
         }
         Ok(blobs)
     }
@@ -164,10 +180,10 @@ impl<E: Executor> Disk for RingDisk<E> {
     ) -> (Result<usize, DiskError>, IoBuffer) {
         let end = buffer.len();
         let (mut buffer, mut filled) = (buffer, 0);
+        let mut was_refused = false;
         while filled < end {
-            let file = file.clone();
             let operation = FileOperation::Read {
-                file,
+                file: file.clone(),
                 offset: offset + filled as u64,
                 buffer,
                 start: filled,
@@ -183,11 +199,13 @@ impl<E: Executor> Disk for RingDisk<E> {
                 Ok(len) => {
                     filled += len as usize;
                     // Direct reads come in whole blocks but for the file's last one.
-                    if !filled.is_multiple_of(BLOCK_BYTES) {
+                    // Buffered ones may be short anywhere.
+                    if !filled.is_multiple_of(BLOCK_BYTES) && !self.is_buffered.get() {
                         break;
                     }
                 }
                 Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
+                Err(libc::EINVAL) if self.tries_again(file, &mut was_refused) => {}
                 Err(errno) => return (Err(disk_error(errno)), buffer),
             }
         }
@@ -203,7 +221,7 @@ impl<E: Executor> Disk for RingDisk<E> {
     ) -> (Result<(), DiskError>, IoBuffer) {
         let (mut buffer, mut written) = (buffer, 0);
         let buffer_len = buffer.len();
-        let mut is_stuck = false;
+        let (mut is_stuck, mut was_refused) = (false, false);
         while written < len {
             let operation = FileOperation::Write {
                 file: file.clone(),
@@ -228,6 +246,7 @@ impl<E: Executor> Disk for RingDisk<E> {
                     written += whole;
                 }
                 Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
+                Err(libc::EINVAL) if self.tries_again(file, &mut was_refused) => {}
                 Err(errno) => return (Err(disk_error(errno)), buffer),
             }
         }
@@ -270,13 +289,13 @@ impl<E> std::fmt::Debug for RingDisk<E> {
 const BLOCK_BYTES: usize = 4_096;
 
 //= docs/format.md#6
-fn file_name(id: BlobId) -> CString {
+pub(crate) fn file_name(id: BlobId) -> CString {
     #[expect(clippy::expect_used, reason = "hex digits and a suffix hold no NUL")]
     CString::new(format!("{:016x}{SUFFIX}", id.0)).expect("no NUL")
 }
 
 /// The inverse of [`file_name`]; `None` for anything else that lies in the folder.
-fn parse_file_name(name: &str) -> Option<BlobId> {
+pub(crate) fn parse_file_name(name: &str) -> Option<BlobId> {
     let digits = name.strip_suffix(SUFFIX)?;
     let is_hex = digits
         .bytes()
@@ -295,7 +314,19 @@ fn disk_error(errno: i32) -> DiskError {
     }
 }
 
-fn io_error(error: &std::io::Error) -> DiskError {
+fn errno_error(errno: rustix::io::Errno) -> DiskError {
+    disk_error(errno.raw_os_error())
+}
+
+/// Ends direct I/O on an open file; false if there was none.
+pub(crate) fn end_direct(file: impl AsFd) -> bool {
+    let Ok(flags) = fcntl_getfl(&file) else {
+        return false;
+    };
+    flags.contains(OFlags::DIRECT) && fcntl_setfl(&file, flags - OFlags::DIRECT).is_ok()
+}
+
+pub(crate) fn io_error(error: &std::io::Error) -> DiskError {
     disk_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 

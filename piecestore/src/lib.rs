@@ -14,11 +14,14 @@ pub mod config;
 pub mod directory;
 pub mod limits;
 pub mod node;
+pub mod offline;
 pub mod permission;
 pub mod process;
 pub mod serials;
 pub mod serve;
+pub mod space;
 pub mod status;
 mod upkeep;
+pub mod verify;
 
 pub use cli::cli_main;

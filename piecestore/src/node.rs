@@ -3,7 +3,7 @@
 //! Everything here belongs to one core and lives in [`Node`]; a dead disk or a refused address costs its own node and
 //! no other. [`Node::stop`] refuses new requests, lets those begun end, and closes what was opened, in the opposite order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::disk::RingDisk;
 use crate::permission::Permission;
 use crate::quic::{BindError, Endpoint, Handler};
 use crate::serve::{Service, ServiceOptions};
-use crate::status::{CounterFigures, Status};
+use crate::status::{CounterFigures, Status, disk_trouble};
 use crate::upkeep;
 
 type NodeService = Service<RingDisk<CoreExecutor>, CoreExecutor, CoreExecutor>;
@@ -38,6 +38,7 @@ pub struct Node {
     stop_check_in: Rc<Notify>,
     stop_upkeep: Rc<Notify>,
     started_ms: u64,
+    has_said_trouble: Cell<bool>,
 }
 
 /// What a node is made of before it has a core.
@@ -82,7 +83,10 @@ impl Node {
         let started_ms = executor.now_ms();
         let node_id = config.node_id;
 
-        let disk = core.disk(&directory.blobs()).map_err(NodeError::Disk)?;
+        // By the descriptor that was opened under the lock, not by the path: a disk that was unmounted meanwhile is
+        // not replaced by what lies under it.
+        let folder = directory.open_blobs().map_err(NodeError::Disk)?;
+        let disk = core.disk_in(&directory.blobs(), folder);
         let options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
         let now_s = u32::try_from(started_ms / 1000).unwrap_or(u32::MAX);
         let (store, recovery) = Store::open(disk, options, now_s, &mut fill_random).await?;
@@ -134,6 +138,7 @@ impl Node {
             stop_check_in,
             stop_upkeep: Rc::default(),
             started_ms,
+            has_said_trouble: Cell::new(false),
         };
         node.start_upkeep(core);
         node.start_check_ins(core);
@@ -149,6 +154,16 @@ impl Node {
         let json = serde_json::to_string(&status)
             .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
         self.board.show(question, json);
+    }
+
+    /// Says once in the log why nothing more is stored.
+    pub fn watch_disk(&self) {
+        if let Some(cause) = self.service.store().poison_cause()
+            && !self.has_said_trouble.replace(true)
+        {
+            let node = self.directory.config().node_id;
+            tracing::error!(%node, "{}", disk_trouble(&cause));
+        }
     }
 
     /// The line that says that the node serves.
@@ -276,6 +291,11 @@ impl Node {
             clock_offset_ms: permission.clock_offset_ms(),
             serials: permission.serial_count(),
             read_only: store.is_read_only(),
+            read_only_reason: store
+                .poison_cause()
+                .as_ref()
+                .map(disk_trouble)
+                .unwrap_or_default(),
             space: store.space().into(),
             requests: self.service.counters(),
             write_budget: self.budgets.write.usage(),
@@ -297,7 +317,7 @@ impl std::fmt::Debug for Node {
     clippy::expect_used,
     reason = "salts cannot be made without the system's random source"
 )]
-fn fill_random(bytes: &mut [u8]) {
+pub(crate) fn fill_random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the system has a random source");
 }
 

@@ -264,6 +264,7 @@ impl CorePlan {
             executor.sleep(LOOK_PERIOD).await;
             for node in nodes.borrow().iter() {
                 node.answer_admin(&core, self.index);
+                node.watch_disk();
             }
         }
         // What still recovers then has promised nothing to anybody.

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
-use strand_blob::{Space, StoreCounters};
+use strand_blob::{DiskError, PoisonCause, Space, StoreCounters, WriteOperation};
 
 use crate::budget::BudgetUse;
 use crate::check_in::Standing;
@@ -43,6 +43,8 @@ pub struct Status {
     pub serials: usize,
     /// Whether the disk failed a write: nothing more is stored until a restart.
     pub read_only: bool,
+    /// Why, and what to do; empty if it is not.
+    pub read_only_reason: String,
     /// Where its bytes are.
     pub space: SpaceFigures,
     /// What was asked of it.
@@ -181,6 +183,31 @@ pub fn human_bytes(bytes: u64) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
+/// Why a node stores nothing more, and what to do: one sentence.
+#[must_use]
+pub fn disk_trouble(cause: &PoisonCause) -> String {
+    let what = match cause.operation {
+        WriteOperation::Create => "could not make",
+        WriteOperation::Write => "could not write",
+        WriteOperation::Sync => "could not sync",
+    };
+    let blob = cause.blob;
+    let next = "pieces are still served, and nothing more is stored until the disk is checked and the node started again";
+    match cause.error {
+        DiskError::Io { errno: libc::EROFS } => format!(
+            "{what} blob {blob}: the disk is mounted read-only, as the kernel does after errors (see dmesg); {next}"
+        ),
+        DiskError::Io {
+            errno: libc::ETIMEDOUT,
+        } => format!("{what} blob {blob}: the disk does not answer; {next}"),
+        DiskError::Io { errno } => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            format!("{what} blob {blob}: {error}; {next}")
+        }
+        error => format!("{what} blob {blob}: {error}; {next}"),
+    }
+}
+
 /// A status, as its JSON, in a few lines for people.
 #[must_use]
 pub fn for_people(status: &serde_json::Value) -> String {
@@ -253,10 +280,8 @@ pub fn for_people(status: &serde_json::Value) -> String {
         .and_then(serde_json::Value::as_bool)
         == Some(true)
     {
-        line(
-            "disk",
-            "failed a write: read-only until it is checked and the node started again".to_owned(),
-        );
+        let reason = text("/read_only_reason");
+        line("disk", reason);
     }
     out
 }

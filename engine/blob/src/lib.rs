@@ -46,6 +46,7 @@ mod space;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod verify;
 mod wait;
 
 pub use buffer::IoBuffer;

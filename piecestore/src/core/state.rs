@@ -110,6 +110,12 @@ impl Core {
         RingDisk::open(self.ring.clone(), self.executor, directory)
     }
 
+    /// The blob files in a folder that is open already; `path` is only for what people read.
+    #[must_use]
+    pub fn disk_in(&self, path: &Path, folder: std::os::fd::OwnedFd) -> RingDisk<Glommio> {
+        RingDisk::in_folder(self.ring.clone(), self.executor, path, folder)
+    }
+
     /// Adds a node to this core: one socket, one endpoint. `handler` gets every request.
     ///
     /// # Errors

@@ -138,6 +138,8 @@ impl Ring {
 
 /// Bytes an ordinary user may still write to the file system of a directory.
 ///
+/// A file system without any blocks (ramfs, some FUSE) does not count: then there is room until it says `ENOSPC`.
+///
 /// # Errors
 ///
 /// What the kernel says.
@@ -147,6 +149,9 @@ pub fn free_bytes(directory: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: the descriptor is open and `status` a valid place for the answer.
     if unsafe { libc::fstatvfs(directory.as_raw_fd(), &raw mut status) } != 0 {
         return Err(io::Error::last_os_error());
+    }
+    if status.f_blocks == 0 {
+        return Ok(u64::MAX / 2);
     }
     Ok(status.f_bavail * status.f_frsize)
 }

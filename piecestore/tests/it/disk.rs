@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use piecestore::core::{Core, CoreCounters, CoreOptions, Executor, start};
-use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
+use strand_blob::{BlobId, Disk, DiskError, IoBuffer, PutError, Stored};
+
+use crate::mount::Mount;
 
 /// Runs `test` on a core; gives its output and what the core counted.
 fn check<T: Send + 'static, F: Future<Output = T> + 'static>(
@@ -79,22 +81,116 @@ fn reads_are_short_at_the_end_and_absent_files_are_not_found() {
     });
 }
 
+/// Writes and reads a file, and a store, in a folder; gives whether the file takes direct I/O.
+fn check_disk_in(folder: &Path) -> bool {
+    let path = folder.to_owned();
+    let (is_direct, _) = check(move |core| async move {
+        let disk = core.disk(&path).unwrap();
+        let file = disk.create(BlobId(1)).await.unwrap();
+        assert!(disk.create(BlobId(2)).await.is_ok());
+        let (result, _) = disk.write(&file, 0, filled(65_536, 1), 65_536).await;
+        result.unwrap();
+        disk.sync(&file).await.unwrap();
+        let file = disk.open(BlobId(1)).await.unwrap();
+        let (result, buffer) = disk.read(&file, 0, IoBuffer::zeroed(131_072)).await;
+        assert_eq!(result, Ok(65_536));
+        assert!(buffer[..65_536] == filled(65_536, 1)[..]);
+        disk.remove(BlobId(1)).await.unwrap();
+        disk.remove(BlobId(2)).await.unwrap();
+        let store = open_store(&core, &path).await;
+        assert_eq!(store.put(piece(3, 50_000)).await, Ok(Stored::New));
+        store.close().await;
+        let store = open_store(&core, &path).await;
+        assert_eq!(store.counters().pieces, 1);
+        let stored = store.piece(&[1; 32], &[3; 32]).await.unwrap();
+        let body = store.read_shares(&stored, 0..4).await.unwrap();
+        assert_eq!(body[..], piece(3, 50_000).body[0][..]);
+        store.close().await;
+        let flags = rustix::fs::fcntl_getfl(&*file).unwrap();
+        flags.contains(rustix::fs::OFlags::DIRECT)
+    });
+    is_direct
+}
+
 #[test]
 fn a_file_system_without_direct_io_is_used_all_the_same() {
     // tmpfs took no O_DIRECT before Linux 6.6 and takes it since: either way this must work.
-    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else {
+    if let Ok(folder) = tempfile::tempdir_in("/dev/shm") {
+        check_disk_in(folder.path());
+    }
+    // ramfs never took it.
+    let folder = tempfile::tempdir().unwrap();
+    let Some(_mount) = Mount::new("ramfs", folder.path()) else {
         return;
     };
+    assert!(!check_disk_in(folder.path()), "ramfs takes direct I/O now");
+}
+
+#[test]
+fn direct_io_that_is_refused_after_the_file_was_opened_goes_through_the_page_cache() {
+    let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     check(move |core| async move {
         let disk = core.disk(&path).unwrap();
         let file = disk.create(BlobId(1)).await.unwrap();
-        let (result, _) = disk.write(&file, 0, filled(65_536, 1), 65_536).await;
+        let (result, _) = disk.write(&file, 0, filled(8_192, 1), 8_192).await;
         result.unwrap();
-        disk.sync(&file).await.unwrap();
-        let (result, buffer) = disk.read(&file, 0, IoBuffer::zeroed(65_536)).await;
-        assert_eq!(result, Ok(65_536));
-        assert!(buffer[..] == filled(65_536, 1)[..]);
+        // Seven bytes off every block: what a file system with longer blocks makes of ours.
+        let (result, _) = disk.write(&file, 8_199, filled(8_192, 2), 8_192).await;
+        assert_eq!(result, Ok(()));
+        let file = disk.open(BlobId(1)).await.unwrap();
+        let (result, buffer) = disk.read(&file, 8_199, IoBuffer::zeroed(8_192)).await;
+        assert_eq!(result, Ok(8_192));
+        assert!(buffer[..] == filled(8_192, 2)[..]);
+        let flags = rustix::fs::fcntl_getfl(&*file).unwrap();
+        assert!(!flags.contains(rustix::fs::OFlags::DIRECT));
+    });
+}
+
+#[test]
+fn a_disk_unmounted_under_a_store_is_never_replaced_by_what_lies_under_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::new("tmpfs", folder.path()) else {
+        return;
+    };
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let store = open_store(&core, &path).await;
+        assert_eq!(store.put(piece(1, 50_000)).await, Ok(Stored::New));
+        mount.detach();
+        // A blob of another class: a new file.
+        let short_lived = strand_blob::NewPiece {
+            expiry_s: 1_000,
+            ..piece(2, 50_000)
+        };
+        assert_eq!(store.put(short_lived).await, Ok(Stored::New));
+        assert_eq!(store.counters().blobs_created, 2);
+        for id in [1, 2] {
+            let stored = store.piece(&[1; 32], &[id; 32]).await.unwrap();
+            let body = store.read_shares(&stored, 0..4).await.unwrap();
+            assert_eq!(body[..], piece(id, 50_000).body[0][..]);
+        }
+        store.close().await;
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_disk_that_turns_read_only_ends_writing_with_its_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::new("tmpfs", folder.path()) else {
+        return;
+    };
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let store = open_store(&core, &path).await;
+        mount.make_read_only();
+        assert_eq!(store.put(piece(1, 50_000)).await, Err(PutError::ReadOnly));
+        let cause = store.poison_cause().unwrap();
+        assert_eq!(cause.error, DiskError::Io { errno: libc::EROFS });
+        let said = piecestore::status::disk_trouble(&cause);
+        assert!(said.contains("mounted read-only"), "{said}");
+        store.close().await;
     });
 }
 
@@ -154,18 +250,7 @@ fn the_store_keeps_pieces_on_it_across_a_restart() {
         let mut puts = Vec::new();
         for index in 0..pieces {
             let body = body(index);
-            let piece = strand_blob::NewPiece {
-                satellite: [1; 32],
-                id: [index; 32],
-                created_s: 1,
-                expiry_s: 0,
-                share_hashes: vec![[7; 32]; body.len().div_ceil(16_384)],
-                body: vec![Bytes::from(body)],
-                root: [index; 32],
-                path: vec![[3; 32]; 7],
-                commitment: [4; 32],
-            };
-            puts.push(store.put(piece));
+            puts.push(store.put(piece_of(index, body)));
         }
         for put in puts {
             put.await.unwrap();
@@ -190,6 +275,24 @@ fn the_store_keeps_pieces_on_it_across_a_restart() {
         }
         store.close().await;
     });
+}
+
+fn piece(id: u8, len: usize) -> strand_blob::NewPiece {
+    piece_of(id, (0..len).map(|at| (at % 251) as u8 ^ id).collect())
+}
+
+fn piece_of(id: u8, body: Vec<u8>) -> strand_blob::NewPiece {
+    strand_blob::NewPiece {
+        satellite: [1; 32],
+        id: [id; 32],
+        created_s: 1,
+        expiry_s: 0,
+        share_hashes: vec![[7; 32]; body.len().div_ceil(16_384)],
+        body: vec![Bytes::from(body)],
+        root: [id; 32],
+        path: vec![[3; 32]; 7],
+        commitment: [4; 32],
+    }
 }
 
 async fn open_store(

@@ -5,5 +5,9 @@
 mod disk;
 mod driver;
 mod limits;
+mod mount;
 mod node;
+mod space;
+mod vanish;
+mod verify;
 mod world;

@@ -393,7 +393,7 @@ fn directories_that_cannot_be_served_are_refused_in_one_sentence() {
         let nothing = root.path().join("nothing");
         let name = text(&nothing);
         let missing = format!(
-            "{name} is not a node's directory: it has no node.toml; `piecestore setup --dir {name}` makes one"
+            "{name} is not a node's directory: it has no node.toml; if its disk is not mounted, mount it, else `piecestore setup --dir {name}` makes one"
         );
         check(&nothing, &missing);
 

@@ -14,3 +14,4 @@ mod group_commit;
 mod independent;
 mod sealed;
 mod support;
+mod verify;

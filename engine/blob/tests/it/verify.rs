@@ -1,0 +1,161 @@
+//! Reading everything: whole stores are good, and each kind of damage is named with its cost.
+
+use std::collections::BTreeMap;
+
+use strand_blob::disk::sim::SimDisk;
+use strand_blob::verify::{Fault, Verdict, verify};
+use strand_blob::{BlobId, Damage, StoreOptions, Stored, inspect};
+
+use crate::support::{World, id_of, open, piece, small_options};
+
+const FIRST: BlobId = BlobId(1);
+const GONE: u64 = 2;
+
+type Files = BTreeMap<BlobId, Vec<u8>>;
+
+/// Four records a blob.
+fn options() -> StoreOptions {
+    StoreOptions {
+        blob_records_max: 4,
+        ..small_options()
+    }
+}
+
+/// Ten pieces of 40,000 bytes, the third of which is deleted: two sealed blobs and an open one.
+fn filled() -> Files {
+    let world = open(&SimDisk::new(1), options(), 1);
+    for key in 0..10 {
+        assert_eq!(world.put(piece(key, 40_000)), Ok(Stored::New));
+    }
+    assert_eq!(world.delete(GONE), Ok(true));
+    world.close();
+    world.disk.files()
+}
+
+fn check(files: &Files) -> Verdict {
+    check_as(files, options().node_id)
+}
+
+fn check_as(files: &Files, node_id: [u8; 32]) -> Verdict {
+    let world = World::new(7);
+    let disk = SimDisk::from_files(1, files.clone());
+    let before = disk.files();
+    let seen = disk.clone();
+    let verdict = world.run(move |_| async move {
+        let mut progress = |now: &strand_blob::verify::Progress| {
+            assert!(now.bytes_done <= now.bytes_total, "{now:?}");
+        };
+        verify(&disk, node_id, [5; 32], &mut progress).await
+    });
+    assert_eq!(seen.files(), before, "something was written");
+    verdict.unwrap()
+}
+
+fn faults(verdict: &Verdict) -> Vec<Fault> {
+    verdict
+        .findings
+        .iter()
+        .map(|finding| finding.fault)
+        .collect()
+}
+
+/// Where a piece's record lies in the first blob.
+fn place(files: &Files, key: u64) -> inspect::StoredRecord {
+    let records = inspect::records(&files[&FIRST]).unwrap();
+    let record = records.into_iter().find(|record| record.id == id_of(key));
+    record.unwrap()
+}
+
+fn flipped(files: &Files, offset: u64) -> Files {
+    let mut files = files.clone();
+    files.get_mut(&FIRST).unwrap()[offset as usize] ^= 4;
+    files
+}
+
+#[test]
+fn a_whole_store_is_good() {
+    let files = filled();
+    let verdict = check(&files);
+    assert_eq!(faults(&verdict), []);
+    assert_eq!((verdict.blobs, verdict.sealed_blobs), (3, 2));
+    assert_eq!((verdict.records, verdict.pieces), (11, 9));
+    assert_eq!((verdict.torn_bytes, verdict.unknown_bytes), (0, 0));
+    let total: usize = files.values().map(Vec::len).sum();
+    assert_eq!(verdict.file_bytes, total as u64);
+}
+
+#[test]
+fn a_bad_share_of_a_sealed_blob_is_found_though_the_footer_vouches_for_it() {
+    let files = filled();
+    let record = place(&files, 1);
+    let verdict = check(&flipped(&files, record.share_range(1).start));
+    assert_eq!(faults(&verdict), [Fault::Damaged(Damage::Share(1))]);
+    let lost = verdict.lost();
+    assert_eq!(
+        (lost.len(), lost[0].id, lost[0].body_len),
+        (1, id_of(1), 40_000)
+    );
+    assert_eq!(verdict.pieces, 8);
+}
+
+#[test]
+fn a_bad_share_of_a_deleted_piece_costs_nothing() {
+    let files = filled();
+    let record = place(&files, GONE);
+    let verdict = check(&flipped(&files, record.share_range(0).start));
+    assert_eq!(faults(&verdict), [Fault::Damaged(Damage::Share(0))]);
+    assert_eq!((verdict.lost().len(), verdict.pieces), (0, 9));
+}
+
+#[test]
+fn a_lost_record_header_is_named_by_the_footer() {
+    let files = filled();
+    let record = place(&files, 3);
+    let verdict = check(&flipped(&files, record.offset + 20));
+    assert_eq!(faults(&verdict), [Fault::RecordMissing]);
+    assert_eq!(verdict.findings[0].offset, record.offset);
+    assert_eq!(verdict.lost()[0].id, id_of(3));
+    assert_eq!((verdict.pieces, verdict.unknown_bytes), (8, 0));
+}
+
+#[test]
+fn a_bad_footer_is_a_fault_that_costs_nothing() {
+    let files = filled();
+    let footer_at = files[&FIRST].len() as u64 - 12_288;
+    let verdict = check(&flipped(&files, footer_at + 40));
+    assert_eq!(faults(&verdict), [Fault::Footer]);
+    assert_eq!((verdict.sealed_blobs, verdict.pieces), (1, 9));
+    assert_eq!(verdict.lost(), []);
+}
+
+#[test]
+fn a_lost_header_copy_a_lost_blob_and_a_foreign_one_are_told_apart() {
+    let files = filled();
+    let one = flipped(&files, 100);
+    let verdict = check(&one);
+    assert_eq!(faults(&verdict), [Fault::Damaged(Damage::BlobHeader)]);
+    assert_eq!(verdict.pieces, 9);
+
+    // The footer holds a third copy; without it all is lost.
+    let both = flipped(&one, 4_096 + 100);
+    assert_eq!(check(&both).pieces, 9);
+    let footer_at = files[&FIRST].len() as u64 - 12_288;
+    let all = flipped(&both, footer_at + 4_096 + 100);
+    let verdict = check(&all);
+    assert_eq!(faults(&verdict), [Fault::Damaged(Damage::Blob)]);
+    assert_eq!(verdict.unknown_bytes, files[&FIRST].len() as u64 - 8_192);
+
+    let verdict = check_as(&files, [77; 32]);
+    assert_eq!(faults(&verdict), [Fault::ForeignBlob; 3]);
+    assert_eq!(verdict.pieces, 0);
+}
+
+#[test]
+fn a_torn_tail_is_no_fault() {
+    let mut files = filled();
+    let last = files.values_mut().last().unwrap();
+    last.extend(std::iter::repeat_n(9, 8_192));
+    let verdict = check(&files);
+    assert_eq!(faults(&verdict), []);
+    assert_eq!((verdict.torn_bytes, verdict.pieces), (8_192, 9));
+}

@@ -1,0 +1,304 @@
+//! `piecestore verify`: reads everything that a stopped node has, and says what is wrong and what it costs.
+//!
+//! Holds the directory's lock, so no node starts meanwhile, and writes nothing: it may be interrupted at any moment.
+//! Names in the JSON are read by scripts; they are added to, not changed.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_lite::future::block_on;
+use serde::Serialize;
+use strand_blob::verify::{Finding, PieceName, Progress, Verdict};
+use strand_blob::{DiskError, verify};
+use strand_protocol::{NodeId, PieceId};
+
+use crate::directory::{Directory, DirectoryError};
+use crate::offline::OfflineDisk;
+use crate::space::with_separators;
+use crate::status::human_bytes;
+
+/// Bytes of one read: enough to keep a spinning disk at its speed.
+const READ_AHEAD_BYTES: usize = 4 << 20;
+
+/// How often progress is said to a terminal, and to a log.
+const TERMINAL_PERIOD: Duration = Duration::from_millis(500);
+const LOG_PERIOD: Duration = Duration::from_secs(30);
+
+/// What was found, for scripts.
+#[derive(Debug, Serialize)]
+pub struct VerifyReport {
+    /// Text form.
+    pub node_id: String,
+    /// Where its files are.
+    pub directory: String,
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// Blob files.
+    pub blobs: u64,
+    /// Those of them with a good footer.
+    pub sealed_blobs: u64,
+    /// All blob files together.
+    pub file_bytes: u64,
+    /// Bytes that were read from the disk.
+    pub read_bytes: u64,
+    /// Commit groups.
+    pub groups: u64,
+    /// Records of all kinds.
+    pub records: u64,
+    /// Pieces that can be read whole.
+    pub pieces: u64,
+    /// Bytes of their bodies.
+    pub piece_bytes: u64,
+    /// What a crash left unfinished: no fault.
+    pub torn_bytes: u64,
+    /// Pieces that cannot be read any more.
+    pub lost_pieces: u64,
+    /// Bytes of their bodies.
+    pub lost_bytes: u64,
+    /// Damaged bytes of which nobody knows what they held.
+    pub unknown_bytes: u64,
+    /// Which pieces are lost.
+    pub lost: Vec<LostPiece>,
+    /// What is wrong and where.
+    pub faults: Vec<FaultFigures>,
+}
+
+/// One lost piece.
+#[derive(Debug, Serialize)]
+pub struct LostPiece {
+    /// Node id of the satellite, text form.
+    pub satellite: String,
+    /// Text form.
+    pub piece_id: String,
+    /// Of its body.
+    pub bytes: u64,
+}
+
+/// One fault.
+#[derive(Debug, Serialize)]
+pub struct FaultFigures {
+    /// The file's stem.
+    pub blob: String,
+    /// Where in the file.
+    pub offset: u64,
+    /// How far, as far as known.
+    pub len: u64,
+    /// A sentence.
+    pub fault: String,
+    /// Whose bytes, where known.
+    pub satellite: Option<String>,
+    /// Whose bytes, where known.
+    pub piece_id: Option<String>,
+    /// Whether that piece is lost by it.
+    pub lost: bool,
+}
+
+/// Why a directory was not verified. Each message is one sentence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// A node runs on it.
+    #[error("node in {0} is running, and what changes cannot be verified: stop it first")]
+    Running(PathBuf),
+    /// Its directory.
+    #[error(transparent)]
+    Directory(DirectoryError),
+    /// Its blobs.
+    #[error("cannot read the blobs in {path}: {error}")]
+    Disk {
+        /// The node's directory.
+        path: PathBuf,
+        /// The disk's answer.
+        error: DiskError,
+    },
+}
+
+/// Reads everything. Progress goes to standard error.
+pub fn check(path: &Path) -> Result<VerifyReport, VerifyError> {
+    let directory = Directory::inspect(path).map_err(|error| match error {
+        DirectoryError::Locked(path) => VerifyError::Running(path),
+        error => VerifyError::Directory(error),
+    })?;
+    let node_id = directory.config().node_id;
+    let disk = OfflineDisk::new(&directory.blobs(), READ_AHEAD_BYTES);
+    let read_bytes = disk.bytes_read();
+    let mut meter = Meter::new();
+    let mut key = [0; 32];
+    crate::node::fill_random(&mut key);
+    let verdict = block_on(verify::verify(
+        &disk,
+        *node_id.as_bytes(),
+        key,
+        &mut |now| {
+            meter.show(now);
+        },
+    ));
+    meter.end();
+    let verdict = verdict.map_err(|error| VerifyError::Disk {
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(VerifyReport::new(node_id, path, &verdict, read_bytes.get()))
+}
+
+impl VerifyReport {
+    fn new(node_id: NodeId, path: &Path, verdict: &Verdict, read_bytes: u64) -> Self {
+        let lost: Vec<LostPiece> = verdict.lost().iter().map(LostPiece::new).collect();
+        Self {
+            node_id: node_id.to_string(),
+            directory: path.display().to_string(),
+            ok: verdict.is_good(),
+            blobs: verdict.blobs,
+            sealed_blobs: verdict.sealed_blobs,
+            file_bytes: verdict.file_bytes,
+            read_bytes,
+            groups: verdict.groups,
+            records: verdict.records,
+            pieces: verdict.pieces,
+            piece_bytes: verdict.piece_bytes,
+            torn_bytes: verdict.torn_bytes,
+            lost_pieces: lost.len() as u64,
+            lost_bytes: lost.iter().map(|piece| piece.bytes).sum(),
+            unknown_bytes: verdict.unknown_bytes,
+            lost,
+            faults: verdict.findings.iter().map(FaultFigures::new).collect(),
+        }
+    }
+
+    /// Lines for people: faults first, the sum at the end.
+    #[must_use]
+    pub fn for_people(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        for fault in &self.faults {
+            let _ = write!(
+                out,
+                "blob {}, offset {}, {} bytes: {}",
+                fault.blob, fault.offset, fault.len, fault.fault
+            );
+            if let (Some(satellite), Some(piece)) = (&fault.satellite, &fault.piece_id) {
+                let end = if fault.lost {
+                    "is lost"
+                } else {
+                    "was deleted, replaced, or has a good copy"
+                };
+                let _ = write!(out, "; piece {piece} of satellite {satellite} {end}");
+            }
+            out.push('\n');
+        }
+        let _ = writeln!(
+            out,
+            "read {} of {} blobs ({} sealed): {} records, {} pieces with {} are good",
+            human_bytes(self.read_bytes),
+            self.blobs,
+            self.sealed_blobs,
+            with_separators(self.records),
+            with_separators(self.pieces),
+            human_bytes(self.piece_bytes),
+        );
+        if self.torn_bytes > 0 {
+            let _ = writeln!(
+                out,
+                "a crash left {} unfinished; nothing of it was acknowledged",
+                human_bytes(self.torn_bytes)
+            );
+        }
+        let _ = if self.ok {
+            writeln!(out, "nothing is wrong")
+        } else {
+            writeln!(
+                out,
+                "{} faults: {} pieces with {} bytes are lost, and {} bytes of which nobody knows what they held",
+                self.faults.len(),
+                with_separators(self.lost_pieces),
+                with_separators(self.lost_bytes),
+                with_separators(self.unknown_bytes),
+            )
+        };
+        out
+    }
+}
+
+impl LostPiece {
+    fn new(piece: &PieceName) -> Self {
+        Self {
+            satellite: NodeId::from(piece.satellite).to_string(),
+            piece_id: PieceId::from(piece.id).to_string(),
+            bytes: piece.body_len,
+        }
+    }
+}
+
+impl FaultFigures {
+    fn new(finding: &Finding) -> Self {
+        let piece = finding.piece.as_ref();
+        Self {
+            blob: finding.blob.to_string(),
+            offset: finding.offset,
+            len: finding.len,
+            fault: finding.fault.to_string(),
+            satellite: piece.map(|piece| NodeId::from(piece.satellite).to_string()),
+            piece_id: piece.map(|piece| PieceId::from(piece.id).to_string()),
+            lost: finding.is_lost,
+        }
+    }
+}
+
+/// Says on standard error how far the reading has come.
+struct Meter {
+    is_terminal: bool,
+    began: Instant,
+    shown: Instant,
+    has_line: bool,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self {
+            is_terminal: std::io::stderr().is_terminal(),
+            began: Instant::now(),
+            shown: Instant::now(),
+            has_line: false,
+        }
+    }
+
+    fn show(&mut self, now: &Progress) {
+        let period = if self.is_terminal {
+            TERMINAL_PERIOD
+        } else {
+            LOG_PERIOD
+        };
+        if self.shown.elapsed() < period {
+            return;
+        }
+        self.shown = Instant::now();
+        self.say(&format!(
+            "verifying: {} of {}, blob {}, {} faults",
+            human_bytes(now.bytes_done),
+            human_bytes(now.bytes_total),
+            now.blob,
+            now.findings
+        ));
+    }
+
+    fn end(&mut self) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.say(&format!("verified in {seconds:.1} s"));
+        if self.has_line {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+
+    /// If nobody reads it, the work goes on all the same.
+    fn say(&mut self, line: &str) {
+        let mut error = std::io::stderr();
+        let _ = if self.is_terminal {
+            self.has_line = true;
+            write!(error, "\r\x1b[K{line}").and_then(|()| error.flush())
+        } else {
+            writeln!(error, "{line}")
+        };
+    }
+}
