@@ -15,7 +15,7 @@ use strand_blob::inspect;
 use super::drive::{IndexPeaks, Load, Run, Session, on_core};
 use super::figures::Figures;
 use super::memory::Watch;
-use super::plan::{FILL_MAX, FULL_PIECE_BYTES, PIECES_DEFAULT, Plan, ROUNDS, RUN_MAX};
+use super::plan::{FULL_PIECE_BYTES, PIECES_DEFAULT, Plan, ROUNDS, RUN_MAX};
 use super::raw::{self, SHAPES, Shape};
 use super::work::Work;
 use crate::folder;
@@ -90,7 +90,7 @@ pub fn run(options: &Options) -> Result<Figures> {
     let mut bench = Bench {
         plan,
         folder,
-        figures: Figures::new(options.pieces),
+        figures: Figures::default(),
         narrator,
         watch: Watch::start(),
         now_s: u32::try_from(now.as_secs())?,
@@ -112,10 +112,11 @@ impl Bench {
         let folder = self.new_folder("fill")?;
         let work = Arc::new(Work::new(576, self.now_s));
         let load = Load {
-            limit: FILL_MAX,
+            limit: self.plan.fill_max(),
             ..load(CALLERS, count)
         };
         let (put, peaks) = self.fill("disk_per_piece_576", &folder, &work, load)?;
+        self.figures.set_pieces(put.count);
         self.figures
             .set("index_bytes_per_piece", peaks.bytes_per_piece);
 
@@ -128,6 +129,7 @@ impl Bench {
         let pieces = put.count;
         let session_folder = folder.clone();
         let opened = self.watched(
+            "open",
             move || {
                 on_core(move |core| async move {
                     let started = Instant::now();
@@ -341,7 +343,7 @@ impl Bench {
                 Ok((run, peaks))
             })
         };
-        self.watched(putting, |(_, peaks)| peaks.bytes)
+        self.watched("put", putting, |(_, peaks)| peaks.bytes)
     }
 
     /// Each piece once, in random order.
@@ -362,7 +364,7 @@ impl Bench {
                 Ok((run, index_bytes))
             })
         };
-        let (run, _) = self.watched(getting, |(_, index_bytes)| *index_bytes)?;
+        let (run, _) = self.watched("get, cold", getting, |(_, index_bytes)| *index_bytes)?;
         Ok(run)
     }
 
@@ -385,18 +387,19 @@ impl Bench {
                     let mut random = crate::random::Random::new(number, "hot");
                     random.below(hot_count as usize) as u64
                 };
-                let run = session.get(&work, getting, at_random).await?;
+                let run = session.get_and_copy(&work, getting, at_random).await?;
                 session.close().await?;
                 Ok((run, index_bytes))
             })
         };
-        let (run, _) = self.watched(getting, |(_, index_bytes)| *index_bytes)?;
+        let (run, _) = self.watched("get, hot", getting, |(_, index_bytes)| *index_bytes)?;
         Ok(run)
     }
 
     /// Runs a part that uses a store, and enters its memory over what it may have, where that is worst.
     fn watched<T>(
         &mut self,
+        part: &str,
         work: impl FnOnce() -> Result<T>,
         index_bytes: impl FnOnce(&T) -> u64,
     ) -> Result<T> {
@@ -404,7 +407,16 @@ impl Bench {
         let output = output?;
         let allowed = WRITE_BUDGET_BYTES + CORE_BYTES + index_bytes(&output);
         let share = peak_bytes as f64 / allowed as f64;
-        self.figures.set_max("rss_over_budget", share);
+        if self
+            .figures
+            .value("rss_over_budget")
+            .is_none_or(|worst| worst < share)
+        {
+            self.figures.set("rss_over_budget", share);
+            let (peak, allowed) = (human_bytes(peak_bytes), human_bytes(allowed));
+            self.narrator
+                .line(&format!("most memory yet ({part}): {peak} of {allowed}"));
+        }
         Ok(output)
     }
 

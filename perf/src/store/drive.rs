@@ -145,24 +145,49 @@ impl Session {
         Ok((run, peaks.get()))
     }
 
-    /// Gets pieces whole, verified, and copies each out once; `number_of` says which piece an operation takes.
+    /// Gets pieces whole and verified; `number_of` says which piece an operation takes.
     pub(super) async fn get(
         &self,
         work: &Arc<Work>,
         load: Load,
         number_of: impl Fn(u64) -> u64 + 'static,
     ) -> Result<Run> {
-        let (store, work) = (Rc::clone(&self.store), Arc::clone(work));
-        let targets = Rc::new(RefCell::new(vec![vec![0; work.body_len()]; load.callers]));
+        self.get_to(work, load, number_of, |_| {}).await
+    }
+
+    /// As [`get`](Self::get), and copies each body out once.
+    pub(super) async fn get_and_copy(
+        &self,
+        work: &Arc<Work>,
+        load: Load,
+        number_of: impl Fn(u64) -> u64 + 'static,
+    ) -> Result<Run> {
+        // Nothing waits while it is borrowed, so all callers copy to the same place.
+        let target = RefCell::new(vec![0; work.body_len()]);
+        let copy = move |bytes: &[u8]| {
+            target.borrow_mut().copy_from_slice(bytes);
+            std::hint::black_box(&target);
+        };
+        self.get_to(work, load, number_of, copy).await
+    }
+
+    async fn get_to(
+        &self,
+        work: &Arc<Work>,
+        load: Load,
+        number_of: impl Fn(u64) -> u64 + 'static,
+        take: impl Fn(&[u8]) + 'static,
+    ) -> Result<Run> {
+        let (store, take) = (Rc::clone(&self.store), Rc::new(take));
+        let (work, body_len) = (Arc::clone(work), work.body_len());
         self.side_by_side(load, move |number| {
-            let (store, targets) = (Rc::clone(&store), Rc::clone(&targets));
+            let (store, take) = (Rc::clone(&store), Rc::clone(&take));
             let (satellite, id) = work.key(number_of(number));
             async move {
                 let piece = store.piece(&satellite, &id).await?;
                 let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
-                let mut target = targets.borrow_mut().pop().unwrap_or_default();
-                target.copy_from_slice(&bytes);
-                targets.borrow_mut().push(target);
+                ensure!(bytes.len() == body_len, "a piece has another length");
+                take(&bytes);
                 Ok(())
             }
         })

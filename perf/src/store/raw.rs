@@ -69,6 +69,10 @@ const LONE_BYTES: usize = 8 << 10;
 
 /// Writes a new file of about `bytes` and syncs it; bytes per second. The file is gone afterwards.
 pub(super) fn write(path: &Path, bytes: u64, shape: Shape) -> Result<f64> {
+    apart(|| write_here(path, bytes, shape))
+}
+
+fn write_here(path: &Path, bytes: u64, shape: Shape) -> Result<f64> {
     let file = open(path, true).context("cannot make the raw file")?;
     let count = (bytes / shape.step_bytes as u64).max(1) as usize;
     let mut buffers: Vec<_> = (0..shape.depth).map(|_| filled(shape.step_bytes)).collect();
@@ -89,6 +93,10 @@ pub(super) fn write(path: &Path, bytes: u64, shape: Shape) -> Result<f64> {
 
 /// Reads all files of a folder, or about `bytes_max` of them; bytes per second.
 pub(super) fn read(folder: &Path, bytes_max: u64, shape: Shape) -> Result<f64> {
+    apart(|| read_here(folder, bytes_max, shape))
+}
+
+fn read_here(folder: &Path, bytes_max: u64, shape: Shape) -> Result<f64> {
     let mut files = Vec::new();
     let mut steps = Vec::new();
     let mut left = bytes_max;
@@ -121,6 +129,10 @@ pub(super) fn read(folder: &Path, bytes_max: u64, shape: Shape) -> Result<f64> {
 
 /// Appends groups of 256 KiB, each followed by an fdatasync; mean seconds for one.
 pub(super) fn group_seconds(path: &Path, count: u64, limit: Duration) -> Result<f64> {
+    apart(|| group_seconds_here(path, count, limit))
+}
+
+fn group_seconds_here(path: &Path, count: u64, limit: Duration) -> Result<f64> {
     let file = open(path, true)?;
     let buffer = filled(GROUP_BYTES);
     let started = Instant::now();
@@ -232,6 +244,12 @@ fn filled(len: usize) -> IoBuffer {
 fn take(next: &AtomicUsize, count: usize) -> Option<usize> {
     let taken = next.fetch_add(1, Ordering::Relaxed);
     (taken < count).then_some(taken)
+}
+
+/// Runs `work` on a thread of its own.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    #[expect(clippy::expect_used, reason = "a panic goes on as one")]
+    std::thread::scope(|scope| scope.spawn(work).join().expect("raw loops do not panic"))
 }
 
 fn side_by_side(
