@@ -1,7 +1,9 @@
 //! The memory of this process while a store is in use: a thread that looks at `/proc` and keeps the largest sum.
 //!
 //! All of the process counts, the bench's own bodies included: they stand for the write budget. Watching pauses while
-//! a raw loop runs, whose buffers are no part of a node.
+//! a raw loop runs, whose buffers are no part of a node. A node is one process that starts once, the bench opens store
+//! after store: what the allocator kept of earlier ones goes back to the system before a part is watched.
+#![allow(unsafe_code, reason = "malloc_trim, which std does not have")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,6 +50,7 @@ impl Watch {
 
     /// Watches while `work` runs; its result and the largest sum seen in it.
     pub(super) fn during<T>(&self, work: impl FnOnce() -> T) -> (T, u64) {
+        give_back();
         self.shared
             .peak_bytes
             .store(used_bytes(), Ordering::Relaxed);
@@ -66,6 +69,13 @@ impl Drop for Watch {
             let _ = thread.join();
         }
     }
+}
+
+/// Returns the allocator's free memory to the system, where the allocator can.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes a number, and the allocator locks what it touches.
+    let _has_given = unsafe { libc::malloc_trim(0) };
 }
 
 /// Anonymous resident and pinned memory; 0 where `/proc` does not say.
