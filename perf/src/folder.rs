@@ -23,7 +23,17 @@ pub fn room_needed(bytes: u64, scheme: Scheme) -> u64 {
 ///
 /// Beside the program comes first because on many systems the temporary folder is memory.
 pub fn make(asked: Option<&Path>, program: &Path, needed_bytes: u64) -> Result<PathBuf> {
-    let name = format!("strand-demo-{}", std::process::id());
+    make_for("demo", asked, program, needed_bytes)
+}
+
+/// [`make`] for another command, whose name the folder's begins with.
+pub fn make_for(
+    command: &str,
+    asked: Option<&Path>,
+    program: &Path,
+    needed_bytes: u64,
+) -> Result<PathBuf> {
+    let name = format!("strand-{command}-{}", std::process::id());
     if let Some(asked) = asked {
         ground::check_disk(asked, needed_bytes)?;
         return make_at(&asked.join(name));
@@ -39,7 +49,7 @@ pub fn make(asked: Option<&Path>, program: &Path, needed_bytes: u64) -> Result<P
             Err(error) => refusals.push(format!("{error:#}")),
         }
     }
-    bail!("no folder for the network's data: {}", refusals.join("; "))
+    bail!("no folder for the data: {}", refusals.join("; "))
 }
 
 fn make_at(path: &Path) -> Result<PathBuf> {

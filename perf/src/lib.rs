@@ -5,6 +5,8 @@
 //! - [`sample`] and [`counters`] measure; [`report`] says it.
 //! - [`demo`] puts it together, in a [`folder`] of its own, and a [`narrator`] says how far it is.
 //!
+//! [`store`] measures a piece store on this machine's disk against what the disk can do.
+//!
 //! The tests in `tests/it` use the same network.
 
 pub mod content;
@@ -22,4 +24,5 @@ pub mod random;
 pub mod report;
 pub mod rewrite;
 pub mod sample;
+pub mod store;
 pub mod units;

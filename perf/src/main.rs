@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use strand_perf::demo::{self, Verdict};
+use strand_perf::store;
 
 #[derive(Debug, Parser)]
 #[command(name = "strand-perf", version, about)]
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Store a file on a network of real processes, damage it to the limit, and get it back
     Demo(demo::Options),
+    /// Measure a piece store on a real disk against what the disk can do
+    Store(store::Options),
     /// Be one of the programs: piecestore, satellite or uplink
     #[command(hide = true)]
     Part {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Demo(options) => run_demo(&options),
+        Command::Store(options) => run_store(&options),
         Command::Part { name, arguments } => part(&name, arguments),
     }
 }
@@ -60,6 +64,22 @@ fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn run_store(options: &store::Options) -> ExitCode {
+    match store::run(options) {
+        Ok(figures) if options.json => println!("{}", figures.json()),
+        Ok(figures) => println!("{}", figures.table()),
+        Err(error) => {
+            let reason = format!("{error:#}");
+            if options.json {
+                println!("{}", serde_json::json!({ "reason": reason }));
+            }
+            eprintln!("strand-perf: {reason}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn run_demo(options: &demo::Options) -> ExitCode {

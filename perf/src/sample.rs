@@ -28,6 +28,12 @@ pub fn process_rss_anon_bytes(pid: u32) -> io::Result<u64> {
     Ok(parse_status_kb(&status, "RssAnon:").map_or(0, |kb| kb * 1024))
 }
 
+/// Memory of a process that the kernel holds in place, in bytes: registered buffers and rings.
+pub fn process_pinned_bytes(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(parse_status_kb(&status, "VmPin:").map_or(0, |kb| kb * 1024))
+}
+
 /// Resident memory of a process, in bytes; 0 once it is a zombie.
 pub fn process_rss_bytes(pid: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -13,6 +13,7 @@ mod liars;
 mod one_process;
 mod permits;
 mod stop;
+mod store;
 mod support;
 mod survivors;
 mod tidy;

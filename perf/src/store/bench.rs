@@ -1,0 +1,515 @@
+//! What a run measures, in which order: fill and open again, bulk against the raw disk, small puts against plain syncs.
+//!
+//! Each part has a folder of its own, removed before the next begins. Raw and ours take turns; a ratio is the median
+//! of the rounds' ratios, so that a disk that changes its pace changes both sides of each.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use piecestore::limits::WRITE_BUDGET_BYTES;
+use strand_blob::inspect;
+
+use super::drive::{IndexPeaks, Load, Run, Session, on_core};
+use super::figures::Figures;
+use super::memory::Watch;
+use super::plan::{FULL_PIECE_BYTES, PIECES_DEFAULT, Plan, ROUNDS, RUN_MAX};
+use super::raw::{self, SHAPES, Shape};
+use super::work::Work;
+use crate::folder;
+use crate::narrator::Narrator;
+use crate::units::human_bytes;
+
+/// Callers of the small puts.
+const CALLERS: usize = 64;
+
+/// Callers that put full pieces: what a core's write budget holds.
+const FULL_PUT_CALLERS: usize = 20;
+
+/// Callers that get full pieces: well within a core's read budget.
+const FULL_GET_CALLERS: usize = 8;
+
+const KIB: usize = 1 << 10;
+
+/// Memory of a core beside its write budget and the index.
+const CORE_BYTES: u64 = 32 << 20;
+
+/// Pieces compared after the store was opened again.
+const COMPARED_PIECES: u64 = 1_000;
+
+/// `strand-perf store`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Pieces in the store that is opened again; fewer than the default shorten everything else as well
+    #[arg(long, default_value_t = PIECES_DEFAULT, value_parser = clap::value_parser!(u64).range(64..=100_000_000))]
+    pub pieces: u64,
+    /// An existing folder on the disk to be measured; it is used through a fresh folder in it
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+struct Bench {
+    plan: Plan,
+    folder: PathBuf,
+    figures: Figures,
+    narrator: Narrator,
+    watch: Watch,
+    now_s: u32,
+}
+
+/// What each round of a comparison found.
+#[derive(Default)]
+struct Rounds(Vec<f64>);
+
+/// Measures; the data is gone on return.
+///
+/// # Errors
+///
+/// If the machine or the disk cannot do it, there is no room, or a store answers wrong.
+pub fn run(options: &Options) -> Result<Figures> {
+    piecestore::core::probe()?;
+    let plan = Plan::new(options.pieces);
+    let program = std::env::current_exe()?;
+    let needed_bytes = plan.room_needed();
+    let folder = folder::make_for("store", options.dir.as_deref(), &program, needed_bytes)?;
+    let removed = Removed(folder.clone());
+    folder::leave_on_signals(folder.clone())?;
+    let narrator = Narrator::default();
+    narrator.line(&format!(
+        "{} pieces in {}, at most {}",
+        plan.pieces,
+        folder.display(),
+        human_bytes(needed_bytes)
+    ));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let mut bench = Bench {
+        plan,
+        folder,
+        figures: Figures::default(),
+        narrator,
+        watch: Watch::start(),
+        now_s: u32::try_from(now.as_secs())?,
+    };
+    bench.fill_and_open_again()?;
+    bench.fill_2k()?;
+    bench.bulk()?;
+    bench.small()?;
+    bench.narrator.line("done");
+    drop(removed);
+    Ok(bench.figures)
+}
+
+impl Bench {
+    /// Pieces of 576 bytes: their place on disk, the index at its worst, and opening from the footers.
+    fn fill_and_open_again(&mut self) -> Result<()> {
+        let count = self.plan.pieces;
+        self.narrator.line("put 576 B pieces, 64 callers");
+        let folder = self.new_folder("fill")?;
+        let work = Arc::new(Work::new(576, self.now_s));
+        let load = Load {
+            limit: self.plan.fill_max(),
+            ..load(CALLERS, count)
+        };
+        let (put, peaks) = self.fill("disk_per_piece_576", &folder, &work, load)?;
+        self.figures.set_pieces(put.count);
+        self.figures
+            .set("index_bytes_per_piece", peaks.bytes_per_piece);
+
+        self.narrator.line(&format!(
+            "{} pieces at {:.0} a second; open again",
+            put.count,
+            put.per_second()
+        ));
+        raw::evict(&folder)?;
+        let pieces = put.count;
+        let session_folder = folder.clone();
+        let opened = self.watched(
+            "open",
+            move || {
+                on_core(move |core| async move {
+                    let started = Instant::now();
+                    let records_max = Plan::blob_records_max(count);
+                    let opening = Session::open(core, &session_folder, records_max, work.now_s());
+                    let session = Box::pin(opening).await?;
+                    let seconds = started.elapsed().as_secs_f64();
+                    let counters = session.counters();
+                    ensure!(
+                        counters.pieces == pieces,
+                        "{} pieces of {pieces} are there",
+                        counters.pieces
+                    );
+                    session.compare(&work, pieces, COMPARED_PIECES).await?;
+                    session.close().await?;
+                    Ok((seconds, counters.index_bytes))
+                })
+            },
+            |(_, index_bytes)| *index_bytes,
+        )?;
+        let per_million = opened.0 * 1e6 / pieces as f64;
+        self.figures.set("rebuild_s_per_million", per_million);
+        self.remove(&folder)
+    }
+
+    fn fill_2k(&mut self) -> Result<()> {
+        self.narrator.line("put 2 KiB pieces, 64 callers");
+        let folder = self.new_folder("fill")?;
+        let work = Arc::new(Work::new(2 * KIB, self.now_s));
+        let load = load(CALLERS, self.plan.pieces_2k);
+        self.fill("disk_per_piece_2k", &folder, &work, load)?;
+        self.remove(&folder)
+    }
+
+    /// Full pieces and 64 KiB pieces against the raw disk.
+    fn bulk(&mut self) -> Result<()> {
+        let write_shape = self.calibrate_write()?;
+        let mut read_shape = None;
+        let full = Arc::new(Work::new(FULL_PIECE_BYTES, self.now_s));
+        let middle = Arc::new(Work::new(64 * KIB, self.now_s));
+        let (mut raw_writes, mut put_full, mut put_middle) = <(Rounds, Rounds, Rounds)>::default();
+        let (mut raw_reads, mut cold) = <(Rounds, Rounds)>::default();
+        let (mut hot, mut hot_p99_us) = <(Rounds, Rounds)>::default();
+        for round in 1..=ROUNDS {
+            self.narrator
+                .line(&format!("bulk round {round} of {ROUNDS}"));
+            let bytes = self.plan.bulk_bytes;
+            let raw_write = raw::write(&self.folder.join("raw"), bytes, write_shape)?;
+            raw::settle(&self.folder)?;
+            raw_writes.0.push(raw_write);
+
+            let folder = self.new_folder("full")?;
+            let count = (bytes / FULL_PIECE_BYTES as u64).max(1);
+            let put_load = load(FULL_PUT_CALLERS, count);
+            let (put, _) = self.put(&folder, &full, put_load)?;
+            put_full.0.push(put.bandwidth(&full) / raw_write);
+
+            let shape = match read_shape {
+                Some(shape) => shape,
+                None => *read_shape.insert(self.calibrate_read(&folder)?),
+            };
+            evict(&folder)?;
+            let raw_read = raw::read(&folder, u64::MAX, shape)?;
+            raw_reads.0.push(raw_read);
+            evict(&folder)?;
+            let got = self.get_cold(&folder, &full, put.count)?;
+            cold.0.push(got.bandwidth(&full) / raw_read);
+            self.remove(&folder)?;
+
+            let folder = self.new_folder("middle")?;
+            let count = bytes / middle.body_len() as u64;
+            let (put, _) =
+                self.fill("disk_per_piece_64k", &folder, &middle, load(CALLERS, count))?;
+            put_middle.0.push(put.bandwidth(&middle) / raw_write);
+            let got = self.get_hot(&folder, &middle, put.count)?;
+            hot.0.push(got.bandwidth(&middle) / 1e9);
+            hot_p99_us.0.push(got.p99_us());
+            self.remove(&folder)?;
+        }
+        let figures = &mut self.figures;
+        figures.set("raw_write_gb_per_s", raw_writes.median() / 1e9);
+        figures.set("raw_read_gb_per_s", raw_reads.median() / 1e9);
+        figures.set("put_2m_vs_raw", put_full.median());
+        figures.set("put_64k_vs_raw", put_middle.median());
+        figures.set("get_cold_vs_raw", cold.median());
+        figures.set("get_hot_gb_per_s", hot.median());
+        figures.set("get_hot_p99_us", hot_p99_us.median());
+        Ok(())
+    }
+
+    /// Pieces of 4 KiB against a plain loop of groups, and alone against a lone sync.
+    fn small(&mut self) -> Result<()> {
+        let work = Arc::new(Work::mixed(4 * KIB, self.now_s));
+        let (mut group_seconds, mut sync_seconds) = <(Rounds, Rounds)>::default();
+        let (mut rates, mut against_raw, mut p99, mut lone) =
+            <(Rounds, Rounds, Rounds, Rounds)>::default();
+        for round in 1..=ROUNDS {
+            self.narrator
+                .line(&format!("4 KiB round {round} of {ROUNDS}"));
+            let raw_file = self.folder.join("raw");
+            let group = raw::group_seconds(&raw_file, self.plan.groups, RUN_MAX)?;
+            raw::settle(&self.folder)?;
+            group_seconds.0.push(group);
+            let folder = self.new_folder("small")?;
+            let put_load = Load {
+                is_timed: true,
+                ..load(CALLERS, self.plan.groups * CALLERS as u64)
+            };
+            let (put, _) = self.put(&folder, &work, put_load)?;
+            rates.0.push(put.per_second());
+            against_raw
+                .0
+                .push(put.per_second() * group / CALLERS as f64);
+            p99.0.push(put.p99_us() / (group * 1e6));
+            self.remove(&folder)?;
+
+            let sync = Rounds(raw::sync_seconds(&raw_file, self.plan.lone_count)?).median();
+            raw::settle(&self.folder)?;
+            sync_seconds.0.push(sync);
+            let folder = self.new_folder("lone")?;
+            let put_load = Load {
+                is_timed: true,
+                ..load(1, self.plan.lone_count)
+            };
+            let (put, _) = self.put(&folder, &work, put_load)?;
+            lone.0.push(put.median_us() / (sync * 1e6));
+            self.remove(&folder)?;
+        }
+        let figures = &mut self.figures;
+        figures.set("group_raw_us", group_seconds.median() * 1e6);
+        figures.set("fdatasync_us", sync_seconds.median() * 1e6);
+        figures.set("put_4k_per_s", rates.median());
+        figures.set("put_4k_vs_group_raw", against_raw.median());
+        figures.set("put_4k_p99_vs_group", p99.median());
+        figures.set("lone_put_vs_fdatasync", lone.median());
+        Ok(())
+    }
+
+    /// The best shape to write with; cuts the bulk runs to what this disk does in a few seconds.
+    fn calibrate_write(&mut self) -> Result<Shape> {
+        self.narrator.line("which raw writes are fastest?");
+        let mut rates = Vec::new();
+        for shape in SHAPES {
+            let bytes = self.plan.calibration_bytes;
+            rates.push((raw::write(&self.folder.join("raw"), bytes, shape)?, shape));
+            raw::settle(&self.folder)?;
+        }
+        let (rate, shape) = best(rates)?;
+        self.plan.cut_to(rate);
+        self.say_shape("writes", rate, shape);
+        Ok(shape)
+    }
+
+    fn calibrate_read(&self, folder: &Path) -> Result<Shape> {
+        let mut rates = Vec::new();
+        for shape in SHAPES {
+            evict(folder)?;
+            rates.push((
+                raw::read(folder, self.plan.calibration_bytes, shape)?,
+                shape,
+            ));
+        }
+        let (rate, shape) = best(rates)?;
+        self.say_shape("reads", rate, shape);
+        Ok(shape)
+    }
+
+    fn say_shape(&self, what: &str, rate: f64, shape: Shape) {
+        self.narrator.line(&format!(
+            "raw {what}: {:.2} GB/s, {} at a time of {}",
+            rate / 1e9,
+            shape.depth,
+            human_bytes(shape.step_bytes as u64)
+        ));
+    }
+
+    /// Puts into a new store, and enters what its sealed blobs take on disk, if any were sealed, where that is worst.
+    fn fill(
+        &mut self,
+        key: &'static str,
+        folder: &Path,
+        work: &Arc<Work>,
+        load: Load,
+    ) -> Result<(Run, IndexPeaks)> {
+        let (run, peaks) = self.put(folder, work, load)?;
+        let piece_bytes = run.count * work.body_len() as u64;
+        if let Some(ratio) = sealed_bytes_per_piece_byte(folder, piece_bytes)? {
+            self.figures.set_max(key, ratio);
+        }
+        Ok((run, peaks))
+    }
+
+    /// Opens a new store, puts, closes it.
+    fn put(&mut self, folder: &Path, work: &Arc<Work>, load: Load) -> Result<(Run, IndexPeaks)> {
+        let (folder, work) = (folder.to_owned(), Arc::clone(work));
+        let putting = move || {
+            on_core(move |core| async move {
+                let records_max = Plan::blob_records_max(load.count);
+                let opening = Session::open(core, &folder, records_max, work.now_s());
+                let session = Box::pin(opening).await?;
+                // Below a blob's records the index's least size is all that would be seen.
+                let look_from = (load.count / 2).min(1 << 16);
+                let (run, peaks) = session.put(&work, 0, load, look_from).await?;
+                let counters = session.close().await?;
+                ensure!(
+                    counters.pieces_stored == run.count,
+                    "{} of {} puts stored a piece",
+                    counters.pieces_stored,
+                    run.count
+                );
+                Ok((run, peaks))
+            })
+        };
+        self.watched("put", putting, |(_, peaks)| peaks.bytes)
+    }
+
+    /// Each piece once, in random order.
+    fn get_cold(&mut self, folder: &Path, work: &Arc<Work>, pieces: u64) -> Result<Run> {
+        let mut order: Vec<u64> = (0..pieces).collect();
+        crate::random::Random::new(pieces, "cold").shuffle(&mut order);
+        let (folder, work) = (folder.to_owned(), Arc::clone(work));
+        let getting = move || {
+            on_core(move |core| async move {
+                let opening = Session::open(core, &folder, 1 << 15, work.now_s());
+                let session = Box::pin(opening).await?;
+                let index_bytes = session.counters().index_bytes;
+                let getting = load(FULL_GET_CALLERS, pieces);
+                let run = session
+                    .get(&work, getting, move |number| order[number as usize])
+                    .await?;
+                session.close().await?;
+                Ok((run, index_bytes))
+            })
+        };
+        let (run, _) = self.watched("get, cold", getting, |(_, index_bytes)| *index_bytes)?;
+        Ok(run)
+    }
+
+    /// Pieces at random out of a set that was read before; one caller, as one core has one.
+    fn get_hot(&mut self, folder: &Path, work: &Arc<Work>, pieces: u64) -> Result<Run> {
+        let hot_count = (self.plan.hot_bytes / work.body_len() as u64).clamp(1, pieces);
+        let (folder, work) = (folder.to_owned(), Arc::clone(work));
+        let getting = move || {
+            on_core(move |core| async move {
+                let opening = Session::open(core, &folder, 1 << 15, work.now_s());
+                let session = Box::pin(opening).await?;
+                let index_bytes = session.counters().index_bytes;
+                let warming = load(FULL_GET_CALLERS, hot_count);
+                session.get(&work, warming, |number| number).await?;
+                let getting = Load {
+                    is_timed: true,
+                    ..load(1, hot_count)
+                };
+                let at_random = move |number| {
+                    let mut random = crate::random::Random::new(number, "hot");
+                    random.below(hot_count as usize) as u64
+                };
+                let run = session.get_and_copy(&work, getting, at_random).await?;
+                session.close().await?;
+                Ok((run, index_bytes))
+            })
+        };
+        let (run, _) = self.watched("get, hot", getting, |(_, index_bytes)| *index_bytes)?;
+        Ok(run)
+    }
+
+    /// Runs a part that uses a store, and enters its memory over what it may have, where that is worst.
+    fn watched<T>(
+        &mut self,
+        part: &str,
+        work: impl FnOnce() -> Result<T>,
+        index_bytes: impl FnOnce(&T) -> u64,
+    ) -> Result<T> {
+        let (output, peak_bytes) = self.watch.during(work);
+        let output = output?;
+        let allowed = WRITE_BUDGET_BYTES + CORE_BYTES + index_bytes(&output);
+        let share = peak_bytes as f64 / allowed as f64;
+        if self
+            .figures
+            .value("rss_over_budget")
+            .is_none_or(|worst| worst < share)
+        {
+            self.figures.set("rss_over_budget", share);
+            let (peak, allowed) = (human_bytes(peak_bytes), human_bytes(allowed));
+            self.narrator
+                .line(&format!("most memory yet ({part}): {peak} of {allowed}"));
+        }
+        Ok(output)
+    }
+
+    fn new_folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.folder.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn remove(&self, folder: &Path) -> Result<()> {
+        fs::remove_dir_all(folder)?;
+        raw::settle(&self.folder)
+    }
+}
+
+impl Rounds {
+    fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    }
+}
+
+impl Run {
+    /// Body bytes per second.
+    fn bandwidth(&self, work: &Work) -> f64 {
+        self.per_second() * work.body_len() as f64
+    }
+}
+
+/// Removes the bench's folder on every way out.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+fn load(callers: usize, count: u64) -> Load {
+    Load {
+        callers,
+        count,
+        limit: RUN_MAX,
+        is_timed: false,
+    }
+}
+
+fn best(rates: Vec<(f64, Shape)>) -> Result<(f64, Shape)> {
+    rates
+        .into_iter()
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .context("no shape was tried")
+}
+
+/// Drops a folder from the page cache and makes sure that it is gone.
+fn evict(folder: &Path) -> Result<()> {
+    let cached_bytes = raw::evict(folder)?;
+    ensure!(
+        cached_bytes == 0,
+        "{cached_bytes} bytes stay in the page cache: nothing here can be read cold"
+    );
+    Ok(())
+}
+
+/// `st_blocks` x 512 of the sealed blobs over the bodies in them; none if no blob was sealed.
+///
+/// The pieces were put into one class of blobs, which are filled in the order of their ids: all but the last are sealed.
+fn sealed_bytes_per_piece_byte(folder: &Path, piece_bytes: u64) -> Result<Option<f64>> {
+    use std::os::unix::fs::MetadataExt;
+
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    let Some(open) = paths.pop() else {
+        return Ok(None);
+    };
+    let mut disk_bytes = 0;
+    for path in &paths {
+        disk_bytes += fs::metadata(path)?.blocks() * 512;
+    }
+    let file = fs::File::open(&open)?;
+    let len = file.metadata()?.len();
+    let records = inspect::records_with(len, |offset, target| {
+        std::os::unix::fs::FileExt::read_exact_at(&file, target, offset)
+    })?;
+    let open_bytes: u64 = records.iter().map(|record| record.body_len).sum();
+    raw::evict(folder)?;
+    ensure!(open_bytes <= piece_bytes, "more in a blob than was put");
+    let sealed_bytes = piece_bytes - open_bytes;
+    Ok((sealed_bytes > 0).then(|| disk_bytes as f64 / sealed_bytes as f64))
+}

@@ -1,0 +1,314 @@
+//! A store as a node has it (one core, its ring, Direct I/O), and callers that use it side by side.
+//!
+//! Each caller is a task that waits for its own answer before it asks again. The first error ends a run.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use piecestore::core::executor::Executor;
+use piecestore::core::{Core, CoreExecutor, CoreOptions, Gate, start};
+use piecestore::disk::RingDisk;
+use strand_blob::{Store, StoreCounters, StoreOptions};
+
+use super::work::Work;
+
+/// The node that the bench's folders belong to.
+const NODE_ID: [u8; 32] = [9; 32];
+
+/// More than any disk: room is checked before the bench starts.
+const CAPACITY_BYTES: u64 = 1 << 50;
+
+/// Pieces between two looks at the index.
+const LOOK_PIECES: u64 = 256;
+
+/// An open store on its core.
+pub(super) struct Session {
+    core: Core,
+    store: Rc<Store<RingDisk<CoreExecutor>>>,
+}
+
+/// How callers use a store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) callers: usize,
+    /// Operations of all callers together.
+    pub(super) count: u64,
+    /// No operation begins later than this.
+    pub(super) limit: Duration,
+    /// Whether the time of each operation is kept.
+    pub(super) is_timed: bool,
+}
+
+/// What the callers did.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    pub(super) count: u64,
+    /// From the first question to the last answer.
+    pub(super) seconds: f64,
+    /// Of each operation, if asked for.
+    pub(super) latencies_us: Vec<f32>,
+}
+
+/// The index at its largest, and at its worst.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IndexPeaks {
+    pub(super) bytes: u64,
+    pub(super) bytes_per_piece: f64,
+}
+
+struct Shared {
+    next: Cell<u64>,
+    failed: RefCell<Option<anyhow::Error>>,
+    latencies_us: RefCell<Vec<f32>>,
+}
+
+/// Runs `main` on a core of its own, which is closed afterwards.
+pub(super) fn on_core<T, F, Fut>(main: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce(Core) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<T>> + 'static,
+{
+    start(CoreOptions::default(), main)?.join()?
+}
+
+impl Session {
+    /// Opens the folder, which may be new.
+    pub(super) async fn open(
+        core: Core,
+        folder: &Path,
+        blob_records_max: u32,
+        now_s: u32,
+    ) -> Result<Self> {
+        let disk = core.disk(folder)?;
+        let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
+        options.blob_records_max = blob_records_max;
+        let mut fill_random = |bytes: &mut [u8]| {
+            #[expect(clippy::expect_used, reason = "the system has a random source")]
+            getrandom::fill(bytes).expect("random bytes");
+        };
+        let (store, recovery) = Store::open(disk, options, now_s, &mut fill_random)
+            .await
+            .context("cannot open the store")?;
+        ensure!(
+            recovery.rotten.is_empty(),
+            "damaged before it was used: {:?}",
+            recovery.rotten
+        );
+        let committer = Rc::clone(&store);
+        core.executor().spawn(committer.run_commits());
+        Ok(Self { core, store })
+    }
+
+    pub(super) fn counters(&self) -> StoreCounters {
+        self.store.counters()
+    }
+
+    /// Puts the pieces `first..first + load.count`; looks at the index once it holds `look_from` pieces.
+    pub(super) async fn put(
+        &self,
+        work: &Arc<Work>,
+        first: u64,
+        load: Load,
+        look_from: u64,
+    ) -> Result<(Run, IndexPeaks)> {
+        let peaks = Rc::new(Cell::new(IndexPeaks::default()));
+        let (store, work, seen) = (Rc::clone(&self.store), Arc::clone(work), Rc::clone(&peaks));
+        let look = move |store: &Store<RingDisk<CoreExecutor>>| {
+            let counters = store.counters();
+            let mut peaks = seen.get();
+            peaks.bytes = peaks.bytes.max(counters.index_bytes);
+            if counters.pieces >= look_from.max(1) {
+                let now = counters.index_bytes as f64 / counters.pieces as f64;
+                peaks.bytes_per_piece = peaks.bytes_per_piece.max(now);
+            }
+            seen.set(peaks);
+        };
+        let run = self
+            .side_by_side(load, move |number| {
+                let (store, look) = (Rc::clone(&store), look.clone());
+                let piece = work.piece(first + number);
+                async move {
+                    store.put(piece).await?;
+                    if number.is_multiple_of(LOOK_PIECES) {
+                        look(&store);
+                    }
+                    Ok(())
+                }
+            })
+            .await?;
+        Ok((run, peaks.get()))
+    }
+
+    /// Gets pieces whole and verified; `number_of` says which piece an operation takes.
+    pub(super) async fn get(
+        &self,
+        work: &Arc<Work>,
+        load: Load,
+        number_of: impl Fn(u64) -> u64 + 'static,
+    ) -> Result<Run> {
+        self.get_to(work, load, number_of, |_| {}).await
+    }
+
+    /// As [`get`](Self::get), and copies each body out once.
+    pub(super) async fn get_and_copy(
+        &self,
+        work: &Arc<Work>,
+        load: Load,
+        number_of: impl Fn(u64) -> u64 + 'static,
+    ) -> Result<Run> {
+        // Nothing waits while it is borrowed, so all callers copy to the same place.
+        let target = RefCell::new(vec![0; work.body_len()]);
+        let copy = move |bytes: &[u8]| {
+            target.borrow_mut().copy_from_slice(bytes);
+            std::hint::black_box(&target);
+        };
+        self.get_to(work, load, number_of, copy).await
+    }
+
+    async fn get_to(
+        &self,
+        work: &Arc<Work>,
+        load: Load,
+        number_of: impl Fn(u64) -> u64 + 'static,
+        take: impl Fn(&[u8]) + 'static,
+    ) -> Result<Run> {
+        let (store, take) = (Rc::clone(&self.store), Rc::new(take));
+        let (work, body_len) = (Arc::clone(work), work.body_len());
+        self.side_by_side(load, move |number| {
+            let (store, take) = (Rc::clone(&store), Rc::clone(&take));
+            let (satellite, id) = work.key(number_of(number));
+            async move {
+                let piece = store.piece(&satellite, &id).await?;
+                let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
+                ensure!(bytes.len() == body_len, "a piece has another length");
+                take(&bytes);
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// Compares `count` pieces out of the first `total`, spread evenly, with what was put.
+    pub(super) async fn compare(&self, work: &Arc<Work>, total: u64, count: u64) -> Result<()> {
+        for number in (0..total).step_by((total / count).max(1) as usize) {
+            let (satellite, id) = work.key(number);
+            let piece = self.store.piece(&satellite, &id).await?;
+            let bytes = self
+                .store
+                .read_shares(&piece, 0..piece.share_count())
+                .await?;
+            ensure!(
+                bytes == work.body(number),
+                "piece {number} is not what was put"
+            );
+        }
+        Ok(())
+    }
+
+    /// Ends the store; its last counters.
+    pub(super) async fn close(self) -> Result<StoreCounters> {
+        self.store.close().await;
+        let counters = self.store.counters();
+        ensure!(
+            counters.acks_before_sync == 0 && counters.corrupt_reads == 0,
+            "the store did wrong: {counters:?}"
+        );
+        Ok(counters)
+    }
+
+    async fn side_by_side<F, Fut>(&self, load: Load, operation: F) -> Result<Run>
+    where
+        F: Fn(u64) -> Fut + 'static,
+        Fut: Future<Output = Result<()>> + 'static,
+    {
+        let shared = Rc::new(Shared {
+            next: Cell::new(0),
+            failed: RefCell::new(None),
+            latencies_us: RefCell::default(),
+        });
+        let operation = Rc::new(operation);
+        let gate = Gate::new();
+        let started = Instant::now();
+        for _ in 0..load.callers {
+            let pass = gate.enter().context("the gate is open")?;
+            let (shared, operation) = (Rc::clone(&shared), Rc::clone(&operation));
+            self.core.executor().spawn(async move {
+                let _pass = pass;
+                while let Some(number) = shared.take(load, started) {
+                    let asked = Instant::now();
+                    if let Err(error) = operation(number).await {
+                        shared.failed.borrow_mut().get_or_insert(error);
+                    } else if load.is_timed {
+                        let latency_us = asked.elapsed().as_secs_f32() * 1e6;
+                        shared.latencies_us.borrow_mut().push(latency_us);
+                    }
+                }
+            });
+        }
+        gate.close().await;
+        let seconds = started.elapsed().as_secs_f64();
+        if let Some(error) = shared.failed.take() {
+            return Err(error);
+        }
+        Ok(Run {
+            count: shared.next.get(),
+            seconds,
+            latencies_us: shared.latencies_us.take(),
+        })
+    }
+}
+
+impl Shared {
+    fn take(&self, load: Load, started: Instant) -> Option<u64> {
+        let number = self.next.get();
+        let is_over = number >= load.count || started.elapsed() > load.limit;
+        if is_over || self.failed.borrow().is_some() {
+            return None;
+        }
+        self.next.set(number + 1);
+        Some(number)
+    }
+}
+
+impl Run {
+    pub(super) fn per_second(&self) -> f64 {
+        self.count as f64 / self.seconds
+    }
+
+    /// The latency that 99 of 100 operations did not exceed.
+    pub(super) fn p99_us(&self) -> f64 {
+        quantile(&self.latencies_us, 0.99)
+    }
+
+    pub(super) fn median_us(&self) -> f64 {
+        quantile(&self.latencies_us, 0.5)
+    }
+}
+
+/// The nearest value with `share` of all values at or below it; 0 of none.
+fn quantile(values: &[f32], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f32::total_cmp);
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    f64::from(sorted.get(at.saturating_sub(1)).copied().unwrap_or(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_were_seen() {
+        let values: Vec<f32> = (1..=200).rev().map(|value| value as f32).collect();
+        assert_eq!(quantile(&values, 0.99), 198.0);
+        assert_eq!(quantile(&values, 0.5), 100.0);
+        assert_eq!(quantile(&[3.0], 0.99), 3.0);
+        assert_eq!(quantile(&[], 0.99), 0.0);
+    }
+}

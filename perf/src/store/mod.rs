@@ -1,0 +1,20 @@
+//! `strand-perf store`: the piece store on the node's own executor, ring and Direct I/O, against plain loops of
+//! system calls on the same file system in the same run.
+//!
+//! - [`bench`](mod@bench) decides what is done, and in which order; [`plan`] how much of it.
+//! - [`drive`] runs a store on a core and lets callers put and get; [`work`] makes the pieces.
+//! - [`raw`] is the disk without a store; [`memory`] watches this process; [`figures`] says what came out.
+//!
+//! What must stay true: every write that is counted was durable when it was counted, ours and the raw one's; nothing
+//! is measured while something else of this process runs; a figure that was not measured is absent.
+
+mod bench;
+mod drive;
+mod figures;
+mod memory;
+mod plan;
+mod raw;
+mod work;
+
+pub use bench::{Options, run};
+pub use figures::Figures;
