@@ -190,6 +190,7 @@ pub fn disk_trouble(cause: &PoisonCause) -> String {
         WriteOperation::Create => "could not make",
         WriteOperation::Write => "could not write",
         WriteOperation::Sync => "could not sync",
+        WriteOperation::Remove => "could not remove",
     };
     let blob = cause.blob;
     let next = "pieces are still served, and nothing more is stored until the disk is checked and the node started again";
