@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod directory;
 pub mod limits;
+pub mod map;
 pub mod node;
 pub mod offline;
 pub mod permission;
