@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::blobs::{Blob, BlobLog, Tail};
+use crate::blobs::{Blob, BlobLog, Content, Tail};
 use crate::buffer::IoBuffer;
 use crate::bug;
 use crate::disk::{Disk, DiskError};
@@ -480,13 +480,12 @@ impl<D: Disk> Store<D> {
             space.header_bytes += BLOB_HEADER_BYTES;
         });
         let mut blobs = self.blobs.borrow_mut();
-        let log = Some(BlobLog::default());
         let blob = Rc::new(Blob::new(
             blobs.len() as u32,
             header,
             file,
             Tail::new(),
-            log,
+            Content::Open(BlobLog::default()),
         ));
         blobs.push(Some(Rc::clone(&blob)));
         Ok(blob)
@@ -561,7 +560,7 @@ impl<D: Disk> Store<D> {
             counters.blobs_sealed += 1;
         });
         blob.update_tail(|tail| tail.attested_number = tail.last_number);
-        *blob.log.borrow_mut() = None;
+        blob.mark_sealed(&footer);
     }
 
     async fn attest_all(&self) {

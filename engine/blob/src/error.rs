@@ -28,6 +28,14 @@ pub enum OpenError {
         /// Its version.
         version: u16,
     },
+    /// A blob was not the same when it was read again.
+    #[error(
+        "blob {blob} was read twice and differed: its disk is failing, or another program writes to it"
+    )]
+    Unsteady {
+        /// The blob.
+        blob: BlobId,
+    },
 }
 
 /// Why a piece (or the removal of one) was not made durable.

@@ -24,6 +24,7 @@ mod blobs;
 pub mod buffer;
 mod bug;
 mod bytes_at;
+mod census;
 mod check;
 mod commit;
 mod compact;

@@ -122,8 +122,8 @@ pub struct Store<D: Disk> {
 impl<D: Disk> Store<D> {
     /// Opens the directory: rebuilds the index from the blobs.
     ///
-    /// Reads every record header, and the bodies of those records that no later group calls durable. Needs some 100 bytes of
-    /// memory a record while it works. `random` is asked for 64 bytes: salts of new blobs, and the key of the index.
+    /// Reads every record header, and the bodies of those records that no later group calls durable. Needs no more
+    /// memory than the index, as much again for tombstones alone, and 32 MiB. `random` is asked for 64 bytes: salts of new blobs, and the key of the index.
     ///
     /// # Errors
     ///

@@ -12,6 +12,7 @@ mod faults;
 mod golden;
 mod group_commit;
 mod independent;
+mod rebuild;
 mod sealed;
 mod support;
 mod verify;
