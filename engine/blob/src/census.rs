@@ -27,7 +27,7 @@ const _: () = assert!(size_of::<Contestant>() <= 64);
 
 /// What all blobs add up to.
 pub(crate) struct Census {
-    fingerprinter: Fingerprinter,
+    pub(crate) fingerprinter: Fingerprinter,
     /// Every piece record until [`settle`](Self::settle), then those that count.
     pub(crate) index: Index,
     /// Piece records that do not count.
@@ -36,7 +36,9 @@ pub(crate) struct Census {
     marks: Index,
     /// By slot.
     pub(crate) tallies: Vec<BlobTally>,
-    /// Tombstones that were accepted.
+    /// Records that were accepted.
+    pub(crate) accepted: u64,
+    /// Tombstones among them.
     pub(crate) tombstones: u64,
     pub(crate) next_sequence: u64,
     pub(crate) space: Space,
@@ -62,6 +64,7 @@ impl Census {
             dead: Index::default(),
             marks: Index::default(),
             tallies: Vec::new(),
+            accepted: 0,
             tombstones: 0,
             next_sequence: 1,
             space: Space::default(),
@@ -73,6 +76,7 @@ impl Census {
         let satellite = &header.satellites[usize::from(record.satellite_slot)];
         let body_len = u64::from(record.body_len);
         let tally = &mut self.tallies[place.slot as usize];
+        self.accepted += 1;
         self.next_sequence = self.next_sequence.max(record.sequence.saturating_add(1));
         self.space.overhead_bytes += record.record_len() - body_len;
         tally.count_record(record);

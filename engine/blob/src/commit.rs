@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::blobs::{Blob, BlobLog, Content, Tail};
 use crate::buffer::IoBuffer;
 use crate::bug;
+use crate::checkpoint::BLOB_COST;
 use crate::disk::{Disk, DiskError};
 use crate::error::PutError;
 use crate::footer::FooterEntry;
@@ -134,8 +135,10 @@ impl<D: Disk> Store<D> {
     /// If it is started twice.
     pub async fn run_commits(self: Rc<Self>) {
         assert!(!self.is_running.replace(true), "one committer a store");
+        self.drop_old_checkpoints().await;
         self.seal_leftovers().await;
         loop {
+            self.checkpoint_if_due().await;
             if let Some(batch) = self.next_batch() {
                 self.commit(batch).await;
             } else if self.is_closing.get() {
@@ -145,6 +148,7 @@ impl<D: Disk> Store<D> {
             }
         }
         self.attest_all().await;
+        self.checkpoint_at_close().await;
         self.stopped.set();
     }
 
@@ -319,6 +323,7 @@ impl<D: Disk> Store<D> {
         for record in placed {
             blob.count_record(&record.footer_entry.record);
         }
+        self.add_replay_cost(1 + placed.len() as u64);
         let body_bytes: u64 = placed.iter().map(|record| record.body_len).sum();
         let record_overheads: u64 = placed.iter().map(|record| record.overhead_bytes).sum();
         let overhead_bytes = record_overheads + GROUP_HEADER_BYTES as u64;
@@ -475,6 +480,7 @@ impl<D: Disk> Store<D> {
             counters.syncs += 1;
             counters.bytes_written += BLOB_HEADER_BYTES;
         });
+        self.add_replay_cost(BLOB_COST);
         self.account(|space| {
             space.file_bytes += BLOB_HEADER_BYTES;
             space.header_bytes += BLOB_HEADER_BYTES;
@@ -561,6 +567,7 @@ impl<D: Disk> Store<D> {
         });
         blob.update_tail(|tail| tail.attested_number = tail.last_number);
         blob.mark_sealed(&footer);
+        self.add_replay_cost(1);
     }
 
     async fn attest_all(&self) {

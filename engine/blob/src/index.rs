@@ -67,6 +67,10 @@ impl Fingerprinter {
             .fold(0, |wide, &byte| wide << 8 | u128::from(byte))
     }
 
+    pub(crate) fn key(&self) -> [u8; 32] {
+        self.key
+    }
+
     pub(crate) fn of(&self, satellite: &[u8; 32], id: &[u8; 32]) -> u64 {
         self.narrow(self.wide(satellite, id))
     }
@@ -267,6 +271,17 @@ impl Index {
         all.extend(entries);
         all.sort_by_key(|&(tag, _)| tag);
         *self.table(table) = Table::of(&all);
+    }
+
+    /// Takes over another index, each entry in the place that it is given, or not at all. Needs no second copy of either.
+    pub(crate) fn absorb(&mut self, mut other: Self, relocate: impl Fn(Entry) -> Option<Entry>) {
+        for table in 0..TABLES {
+            let entries = other.entries_of(table);
+            let moved = entries.filter_map(|(tag, entry)| Some((tag, relocate(entry)?)));
+            let moved: Vec<_> = moved.collect();
+            *other.table(table) = Table::default();
+            self.extend_table(table, moved);
+        }
     }
 
     fn tables(&self) -> impl Iterator<Item = &Table> {

@@ -1,5 +1,7 @@
-//! Opening a directory: the index is rebuilt from the blobs, and damage is sorted into torn and rotten.
+//! Opening a directory: what a checkpoint knows is believed, the rest read from the blobs, and damage sorted into torn and rotten.
 //!
+//! * A blob that the checkpoint knows is read from where the checkpoint ends, a file that it does not know whole. If a blob contradicts
+//!   the checkpoint, or lacks what it knows, everything is read anew without it.
 //! * Each blob is synced *before* it is read, so whatever is found is durable and may be acknowledged again.
 //! * A group is known durable if the next valid group after it says so. Bad bytes of such a group are **rotten**: reported and left
 //!   where they are. Other bad bytes are **torn**: a write that never was acked; counted and forgotten.
@@ -16,12 +18,13 @@ use crate::blobs::{Blob, BlobLog, BlobTally, Content, OpenBlobs, Seal, Tail};
 use crate::buffer::IoBuffer;
 use crate::census::Census;
 use crate::check::KeyedCheck;
+use crate::checkpoint::{BLOB_COST, Checkpoint, Checkpoints, KnownBlob};
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, OpenError};
 use crate::footer::{Footer, FooterEnd, FooterEntry};
 use crate::group::GroupHeader;
 use crate::header::{BlobHeader, NoHeader};
-use crate::index::{Fingerprinter, Index, Place};
+use crate::index::{Entry, Fingerprinter, Index, Place};
 use crate::layout::{self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, STEP_BYTES};
 use crate::poison::{Poison, WriteOperation};
 use crate::record::RecordHeader;
@@ -33,11 +36,15 @@ use crate::store::StoreOptions;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
+    /// The number of the checkpoint that was used; then groups and torn bytes are counted only where blobs were read.
+    pub checkpoint: Option<u64>,
+    /// Records that were read from blobs.
+    pub records_read: u64,
     /// Blobs with a valid header.
     pub blobs: u64,
     /// Blob files whose creation never ended; left alone.
     pub torn_blobs: u64,
-    /// Those of them whose records were read from their footers.
+    /// Those of them whose records are known from their footers.
     pub sealed_blobs: u64,
     /// Valid groups.
     pub groups: u64,
@@ -75,6 +82,11 @@ pub(crate) struct Recovered<F> {
     pub(crate) next_blob: u64,
     pub(crate) next_sequence: u64,
     pub(crate) poison: Poison,
+    /// Makes the fingerprints of both indexes.
+    pub(crate) fingerprinter: Fingerprinter,
+    pub(crate) checkpoints: Checkpoints<F>,
+    /// What was read, in records.
+    pub(crate) replay_cost: u64,
     /// Records may be there that were not seen.
     pub(crate) has_unreadable_blocks: bool,
     pub(crate) space: Space,
@@ -86,7 +98,9 @@ struct Opening<'a, D: Disk> {
     disk: &'a D,
     options: &'a StoreOptions,
     census: Census,
-    poison: Poison,
+    poison: &'a Poison,
+    /// What was read, in records.
+    replay_cost: u64,
     blobs: Vec<Rc<Blob<D::File>>>,
     open_blobs: OpenBlobs<D::File>,
     has_unreadable_blocks: bool,
@@ -112,12 +126,66 @@ pub(crate) async fn recover<D: Disk>(
 ) -> Result<Recovered<D::File>, OpenError> {
     let mut files = disk.list().await?;
     files.sort_unstable();
-    let next_blob = files.last().map_or(1, |(id, _)| id.0.saturating_add(1));
-    let mut opening = Opening::new(disk, options, Census::new(fingerprinter));
-    for (id, len) in files {
+    let mut numbers = disk.list_checkpoints().await?;
+    numbers.sort_unstable();
+    let poison = Poison::default();
+    let mut lost = Vec::new();
+    if !options.ignores_checkpoint
+        && let Some(checkpoint) = newest_checkpoint(disk, options, &numbers).await
+    {
+        lost = checkpoint.lost(&files);
+        if files.is_empty() && !lost.is_empty() {
+            let count = lost.len() as u64;
+            return Err(OpenError::NoBlobs { count });
+        }
+        if numbers.last() != Some(&checkpoint.current.number) {
+            // A later one was there: what is missing may have been removed in its time.
+            lost.clear();
+        }
+        if checkpoint.lost(&files).is_empty() {
+            let opening = Opening::new(disk, options, &poison, fingerprinter);
+            // Whatever is wrong, the blobs know better.
+            if let Ok(recovered) = opening.run_from(checkpoint, &files, &numbers).await {
+                return Ok(Recovered {
+                    poison,
+                    ..recovered
+                });
+            }
+        }
+    }
+    let mut opening = Opening::new(disk, options, &poison, fingerprinter);
+    for &(id, len) in &files {
         opening.read_file(id, len).await?;
     }
-    opening.finish(next_blob).await
+    let next_blob = blob_after(&files);
+    let mut recovered = opening
+        .finish(next_blob, Checkpoints::new(&numbers, None))
+        .await?;
+    recovered.report.rotten.extend(lost);
+    Ok(Recovered {
+        poison,
+        ..recovered
+    })
+}
+
+/// The first blob id that none of these files has.
+fn blob_after(files: &[(BlobId, u64)]) -> u64 {
+    files.last().map_or(1, |(id, _)| id.0.saturating_add(1))
+}
+
+/// The checkpoint of the highest number that is whole.
+async fn newest_checkpoint<D: Disk>(
+    disk: &D,
+    options: &StoreOptions,
+    numbers: &[u64],
+) -> Option<Checkpoint<D::File>> {
+    for &number in numbers.iter().rev() {
+        let checkpoint = Checkpoint::read(disk, options, number).await;
+        if checkpoint.is_some() {
+            return checkpoint;
+        }
+    }
+    None
 }
 
 /// The footer at the end of a blob; `None` if there is none that can be believed.
@@ -148,12 +216,18 @@ async fn footer_end<D: Disk>(disk: &D, file: &D::File, id: BlobId, len: u64) -> 
 }
 
 impl<'a, D: Disk> Opening<'a, D> {
-    fn new(disk: &'a D, options: &'a StoreOptions, census: Census) -> Self {
+    fn new(
+        disk: &'a D,
+        options: &'a StoreOptions,
+        poison: &'a Poison,
+        fingerprinter: Fingerprinter,
+    ) -> Self {
         Self {
             disk,
             options,
-            census,
-            poison: Poison::default(),
+            census: Census::new(fingerprinter),
+            poison,
+            replay_cost: 0,
             blobs: Vec::new(),
             open_blobs: OpenBlobs::<D::File>::default(),
             has_unreadable_blocks: false,
@@ -161,8 +235,86 @@ impl<'a, D: Disk> Opening<'a, D> {
         }
     }
 
+    /// Begins with what a checkpoint knows, and reads what it does not.
+    async fn run_from(
+        mut self,
+        checkpoint: Checkpoint<D::File>,
+        files: &[(BlobId, u64)],
+        numbers: &[u64],
+    ) -> Result<Recovered<D::File>, OpenError> {
+        let bits = self.options.danger_fingerprint_bits;
+        self.census = Census::new(Fingerprinter::new(checkpoint.key, bits));
+        self.census.next_sequence = checkpoint.next_sequence;
+        self.report.checkpoint = Some(checkpoint.current.number);
+        self.report.rotten = checkpoint.rotten;
+        let slot_count = checkpoint.blobs.last().map_or(0, |last| last.slot + 1);
+        let mut slots = vec![None; slot_count as usize];
+        let mut known = checkpoint.blobs.into_iter().peekable();
+        for &(id, len) in files {
+            while known.next_if(|known| known.header.blob < id).is_some() {}
+            match known.next_if(|known| known.header.blob == id) {
+                Some(known) => {
+                    slots[known.slot as usize] = Some(self.blobs.len() as u32);
+                    self.take_known(known, len).await?;
+                }
+                None => self.read_file(id, len).await?,
+            }
+        }
+        let relocate = |entry: Entry| {
+            let slot = slots.get(entry.place().slot as usize).copied().flatten()?;
+            Some(entry.in_slot(slot))
+        };
+        self.census.index.absorb(checkpoint.index, relocate);
+        self.census.dead.absorb(checkpoint.dead, relocate);
+        let next_blob = blob_after(files).max(checkpoint.current.next_blob);
+        self.finish(
+            next_blob,
+            Checkpoints::new(numbers, Some(checkpoint.current)),
+        )
+        .await
+    }
+
+    /// Takes a checkpoint's word for a blob, and reads what was appended since.
+    async fn take_known(&mut self, known: KnownBlob, len: u64) -> Result<(), OpenError> {
+        self.census.space.add(&known.space());
+        self.census.tallies.push(known.tally);
+        self.census.tombstones += u64::from(known.tally.tombstone_count);
+        let (header, tail) = (known.header, known.tail);
+        let id = header.blob;
+        match known.content {
+            Content::Sealed(_) if len != tail.file_len => Err(OpenError::Unsteady { blob: id }),
+            Content::Sealed(seal) => {
+                let file = self.disk.open(id).await?;
+                self.add_sealed(header, file, tail, seal);
+                Ok(())
+            }
+            Content::Open(log) if len == tail.file_len => {
+                let file = self.disk.open(id).await?;
+                let is_whole = !log.has_rot;
+                self.add_open(header, is_whole, file, tail, log);
+                Ok(())
+            }
+            Content::Open(log) => {
+                self.census.space.file_bytes += len - tail.file_len;
+                let begun = Begun {
+                    file: self.open_durably(id).await?,
+                    is_whole: !log.has_rot,
+                    header,
+                    len,
+                    tail,
+                    log,
+                };
+                self.read_on(begun).await
+            }
+        }
+    }
+
     /// Judges the records, and puts together what was found.
-    async fn finish(mut self, next_blob: u64) -> Result<Recovered<D::File>, OpenError> {
+    async fn finish(
+        mut self,
+        next_blob: u64,
+        checkpoints: Checkpoints<D::File>,
+    ) -> Result<Recovered<D::File>, OpenError> {
         self.census.settle(self.disk, &self.blobs).await?;
         for (blob, tally) in self.blobs.iter().zip(&self.census.tallies) {
             blob.tally.set(*tally);
@@ -170,6 +322,7 @@ impl<'a, D: Disk> Opening<'a, D> {
         let satellites = self.blobs.last().map(|blob| blob.header.satellites.clone());
         self.report.pieces = self.census.index.len() as u64;
         self.report.tombstones = self.census.tombstones;
+        self.report.records_read = self.census.accepted;
         Ok(Recovered {
             index: self.census.index,
             dead: self.census.dead,
@@ -178,7 +331,10 @@ impl<'a, D: Disk> Opening<'a, D> {
             satellites: satellites.unwrap_or_default(),
             next_blob,
             next_sequence: self.census.next_sequence,
-            poison: self.poison,
+            poison: Poison::default(),
+            fingerprinter: self.census.fingerprinter,
+            checkpoints,
+            replay_cost: self.replay_cost + self.census.accepted,
             has_unreadable_blocks: self.has_unreadable_blocks,
             space: self.census.space,
             report: self.report,
@@ -216,6 +372,7 @@ impl<'a, D: Disk> Opening<'a, D> {
 
     /// Reads what a blob holds beyond what is known of it.
     async fn read_on(&mut self, begun: Begun<D::File>) -> Result<(), OpenError> {
+        self.replay_cost += BLOB_COST;
         let footer = read_footer(self.disk, &begun.file, begun.len, &begun.header).await;
         if let Some(footer) = footer {
             return self.take_footer(begun, &footer);
@@ -369,6 +526,7 @@ impl<'a, D: Disk> Opening<'a, D> {
             let parsed = match scan::read_block(self.disk, file, offset).await {
                 Ok(block) => BlobHeader::parse(&block),
                 Err(error) => {
+                    self.has_unreadable_blocks = true;
                     read_error = Some(error);
                     Err(NoHeader::Bad)
                 }

@@ -26,7 +26,7 @@ pub struct Knowledge {
     pub dead: BTreeSet<(BlobId, u64)>,
     /// Per blob: whether it is sealed, live pieces and their bytes, bytes of all pieces, tombstones, last expiry.
     pub blobs: Vec<(BlobId, bool, u32, u64, u64, u32, u32)>,
-    /// Where the bytes went; reservations are left out.
+    /// Where the bytes went; reservations and the disk's room are left out.
     pub space: Space,
 }
 
@@ -63,6 +63,7 @@ impl Knowledge {
             blobs: facts.collect(),
             space: Space {
                 reserved_bytes: 0,
+                disk_free_bytes: 0,
                 ..store.space()
             },
         }
