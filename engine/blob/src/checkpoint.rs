@@ -165,7 +165,7 @@ impl<D: Disk> Store<D> {
             return Err(PutError::ReadOnly);
         }
         let _still = self.hold_still().await;
-        if self.has_failed_writes.get() || self.is_index_behind.get() || !self.is_all_durable() {
+        if self.has_failed_writes.get() || self.is_index_behind.get() {
             return Ok(false);
         }
         self.check_checkpoint_room()?;
@@ -206,15 +206,6 @@ impl<D: Disk> Store<D> {
         // Any that stays is removed with the next one, or before an opening writes.
         let _may_stay = self.remove_others().await;
         Ok(true)
-    }
-
-    /// Whether every record that is known would survive a power cut.
-    fn is_all_durable(&self) -> bool {
-        let blobs = self.blobs.borrow();
-        blobs.iter().flatten().all(|blob| {
-            let tail = blob.tail.get();
-            tail.synced_number >= tail.last_full_number || blob.log.borrow().is_none()
-        })
     }
 
     fn check_checkpoint_room(&self) -> Result<(), PutError> {

@@ -5,6 +5,7 @@
 )]
 
 mod basics;
+mod checkpoint;
 mod compact;
 mod crash;
 mod damage;
