@@ -25,6 +25,9 @@ const LOCK_FILE: &str = "lock";
 /// The folder of the store.
 const BLOBS_FOLDER: &str = "blobs";
 
+/// Where checkpoints lie, beside the blobs.
+pub(crate) const CHECKPOINTS_FOLDER: &str = "checkpoint";
+
 /// A directory that this process has locked.
 #[derive(Debug)]
 pub struct Directory {
@@ -232,6 +235,17 @@ impl Directory {
     #[must_use]
     pub fn blobs(&self) -> PathBuf {
         blobs_of(&self.path)
+    }
+
+    /// The folder of the checkpoints, made if it is not there: who lacks one lacks nothing but time.
+    pub fn open_checkpoints(&self) -> io::Result<OwnedFd> {
+        let path = self.path.join(CHECKPOINTS_FOLDER);
+        match std::fs::create_dir(&path) {
+            Ok(()) => File::open(&self.path)?.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(File::open(&path)?.into())
     }
 
     /// The store's folder as it was when the directory was opened, wherever its path leads now.

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
-use strand_blob::{BlobId, Disk, DiskError, FailedWrite, IoBuffer, WriteOperation};
+use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
 use crate::ring::{FileOperation, FileOutcome, Ring};
@@ -27,15 +27,17 @@ use crate::ring::{FileOperation, FileOutcome, Ring};
 /// A hung disk costs its requests within this time (design: 10 s), never the process.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-const SUFFIX: &str = ".blob";
+const BLOB_SUFFIX: &str = ".blob";
+const CHECKPOINT_SUFFIX: &str = ".ckpt";
 
-/// The blob files in one folder. Clones are the same disk.
+/// The blob files in one folder, and the checkpoints in another. Clones are the same disk.
 #[derive(Clone)]
 pub struct RingDisk<E> {
     ring: Rc<Ring>,
     executor: E,
     path: PathBuf,
     directory: Rc<OwnedFd>,
+    checkpoints: Option<Rc<OwnedFd>>,
     /// Whether direct I/O was refused here once.
     is_buffered: Rc<Cell<bool>>,
 }
@@ -59,7 +61,23 @@ impl<E: Executor> RingDisk<E> {
             executor,
             path: path.to_owned(),
             directory: Rc::new(folder),
+            checkpoints: None,
             is_buffered: Rc::default(),
+        }
+    }
+
+    /// Keeps checkpoints in this folder; without one there are none.
+    #[must_use]
+    pub fn with_checkpoints(mut self, folder: OwnedFd) -> Self {
+        self.checkpoints = Some(Rc::new(folder));
+        self
+    }
+
+    /// The folder of a file.
+    fn folder_of(&self, id: FileId) -> Result<Rc<OwnedFd>, DiskError> {
+        match id {
+            FileId::Blob(_) => Ok(self.directory.clone()),
+            FileId::Checkpoint(_) => self.checkpoints.clone().ok_or(DiskError::NotFound),
         }
     }
 
@@ -82,10 +100,11 @@ impl<E: Executor> RingDisk<E> {
         }
     }
 
-    async fn open_file(&self, id: BlobId, flags: i32) -> Result<Rc<OwnedFd>, DiskError> {
+    async fn open_file(&self, id: FileId, flags: i32) -> Result<Rc<OwnedFd>, DiskError> {
+        let folder = self.folder_of(id)?;
         let open = |flags| {
             self.perform_plainly(FileOperation::Open {
-                directory: self.directory.clone(),
+                directory: folder.clone(),
                 name: file_name(id),
                 flags: libc::O_RDWR | flags,
                 mode: 0o600,
@@ -176,8 +195,8 @@ impl<E: Executor> RingDisk<E> {
         (Ok(()), buffer)
     }
 
-    async fn sync_directory(&self) -> Result<(), DiskError> {
-        let file = self.directory.clone();
+    async fn sync_folder_of(&self, id: FileId) -> Result<(), DiskError> {
+        let file = self.folder_of(id)?;
         self.perform_plainly(FileOperation::Sync {
             file,
             data_only: false,
@@ -196,7 +215,7 @@ impl<E: Executor> Disk for RingDisk<E> {
         for entry in Dir::read_from(&self.directory).map_err(errno_error)? {
             let entry = entry.map_err(errno_error)?;
             let name = entry.file_name();
-            let Some(id) = name.to_str().ok().and_then(parse_file_name) else {
+            let Some(id) = name.to_str().ok().and_then(parse_blob_name) else {
                 continue;
             };
             let status = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -206,14 +225,29 @@ impl<E: Executor> Disk for RingDisk<E> {
         Ok(blobs)
     }
 
-    async fn create(&self, id: BlobId) -> Result<Self::File, DiskError> {
+    /// Reads the folder without the ring: once, before a node serves.
+    async fn list_checkpoints(&self) -> Result<Vec<u64>, DiskError> {
+        let Some(folder) = &self.checkpoints else {
+            return Ok(Vec::new());
+        };
+        let mut numbers = Vec::new();
+        for entry in Dir::read_from(folder).map_err(errno_error)? {
+            let entry = entry.map_err(errno_error)?;
+            let name = entry.file_name().to_str().ok();
+            numbers.extend(name.and_then(parse_checkpoint_name));
+        }
+        Ok(numbers)
+    }
+
+    async fn create(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError> {
+        let id = id.into();
         let file = self.open_file(id, libc::O_CREAT | libc::O_EXCL).await?;
-        self.sync_directory().await?;
+        self.sync_folder_of(id).await?;
         Ok(file)
     }
 
-    async fn open(&self, id: BlobId) -> Result<Self::File, DiskError> {
-        self.open_file(id, 0).await
+    async fn open(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError> {
+        self.open_file(id.into(), 0).await
     }
 
     async fn read(
@@ -296,11 +330,12 @@ impl<E: Executor> Disk for RingDisk<E> {
         .map(drop)
     }
 
-    async fn remove(&self, id: BlobId) -> Result<(), DiskError> {
-        let (directory, name) = (self.directory.clone(), file_name(id));
+    async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError> {
+        let id = id.into();
+        let (directory, name) = (self.folder_of(id)?, file_name(id));
         self.perform_plainly(FileOperation::Unlink { directory, name })
             .await?;
-        self.sync_directory().await
+        self.sync_folder_of(id).await
     }
 
     fn free_bytes(&self) -> Result<u64, DiskError> {
@@ -322,21 +357,34 @@ impl<E> std::fmt::Debug for RingDisk<E> {
 const BLOCK_BYTES: usize = 4_096;
 
 //= docs/format.md#6
-pub(crate) fn file_name(id: BlobId) -> CString {
+pub(crate) fn file_name(id: FileId) -> CString {
+    let (number, suffix) = match id {
+        FileId::Blob(id) => (id.0, BLOB_SUFFIX),
+        FileId::Checkpoint(number) => (number, CHECKPOINT_SUFFIX),
+    };
     #[expect(clippy::expect_used, reason = "hex digits and a suffix hold no NUL")]
-    CString::new(format!("{:016x}{SUFFIX}", id.0)).expect("no NUL")
+    CString::new(format!("{number:016x}{suffix}")).expect("no NUL")
 }
 
-/// The inverse of [`file_name`]; `None` for anything else that lies in the folder.
-pub(crate) fn parse_file_name(name: &str) -> Option<BlobId> {
-    let digits = name.strip_suffix(SUFFIX)?;
+/// The inverse of [`file_name`]; `None` for anything else that lies in the folder of blobs.
+pub(crate) fn parse_blob_name(name: &str) -> Option<BlobId> {
+    parse_name(name, BLOB_SUFFIX).map(BlobId)
+}
+
+/// The inverse of [`file_name`]; `None` for anything else that lies in the folder of checkpoints.
+pub(crate) fn parse_checkpoint_name(name: &str) -> Option<u64> {
+    parse_name(name, CHECKPOINT_SUFFIX)
+}
+
+fn parse_name(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
     let is_hex = digits
         .bytes()
         .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if digits.len() != 16 || !is_hex {
         return None;
     }
-    u64::from_str_radix(digits, 16).ok().map(BlobId)
+    u64::from_str_radix(digits, 16).ok()
 }
 
 fn disk_error(errno: i32) -> DiskError {
@@ -370,18 +418,19 @@ mod tests {
     #[test]
     fn only_sixteen_hex_digits_name_a_blob() {
         let id = BlobId(0x00ab_cdef_0123_4567);
-        assert_eq!(file_name(id).to_str(), Ok("00abcdef01234567.blob"));
-        assert_eq!(
-            parse_file_name("00abcdef01234567.blob").map(|id| id.0),
-            Some(id.0)
-        );
+        assert_eq!(file_name(id.into()).to_str(), Ok("00abcdef01234567.blob"));
+        assert_eq!(parse_blob_name("00abcdef01234567.blob"), Some(id));
+        let checkpoint = file_name(FileId::Checkpoint(17));
+        assert_eq!(checkpoint.to_str(), Ok("0000000000000011.ckpt"));
+        assert_eq!(parse_checkpoint_name("0000000000000011.ckpt"), Some(17));
+        assert_eq!(parse_blob_name("0000000000000011.ckpt"), None);
         for name in [
             "abcdef.blob",
             "00ABcdef01234567.blob",
             "+0abcdef01234567.blob",
             "lock",
         ] {
-            assert!(parse_file_name(name).is_none(), "{name}");
+            assert!(parse_blob_name(name).is_none(), "{name}");
         }
     }
 

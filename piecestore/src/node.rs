@@ -86,7 +86,13 @@ impl Node {
         // By the descriptor that was opened under the lock, not by the path: a disk that was unmounted meanwhile is
         // not replaced by what lies under it.
         let folder = directory.open_blobs().map_err(NodeError::Disk)?;
-        let disk = core.disk_in(&directory.blobs(), folder);
+        let mut disk = core.disk_in(&directory.blobs(), folder);
+        match directory.open_checkpoints() {
+            Ok(folder) => disk = disk.with_checkpoints(folder),
+            Err(error) => {
+                tracing::warn!(node = %node_id, %error, "no folder for checkpoints: every start reads all blobs");
+            }
+        }
         let options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
         let now_s = u32::try_from(started_ms / 1000).unwrap_or(u32::MAX);
         let (store, recovery) = Store::open(disk, options, now_s, &mut fill_random).await?;

@@ -14,14 +14,16 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
+use strand_blob::{BlobId, Disk, DiskError, FileId, IoBuffer};
 
-use crate::disk::{end_direct, file_name, io_error, parse_file_name};
+use crate::directory::CHECKPOINTS_FOLDER;
+use crate::disk::{end_direct, file_name, io_error, parse_blob_name, parse_checkpoint_name};
 
-/// The blob files in one folder, to be read.
+/// The blob files in one folder and the checkpoints in the one beside it, to be read.
 #[derive(Debug)]
 pub struct OfflineDisk {
     path: PathBuf,
+    checkpoints: PathBuf,
     read_ahead_bytes: usize,
     bytes_read: Rc<Cell<u64>>,
 }
@@ -58,6 +60,7 @@ impl OfflineDisk {
     pub fn new(path: &Path, read_ahead_bytes: usize) -> Self {
         Self {
             path: path.to_owned(),
+            checkpoints: path.with_file_name(CHECKPOINTS_FOLDER),
             read_ahead_bytes,
             bytes_read: Rc::default(),
         }
@@ -118,8 +121,24 @@ impl Disk for OfflineDisk {
         Ok(blobs)
     }
 
-    async fn open(&self, id: BlobId) -> Result<OfflineFile, DiskError> {
-        let path = self.path.join(OsStr::from_bytes(file_name(id).as_bytes()));
+    async fn list_checkpoints(&self) -> Result<Vec<u64>, DiskError> {
+        let mut numbers = Vec::new();
+        let listed = each_file(&self.checkpoints, parse_checkpoint_name, |number, _| {
+            numbers.push(number);
+        });
+        match listed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&error)),
+            _ => Ok(numbers),
+        }
+    }
+
+    async fn open(&self, id: impl Into<FileId>) -> Result<OfflineFile, DiskError> {
+        let id = id.into();
+        let folder = match id {
+            FileId::Blob(_) => &self.path,
+            FileId::Checkpoint(_) => &self.checkpoints,
+        };
+        let path = folder.join(OsStr::from_bytes(file_name(id).as_bytes()));
         let open = |flags| {
             OpenOptions::new()
                 .read(true)
@@ -167,7 +186,7 @@ impl Disk for OfflineDisk {
         (result.map_err(|error| io_error(&error)), buffer)
     }
 
-    async fn create(&self, _: BlobId) -> Result<OfflineFile, DiskError> {
+    async fn create(&self, _: impl Into<FileId>) -> Result<OfflineFile, DiskError> {
         Err(READ_ONLY)
     }
 
@@ -185,7 +204,7 @@ impl Disk for OfflineDisk {
         Ok(())
     }
 
-    async fn remove(&self, _: BlobId) -> Result<(), DiskError> {
+    async fn remove(&self, _: impl Into<FileId>) -> Result<(), DiskError> {
         Err(READ_ONLY)
     }
 
@@ -209,10 +228,18 @@ pub fn files_on_disk(blobs: &Path) -> io::Result<FilesOnDisk> {
     Ok(files)
 }
 
-fn each_blob(folder: &Path, mut each: impl FnMut(BlobId, &std::fs::Metadata)) -> io::Result<()> {
+fn each_blob(folder: &Path, each: impl FnMut(BlobId, &std::fs::Metadata)) -> io::Result<()> {
+    each_file(folder, parse_blob_name, each)
+}
+
+fn each_file<T>(
+    folder: &Path,
+    parse_name: impl Fn(&str) -> Option<T>,
+    mut each: impl FnMut(T, &std::fs::Metadata),
+) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let Some(id) = entry.file_name().to_str().and_then(parse_file_name) else {
+        let Some(id) = entry.file_name().to_str().and_then(&parse_name) else {
             continue;
         };
         match entry.metadata() {

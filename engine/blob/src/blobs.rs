@@ -32,6 +32,8 @@ pub(crate) struct Blob<F> {
     pub(crate) tail: Cell<Tail>,
     /// What the footer will say; `None` once it is written.
     pub(crate) log: RefCell<Option<BlobLog>>,
+    /// What the footer said; `None` until it is written.
+    pub(crate) seal: Cell<Option<Seal>>,
     pub(crate) tally: Cell<BlobTally>,
     /// Compaction could not work on it, and does not try again before the next opening.
     pub(crate) is_given_up: Cell<bool>,
@@ -74,6 +76,35 @@ pub(crate) struct BlobTally {
     pub(crate) expiry_s: u32,
 }
 
+impl BlobTally {
+    /// Counts a record.
+    pub(crate) fn count_record(&mut self, record: &RecordHeader) {
+        if record.kind == Kind::Piece {
+            let expiry_s = if record.expiry_s == 0 {
+                u32::MAX
+            } else {
+                record.expiry_s
+            };
+            self.expiry_s = self.expiry_s.max(expiry_s);
+            self.piece_bytes += u64::from(record.body_len);
+        } else {
+            self.tombstone_count += 1;
+        }
+    }
+
+    /// Counts a piece that the index knows.
+    pub(crate) fn count_live(&mut self, body_len: u64) {
+        self.live_count += 1;
+        self.live_bytes += body_len;
+    }
+
+    /// Counts a piece that the index no longer knows.
+    pub(crate) fn count_dead(&mut self, body_len: u64) {
+        self.live_count -= 1;
+        self.live_bytes -= body_len;
+    }
+}
+
 /// What was written to a blob that is not sealed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BlobLog {
@@ -85,6 +116,40 @@ pub(crate) struct BlobLog {
     pub(crate) skipped_bytes: u64,
     /// Something in it was durable once and is not readable now. Such a blob is not sealed, so that every opening reports it.
     pub(crate) has_rot: bool,
+}
+
+/// What the footer of a sealed blob says of it as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seal {
+    /// Where the footer begins.
+    pub(crate) footer_offset: u64,
+    /// Valid groups.
+    pub(crate) group_count: u32,
+    /// Bytes that belong to no valid group.
+    pub(crate) skipped_bytes: u64,
+    /// All records, without padding.
+    pub(crate) record_bytes: u64,
+}
+
+impl Seal {
+    pub(crate) fn of(footer: &Footer) -> Self {
+        let records = footer.entries.iter();
+        Self {
+            footer_offset: footer.offset,
+            group_count: footer.group_count,
+            skipped_bytes: footer.skipped_bytes,
+            record_bytes: records.map(|entry| entry.record.record_len()).sum(),
+        }
+    }
+}
+
+/// What is known of a blob's records.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// It has no footer.
+    Open(BlobLog),
+    /// It has one.
+    Sealed(Seal),
 }
 
 /// Where a blob ends and what of it is durable.
@@ -124,14 +189,17 @@ impl Tail {
 }
 
 impl<F> Blob<F> {
-    /// `log` is `None` for a sealed blob.
     pub(crate) fn new(
         slot: u32,
         header: BlobHeader,
         file: F,
         tail: Tail,
-        log: Option<BlobLog>,
+        content: Content,
     ) -> Self {
+        let (log, seal) = match content {
+            Content::Open(log) => (Some(log), None),
+            Content::Sealed(seal) => (None, Some(seal)),
+        };
         Self {
             id: header.blob,
             slot,
@@ -141,6 +209,7 @@ impl<F> Blob<F> {
             file,
             tail: Cell::new(tail),
             log: RefCell::new(log),
+            seal: Cell::new(seal),
             tally: Cell::default(),
             is_given_up: Cell::new(false),
         }
@@ -166,37 +235,31 @@ impl<F> Blob<F> {
         self.is_given_up.set(true);
     }
 
-    /// Counts a record that was written or found here.
+    /// Counts a record that was written here.
     pub(crate) fn count_record(&self, record: &RecordHeader) {
-        let mut tally = self.tally.get();
-        if record.kind == Kind::Piece {
-            let expiry_s = if record.expiry_s == 0 {
-                u32::MAX
-            } else {
-                record.expiry_s
-            };
-            tally.expiry_s = tally.expiry_s.max(expiry_s);
-            tally.piece_bytes += u64::from(record.body_len);
-        } else {
-            tally.tombstone_count += 1;
-        }
-        self.tally.set(tally);
+        self.update_tally(|tally| tally.count_record(record));
     }
 
     /// Counts a piece that the index knows here from now on.
     pub(crate) fn count_live(&self, body_len: u64) {
-        let mut tally = self.tally.get();
-        tally.live_count += 1;
-        tally.live_bytes += body_len;
-        self.tally.set(tally);
+        self.update_tally(|tally| tally.count_live(body_len));
     }
 
     /// Counts a piece that the index no longer knows here.
     pub(crate) fn count_dead(&self, body_len: u64) {
+        self.update_tally(|tally| tally.count_dead(body_len));
+    }
+
+    fn update_tally(&self, update: impl FnOnce(&mut BlobTally)) {
         let mut tally = self.tally.get();
-        tally.live_count -= 1;
-        tally.live_bytes -= body_len;
+        update(&mut tally);
         self.tally.set(tally);
+    }
+
+    /// Ends its growing: from now on its footer says what is in it.
+    pub(crate) fn mark_sealed(&self, footer: &Footer) {
+        self.seal.set(Some(Seal::of(footer)));
+        *self.log.borrow_mut() = None;
     }
 
     /// The footer that would seal it now; `None` where it has one, where something in it is not durable or not readable, and

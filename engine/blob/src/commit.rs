@@ -272,11 +272,18 @@ impl<D: Disk> Store<D> {
     /// If it is started twice.
     pub async fn run_commits(self: Rc<Self>) {
         assert!(!self.is_running.replace(true), "one committer a store");
+        self.drop_old_checkpoints().await;
         self.seal_leftovers().await;
         let store: &Self = &self;
         let mut flights = Flights::new();
         loop {
-            while let Some(batch) = store.next_batch(&mut flights) {
+            // A checkpoint waits until nothing is on its way, and keeps what is queued waiting.
+            if store.is_checkpoint_due() && flights.list.is_empty() {
+                store.checkpoint_now().await;
+            }
+            while !store.is_checkpoint_due()
+                && let Some(batch) = store.next_batch(&mut flights)
+            {
                 store.launch(batch, &mut flights).await;
             }
             if !flights.list.is_empty() {
@@ -285,6 +292,8 @@ impl<D: Disk> Store<D> {
                     // Who was answered may have more: it goes into one group.
                     yield_now().await;
                 }
+            } else if store.is_checkpoint_due() {
+                continue;
             } else if store.is_closing.get() {
                 break;
             } else {
@@ -292,6 +301,7 @@ impl<D: Disk> Store<D> {
             }
         }
         self.attest_all().await;
+        self.checkpoint_at_close().await;
         self.stopped.set();
     }
 
@@ -490,6 +500,7 @@ impl<D: Disk> Store<D> {
         for record in placed {
             blob.count_record(&record.footer_entry.record);
         }
+        self.add_replay_cost(1 + placed.len() as u64);
         let body_bytes: u64 = placed.iter().map(|record| record.body_len).sum();
         let record_overheads: u64 = placed.iter().map(|record| record.overhead_bytes).sum();
         let overhead_bytes = record_overheads + GROUP_HEADER_BYTES as u64;

@@ -165,13 +165,13 @@ impl<D: Disk> Store<D> {
         }
         let body_len = u64::from(record.body_len);
         if record.expiry_s != 0 && record.expiry_s < now_s {
-            self.forget(blob, fingerprint, old, body_len);
+            self.forget(blob, fingerprint, old, body_len).await;
             done.expired_pieces += 1;
             return Ok(None);
         }
         let bytes = self.record_bytes(blob, entry, footer, window).await?;
         if !is_whole(&bytes, blob, entry) {
-            self.forget(blob, fingerprint, old, body_len);
+            self.forget(blob, fingerprint, old, body_len).await;
             self.count(|counters| counters.pieces_lost += 1);
             done.lost.push((satellite, record.id));
             return Ok(None);
@@ -246,7 +246,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// Takes a piece that will not move out of the index.
-    fn forget(&self, blob: &Blob<D::File>, fingerprint: u64, entry: Entry, body_len: u64) {
+    async fn forget(&self, blob: &Blob<D::File>, fingerprint: u64, entry: Entry, body_len: u64) {
+        let _still = self.hold_still().await;
+        self.add_replay_cost(1);
         if self.index.borrow_mut().remove(fingerprint, entry) {
             self.dead.borrow_mut().insert(fingerprint, entry);
             blob.count_dead(body_len);
@@ -294,6 +296,11 @@ impl<D: Disk> Store<D> {
             "a piece of {} was not moved",
             blob.id
         );
+        let _still = self.hold_still().await;
+        if let Err(error) = self.note_removal(blob.id).await {
+            return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
+        }
+        self.add_replay_cost(1);
         if let Err(error) = self.disk.remove(blob.id).await {
             blob.give_up_compacting();
             return Err(self.write_failed(blob.id, WriteOperation::Remove, error));

@@ -46,4 +46,6 @@ pub struct StoreCounters {
     pub blobs_created: u64,
     /// Blobs that got their footers.
     pub blobs_sealed: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
 }

@@ -28,6 +28,23 @@ pub enum OpenError {
         /// Its version.
         version: u16,
     },
+    /// The checkpoint names blobs, and none of them is there. Nothing was changed.
+    #[error(
+        "none of the {count} blobs that the checkpoint names is there: mount the disk that they are on; to go on without \
+         them, rebuild the index"
+    )]
+    NoBlobs {
+        /// How many there should be.
+        count: u64,
+    },
+    /// A blob was not the same when it was read again.
+    #[error(
+        "blob {blob} was read twice and differed: its disk is failing, or another program writes to it"
+    )]
+    Unsteady {
+        /// The blob.
+        blob: BlobId,
+    },
 }
 
 /// Why a piece (or the removal of one) was not made durable.
@@ -143,4 +160,7 @@ pub enum Damage {
     /// One share of a piece.
     #[error("share {0}")]
     Share(u32),
+    /// Bytes that the checkpoint knows of, in a blob file that is shorter now or gone. Said by the opening that noticed, and not again.
+    #[error("what was cut off or removed")]
+    Missing,
 }

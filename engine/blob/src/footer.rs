@@ -14,7 +14,7 @@ use crate::record::{Kind, RecordHeader, step_of};
 pub(crate) const BLOB_RECORDS_MAX: u32 = 32_768;
 
 /// Bytes of an entry.
-const ENTRY_BYTES: usize = 56;
+pub(crate) const ENTRY_BYTES: usize = 56;
 
 /// Bytes at the end of a footer that tell where it begins.
 const END_BYTES: usize = 64;
@@ -158,7 +158,7 @@ impl Footer {
 }
 
 impl FooterEntry {
-    fn encode_into(&self, out: &mut [u8]) {
+    pub(crate) fn encode_into(&self, out: &mut [u8]) {
         let record = &self.record;
         put(out, 0, &record.id);
         put(out, 32, &step_of(self.offset).to_le_bytes());
@@ -173,7 +173,7 @@ impl FooterEntry {
         out[55] = record.satellite_slot;
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let kind = Kind::from_byte(bytes[39] >> 4)?;
         let record = RecordHeader {
             kind,

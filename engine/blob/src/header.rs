@@ -39,6 +39,10 @@ impl ExpiryClass {
         (usize::from(byte) < Self::COUNT).then_some(Self(byte))
     }
 
+    pub(crate) fn byte(self) -> u8 {
+        self.0
+    }
+
     pub(crate) fn index(self) -> usize {
         usize::from(self.0)
     }

@@ -67,6 +67,10 @@ impl Fingerprinter {
             .fold(0, |wide, &byte| wide << 8 | u128::from(byte))
     }
 
+    pub(crate) fn key(&self) -> [u8; 32] {
+        self.key
+    }
+
     pub(crate) fn of(&self, satellite: &[u8; 32], id: &[u8; 32]) -> u64 {
         self.narrow(self.wide(satellite, id))
     }
@@ -119,6 +123,23 @@ impl Entry {
         }
     }
 
+    /// The same record in another slot.
+    pub(crate) fn in_slot(self, slot: u32) -> Self {
+        assert!(slot < BLOBS_MAX, "more blobs than an index entry can name");
+        Self(u64::from(slot) << 40 | self.0 & ((1 << 40) - 1))
+    }
+
+    /// The entry as a number, in the order of places.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The inverse of [`bits`](Self::bits); `None` for what is no entry.
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let entry = Self(bits);
+        (entry.place().offset > 0).then_some(entry)
+    }
+
     /// Upper bound of the record's length, less than an eighth above it.
     pub(crate) fn record_len_max(self) -> u64 {
         length_of_class(self.0 as u8)
@@ -155,8 +176,11 @@ const PARTITION_COUNT: usize = 16;
 /// Tables of a partition.
 const TABLE_COUNT: usize = 64;
 
+/// Tables of an index.
+pub(crate) const TABLES: usize = PARTITION_COUNT * TABLE_COUNT;
+
 /// Bits of a fingerprint that name partition and table: the top ones.
-const TABLE_BITS: u32 = (PARTITION_COUNT * TABLE_COUNT).ilog2();
+const TABLE_BITS: u32 = TABLES.ilog2();
 
 /// Fingerprint to entries.
 #[derive(Debug)]
@@ -230,6 +254,36 @@ impl Index {
         self.table(table).remove(tag, entry)
     }
 
+    /// A table's entries with their tags, in the order of the tags.
+    pub(crate) fn entries_of(&self, table: usize) -> impl Iterator<Item = (u32, Entry)> + '_ {
+        let table = &self.partitions[table / TABLE_COUNT].tables[table % TABLE_COUNT];
+        let places = table
+            .tags
+            .iter()
+            .copied()
+            .zip(table.entries.iter().copied());
+        places.filter(|&(_, entry)| entry != Entry::NONE)
+    }
+
+    /// Adds entries with their tags to a table, in one go.
+    pub(crate) fn extend_table(&mut self, table: usize, entries: Vec<(u32, Entry)>) {
+        let mut all: Vec<_> = self.entries_of(table).collect();
+        all.extend(entries);
+        all.sort_by_key(|&(tag, _)| tag);
+        *self.table(table) = Table::of(&all);
+    }
+
+    /// Takes over another index, each entry in the place that it is given, or not at all. Needs no second copy of either.
+    pub(crate) fn absorb(&mut self, mut other: Self, relocate: impl Fn(Entry) -> Option<Entry>) {
+        for table in 0..TABLES {
+            let entries = other.entries_of(table);
+            let moved = entries.filter_map(|(tag, entry)| Some((tag, relocate(entry)?)));
+            let moved: Vec<_> = moved.collect();
+            *other.table(table) = Table::default();
+            self.extend_table(table, moved);
+        }
+    }
+
     fn tables(&self) -> impl Iterator<Item = &Table> {
         let partitions = self.partitions.iter();
         partitions.flat_map(|partition| partition.tables.iter())
@@ -246,7 +300,27 @@ fn place_of(fingerprint: u64) -> (usize, u32) {
     (table as usize, (fingerprint >> (32 - TABLE_BITS)) as u32)
 }
 
+/// A fingerprint of this table and tag.
+pub(crate) fn fingerprint_of(table: usize, tag: u32) -> u64 {
+    (table as u64) << (64 - TABLE_BITS) | u64::from(tag) << (32 - TABLE_BITS)
+}
+
 impl Table {
+    /// A table of these entries, which are in the order of their tags, with the room that growing leaves on average.
+    fn of(entries: &[(u32, Entry)]) -> Self {
+        let (tags, packed): (Vec<_>, Vec<_>) = entries.iter().copied().unzip();
+        let packed = Self {
+            tags: tags.into(),
+            entries: packed.into(),
+            home_count: 0,
+            len: entries.len() as u32,
+        };
+        if packed.len == 0 {
+            return Self::default();
+        }
+        packed.spread_over((packed.len + packed.len.div_ceil(4)).max(HOMES_MIN))
+    }
+
     /// The places of a tag's entries.
     fn run(&self, tag: u32) -> std::ops::Range<usize> {
         let start = self.lower_bound(tag);
@@ -319,14 +393,18 @@ impl Table {
 
     /// Makes the table a fifth longer, and its end as long as the last run needs.
     fn grow(&mut self) {
-        let home_count = (self.home_count + self.home_count.div_ceil(5)).max(HOMES_MIN);
+        *self = self.spread_over((self.home_count + self.home_count.div_ceil(5)).max(HOMES_MIN));
+    }
+
+    /// The same entries in a table of so many homes.
+    fn spread_over(&self, home_count: u32) -> Self {
         let mut spill_count = SPILL_COUNT.min(home_count as usize);
-        *self = loop {
+        loop {
             match self.spread(home_count, spill_count) {
-                Some(grown) => break grown,
+                Some(spread) => break spread,
                 None => spill_count *= 2,
             }
-        };
+        }
     }
 
     /// The same entries in a table of other lengths; `None` if no place would be left at its end.
@@ -446,6 +524,48 @@ mod tests {
             wanted.sort_unstable_by_key(|entry| entry.0);
             found.sort_unstable_by_key(|entry| entry.0);
             assert_eq!(found, wanted);
+        }
+    }
+
+    #[test]
+    fn a_table_filled_in_one_go_holds_what_single_inserts_would() {
+        for count in [0_u32, 1, 7, 8, 9, 100, 5_000] {
+            let mut single = Index::default();
+            let mut whole = Index::default();
+            let entry_of = |n: u32| {
+                let place = Place {
+                    slot: n % 5,
+                    offset: 64 * u64::from(n + 1),
+                };
+                // Many equal tags, and the last one.
+                let tag =
+                    [n.wrapping_mul(0x9e37_79b9) >> 8 << 8, u32::MAX][usize::from(n % 9 == 0)];
+                (tag, Entry::new(place, 928))
+            };
+            let before = count / 3;
+            for n in 0..count {
+                let (tag, entry) = entry_of(n);
+                single.insert(fingerprint_of(1_023, tag), entry);
+                if n < before {
+                    whole.insert(fingerprint_of(1_023, tag), entry);
+                }
+            }
+            whole.extend_table(1_023, (before..count).map(entry_of).collect());
+            assert_eq!(whole.len(), count as usize);
+            let sorted = |index: &Index| {
+                let mut all: Vec<_> = index.entries_of(1_023).map(|(tag, e)| (tag, e.0)).collect();
+                assert!(all.is_sorted_by_key(|one| one.0));
+                all.sort_unstable();
+                all
+            };
+            assert_eq!(sorted(&whole), sorted(&single));
+            for n in 0..count {
+                let (tag, entry) = entry_of(n);
+                assert!(whole.remove(fingerprint_of(1_023, tag), entry));
+            }
+        }
+        for (table, tag) in [(0, 0), (1_023, u32::MAX), (512, 77)] {
+            assert_eq!(place_of(fingerprint_of(table, tag)), (table, tag));
         }
     }
 

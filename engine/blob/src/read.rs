@@ -39,6 +39,8 @@ pub(crate) struct Lookup {
     pub(crate) confirmed: Vec<Confirmed>,
     /// Damage met on the way.
     pub(crate) error: Option<GetError>,
+    /// Some record could not be read, and may be this piece's.
+    pub(crate) has_unknown: bool,
 }
 
 /// A record that is certainly this piece's.
@@ -187,9 +189,11 @@ impl<D: Disk> Store<D> {
                     lookup.error.get_or_insert(error);
                 }
                 Ok(Loaded::Unknown(error)) => {
+                    lookup.has_unknown = true;
                     lookup.error.get_or_insert(error);
                 }
                 Err(error) => {
+                    lookup.has_unknown = true;
                     lookup.error.get_or_insert(GetError::Disk(error));
                 }
             }

@@ -1,31 +1,33 @@
-//! Opening a directory: the index is rebuilt from the blobs, and damage is sorted into torn and rotten.
+//! Opening a directory: what a checkpoint knows is believed, the rest read from the blobs, and damage sorted into torn and rotten.
 //!
+//! * A blob that the checkpoint knows is read from where the checkpoint ends, a file that it does not know whole. If a blob contradicts
+//!   the checkpoint, or lacks what it knows, everything is read anew without it.
 //! * Each blob is synced *before* it is read, so whatever is found is durable and may be acknowledged again.
 //! * A group is known durable if the next valid group after it says so. Bad bytes of such a group are **rotten**: reported and left
 //!   where they are. Other bad bytes are **torn**: a write that never was acked; counted and forgotten.
 //! * Records of a group that is not known durable count only if all their CRCs hold.
 //! * After a bad group header every following block is tried for the next group, and every 64-byte step up to there for records;
 //!   after a bad record header every following step of the group. The keyed checks make that safe.
-//! * Of several records for one piece the highest sequence counts; a tombstone outranks every lower one.
+//! * Which of several records for one piece counts is found out last, in `census`.
 //!
 //! Nothing is written here, and no disk byte makes it panic. Rules: docs/format.md section 6.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::rc::Rc;
 
-use crate::blobs::{Blob, BlobLog, OpenBlobs, Tail};
+use crate::blobs::{Blob, BlobLog, BlobTally, Content, OpenBlobs, Seal, Tail};
 use crate::buffer::IoBuffer;
+use crate::census::Census;
 use crate::check::KeyedCheck;
+use crate::checkpoint::{BLOB_COST, Checkpoint, Checkpoints, KnownBlob};
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, OpenError};
 use crate::footer::{Footer, FooterEnd, FooterEntry};
 use crate::group::GroupHeader;
 use crate::header::{BlobHeader, NoHeader};
-use crate::index::{Entry, Fingerprinter, Fingerprints, Index, Place};
+use crate::index::{Entry, Fingerprinter, Index, Place};
 use crate::layout::{self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, STEP_BYTES};
 use crate::poison::{Poison, WriteOperation};
-use crate::record::{Kind, RecordHeader};
+use crate::record::RecordHeader;
 use crate::scan::{self, Group, Scanner, Stretch};
 use crate::space::Space;
 use crate::store::StoreOptions;
@@ -34,11 +36,15 @@ use crate::store::StoreOptions;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
+    /// The number of the checkpoint that was used; then groups and torn bytes are counted only where blobs were read.
+    pub checkpoint: Option<u64>,
+    /// Records that were read from blobs.
+    pub records_read: u64,
     /// Blobs with a valid header.
     pub blobs: u64,
     /// Blob files whose creation never ended; left alone.
     pub torn_blobs: u64,
-    /// Those of them whose records were read from their footers.
+    /// Those of them whose records are known from their footers.
     pub sealed_blobs: u64,
     /// Valid groups.
     pub groups: u64,
@@ -76,30 +82,41 @@ pub(crate) struct Recovered<F> {
     pub(crate) next_blob: u64,
     pub(crate) next_sequence: u64,
     pub(crate) poison: Poison,
+    /// Makes the fingerprints of both indexes.
+    pub(crate) fingerprinter: Fingerprinter,
+    pub(crate) checkpoints: Checkpoints<F>,
+    /// What was read, in records.
+    pub(crate) replay_cost: u64,
     /// Records may be there that were not seen.
     pub(crate) has_unreadable_blocks: bool,
     pub(crate) space: Space,
     pub(crate) report: Recovery,
 }
 
-/// The newest record of a piece so far.
-struct Latest {
-    sequence: u64,
-    /// `None`: a tombstone.
-    entry: Option<Entry>,
-    body_len: u32,
+/// A directory being opened.
+struct Opening<'a, D: Disk> {
+    disk: &'a D,
+    options: &'a StoreOptions,
+    census: Census,
+    poison: &'a Poison,
+    /// What was read, in records.
+    replay_cost: u64,
+    blobs: Vec<Rc<Blob<D::File>>>,
+    open_blobs: OpenBlobs<D::File>,
+    has_unreadable_blocks: bool,
+    report: Recovery,
 }
 
-/// What all blobs together add up to.
-struct Tally {
-    fingerprinter: Fingerprinter,
-    latest: HashMap<u128, Latest, Fingerprints>,
-    dead: Index,
-    next_sequence: u64,
-    body_bytes: u64,
-    has_unreadable_blocks: bool,
-    space: Space,
-    report: Recovery,
+/// A blob as far as it is known, and the file that may hold more.
+struct Begun<F> {
+    header: BlobHeader,
+    /// Both copies of the header are good.
+    is_whole: bool,
+    file: F,
+    /// Bytes of the file.
+    len: u64,
+    tail: Tail,
+    log: BlobLog,
 }
 
 pub(crate) async fn recover<D: Disk>(
@@ -109,98 +126,66 @@ pub(crate) async fn recover<D: Disk>(
 ) -> Result<Recovered<D::File>, OpenError> {
     let mut files = disk.list().await?;
     files.sort_unstable();
-    let mut tally = Tally {
-        fingerprinter,
-        latest: HashMap::default(),
-        dead: Index::default(),
-        next_sequence: 1,
-        body_bytes: 0,
-        has_unreadable_blocks: false,
-        space: Space::default(),
-        report: Recovery::default(),
-    };
+    let mut numbers = disk.list_checkpoints().await?;
+    numbers.sort_unstable();
     let poison = Poison::default();
-    let mut blobs = Vec::new();
-    let mut open_blobs = OpenBlobs::<D::File>::default();
-    let next_blob = files.last().map_or(1, |(id, _)| id.0.saturating_add(1));
-    for (id, len) in files {
-        tally.space.file_bytes += len;
-        let file = disk.open(id).await?;
-        //= docs/format.md#record
-        if let Err(error) = disk.sync(&file).await {
-            poison.set(id, WriteOperation::Sync, error);
+    let mut lost = Vec::new();
+    if !options.ignores_checkpoint
+        && let Some(checkpoint) = newest_checkpoint(disk, options, &numbers).await
+    {
+        lost = checkpoint.lost(&files);
+        if files.is_empty() && !lost.is_empty() {
+            let count = lost.len() as u64;
+            return Err(OpenError::NoBlobs { count });
         }
-        let Some((header, is_whole)) = tally.read_header(disk, &file, id, len, options).await?
-        else {
-            continue;
-        };
-        let slot = blobs.len() as u32;
-        let class = header.class.index();
-        if let Some(footer) = read_footer(disk, &file, len, &header).await {
-            let tail = tally.take_footer(slot, &header, &footer, len);
-            let blob = Rc::new(Blob::new(slot, header, file, tail, None));
-            for entry in &footer.entries {
-                blob.count_record(&entry.record);
+        if numbers.last() != Some(&checkpoint.current.number) {
+            // A later one was there: what is missing may have been removed in its time.
+            lost.clear();
+        }
+        if checkpoint.lost(&files).is_empty() {
+            let opening = Opening::new(disk, options, &poison, fingerprinter);
+            // Whatever is wrong, the blobs know better.
+            if let Ok(recovered) = opening.run_from(checkpoint, &files, &numbers).await {
+                return Ok(Recovered {
+                    poison,
+                    ..recovered
+                });
             }
-            blobs.push(blob);
-            continue;
         }
-        let before = (
-            tally.report.groups,
-            tally.space.skipped_bytes,
-            tally.report.rotten.len(),
-        );
-        let satellites = &header.satellites;
-        let scanner = Scanner::new(disk, &file, id, header.salt, satellites.len(), len);
-        let scan = BlobScan {
-            tally: &mut tally,
-            scanner,
-            slot,
-            satellites,
-            end: BLOB_HEADER_BYTES,
-            entries: Vec::new(),
-        };
-        let (tail, entries) = scan.run().await;
-        let log = BlobLog {
-            entries,
-            group_count: (tally.report.groups - before.0) as u32,
-            skipped_bytes: tally.space.skipped_bytes - before.1,
-            has_rot: !is_whole || tally.report.rotten.len() > before.2,
-        };
-        let has_places = log.entries.len() < options.blob_records_max as usize;
-        let records: Vec<_> = log.entries.iter().map(|entry| entry.record).collect();
-        let blob = Rc::new(Blob::new(slot, header, file, tail, Some(log)));
-        for record in &records {
-            blob.count_record(record);
-        }
-        // The newest blobs of a class go on growing, if their headers are whole and they have room for more than a block.
-        let has_room =
-            tail.append_at + BLOCK_BYTES as u64 + blob.footer_len(1) <= options.blob_bytes_max;
-        if is_whole && has_room && has_places {
-            open_blobs[class].rotate_right(1);
-            open_blobs[class][0] = Some(Rc::clone(&blob));
-        }
-        blobs.push(blob);
     }
-    let satellites = blobs
-        .last()
-        .map(|blob| blob.header.satellites.clone())
-        .unwrap_or_default();
-    let index = tally.index(&blobs);
-    tally.report.pieces = index.len() as u64;
+    let mut opening = Opening::new(disk, options, &poison, fingerprinter);
+    for &(id, len) in &files {
+        opening.read_file(id, len).await?;
+    }
+    let next_blob = blob_after(&files);
+    let mut recovered = opening
+        .finish(next_blob, Checkpoints::new(&numbers, None))
+        .await?;
+    recovered.report.rotten.extend(lost);
     Ok(Recovered {
-        index,
-        dead: tally.dead,
-        blobs,
-        open_blobs,
-        satellites,
-        next_blob,
-        next_sequence: tally.next_sequence,
         poison,
-        has_unreadable_blocks: tally.has_unreadable_blocks,
-        space: tally.space,
-        report: tally.report,
+        ..recovered
     })
+}
+
+/// The first blob id that none of these files has.
+fn blob_after(files: &[(BlobId, u64)]) -> u64 {
+    files.last().map_or(1, |(id, _)| id.0.saturating_add(1))
+}
+
+/// The checkpoint of the highest number that is whole.
+async fn newest_checkpoint<D: Disk>(
+    disk: &D,
+    options: &StoreOptions,
+    numbers: &[u64],
+) -> Option<Checkpoint<D::File>> {
+    for &number in numbers.iter().rev() {
+        let checkpoint = Checkpoint::read(disk, options, number).await;
+        if checkpoint.is_some() {
+            return checkpoint;
+        }
+    }
+    None
 }
 
 /// The footer at the end of a blob; `None` if there is none that can be believed.
@@ -230,23 +215,320 @@ async fn footer_end<D: Disk>(disk: &D, file: &D::File, id: BlobId, len: u64) -> 
     FooterEnd::parse(&block, id, len)
 }
 
-impl Tally {
-    /// Reads both copies of the header. `None`: nothing in this file can be read; the reason is in the report.
-    async fn read_header<D: Disk>(
+impl<'a, D: Disk> Opening<'a, D> {
+    fn new(
+        disk: &'a D,
+        options: &'a StoreOptions,
+        poison: &'a Poison,
+        fingerprinter: Fingerprinter,
+    ) -> Self {
+        Self {
+            disk,
+            options,
+            census: Census::new(fingerprinter),
+            poison,
+            replay_cost: 0,
+            blobs: Vec::new(),
+            open_blobs: OpenBlobs::<D::File>::default(),
+            has_unreadable_blocks: false,
+            report: Recovery::default(),
+        }
+    }
+
+    /// Begins with what a checkpoint knows, and reads what it does not.
+    async fn run_from(
+        mut self,
+        checkpoint: Checkpoint<D::File>,
+        files: &[(BlobId, u64)],
+        numbers: &[u64],
+    ) -> Result<Recovered<D::File>, OpenError> {
+        let bits = self.options.danger_fingerprint_bits;
+        self.census = Census::new(Fingerprinter::new(checkpoint.key, bits));
+        self.census.next_sequence = checkpoint.next_sequence;
+        self.report.checkpoint = Some(checkpoint.current.number);
+        self.report.rotten = checkpoint.rotten;
+        let slot_count = checkpoint.blobs.last().map_or(0, |last| last.slot + 1);
+        let mut slots = vec![None; slot_count as usize];
+        let mut known = checkpoint.blobs.into_iter().peekable();
+        for &(id, len) in files {
+            while known.next_if(|known| known.header.blob < id).is_some() {}
+            match known.next_if(|known| known.header.blob == id) {
+                Some(known) => {
+                    slots[known.slot as usize] = Some(self.blobs.len() as u32);
+                    self.take_known(known, len).await?;
+                }
+                None => self.read_file(id, len).await?,
+            }
+        }
+        let relocate = |entry: Entry| {
+            let slot = slots.get(entry.place().slot as usize).copied().flatten()?;
+            Some(entry.in_slot(slot))
+        };
+        self.census.index.absorb(checkpoint.index, relocate);
+        self.census.dead.absorb(checkpoint.dead, relocate);
+        let next_blob = blob_after(files).max(checkpoint.current.next_blob);
+        self.finish(
+            next_blob,
+            Checkpoints::new(numbers, Some(checkpoint.current)),
+        )
+        .await
+    }
+
+    /// Takes a checkpoint's word for a blob, and reads what was appended since.
+    async fn take_known(&mut self, known: KnownBlob, len: u64) -> Result<(), OpenError> {
+        self.census.space.add(&known.space());
+        self.census.tallies.push(known.tally);
+        self.census.tombstones += u64::from(known.tally.tombstone_count);
+        let (header, tail) = (known.header, known.tail);
+        let id = header.blob;
+        match known.content {
+            Content::Sealed(_) if len != tail.file_len => Err(OpenError::Unsteady { blob: id }),
+            Content::Sealed(seal) => {
+                let file = self.disk.open(id).await?;
+                self.add_sealed(header, file, tail, seal);
+                Ok(())
+            }
+            Content::Open(log) if len == tail.file_len => {
+                let file = self.disk.open(id).await?;
+                let is_whole = !log.has_rot;
+                self.add_open(header, is_whole, file, tail, log);
+                Ok(())
+            }
+            Content::Open(log) => {
+                self.census.space.file_bytes += len - tail.file_len;
+                let begun = Begun {
+                    file: self.open_durably(id).await?,
+                    is_whole: !log.has_rot,
+                    header,
+                    len,
+                    tail,
+                    log,
+                };
+                self.read_on(begun).await
+            }
+        }
+    }
+
+    /// Judges the records, and puts together what was found.
+    async fn finish(
+        mut self,
+        next_blob: u64,
+        checkpoints: Checkpoints<D::File>,
+    ) -> Result<Recovered<D::File>, OpenError> {
+        self.census.settle(self.disk, &self.blobs).await?;
+        for (blob, tally) in self.blobs.iter().zip(&self.census.tallies) {
+            blob.tally.set(*tally);
+        }
+        let satellites = self.blobs.last().map(|blob| blob.header.satellites.clone());
+        self.report.pieces = self.census.index.len() as u64;
+        self.report.tombstones = self.census.tombstones;
+        self.report.records_read = self.census.accepted;
+        Ok(Recovered {
+            index: self.census.index,
+            dead: self.census.dead,
+            blobs: self.blobs,
+            open_blobs: self.open_blobs,
+            satellites: satellites.unwrap_or_default(),
+            next_blob,
+            next_sequence: self.census.next_sequence,
+            poison: Poison::default(),
+            fingerprinter: self.census.fingerprinter,
+            checkpoints,
+            replay_cost: self.replay_cost + self.census.accepted,
+            has_unreadable_blocks: self.has_unreadable_blocks,
+            space: self.census.space,
+            report: self.report,
+        })
+    }
+
+    /// Reads a blob of which nothing is known.
+    async fn read_file(&mut self, id: BlobId, len: u64) -> Result<(), OpenError> {
+        self.census.space.file_bytes += len;
+        let file = self.open_durably(id).await?;
+        let Some((header, is_whole)) = self.read_header(&file, id, len).await? else {
+            return Ok(());
+        };
+        self.census.tallies.push(BlobTally::default());
+        let begun = Begun {
+            header,
+            is_whole,
+            file,
+            len,
+            tail: Tail::new(),
+            log: BlobLog::default(),
+        };
+        self.read_on(begun).await
+    }
+
+    /// Opens a file, and makes durable what will be read.
+    async fn open_durably(&mut self, id: BlobId) -> Result<D::File, OpenError> {
+        let file = self.disk.open(id).await?;
+        //= docs/format.md#record
+        if let Err(error) = self.disk.sync(&file).await {
+            self.poison.set(id, WriteOperation::Sync, error);
+        }
+        Ok(file)
+    }
+
+    /// Reads what a blob holds beyond what is known of it.
+    async fn read_on(&mut self, begun: Begun<D::File>) -> Result<(), OpenError> {
+        self.replay_cost += BLOB_COST;
+        let footer = read_footer(self.disk, &begun.file, begun.len, &begun.header).await;
+        if let Some(footer) = footer {
+            return self.take_footer(begun, &footer);
+        }
+        let Begun {
+            header,
+            is_whole,
+            file,
+            len,
+            tail,
+            mut log,
+        } = begun;
+        let before = (
+            self.report.groups,
+            self.census.space.skipped_bytes,
+            self.report.rotten.len(),
+        );
+        // Up to where the next group goes nothing was ever written.
+        self.census.space.skipped_bytes += len.min(tail.append_at).saturating_sub(tail.file_len);
+        let slot = self.blobs.len() as u32;
+        let satellite_count = header.satellites.len();
+        let scan = BlobScan {
+            scanner: Scanner::new(
+                self.disk,
+                &file,
+                header.blob,
+                header.salt,
+                satellite_count,
+                len,
+            ),
+            opening: self,
+            slot,
+            header: &header,
+            end: tail.append_at,
+            base_number: tail.last_number,
+            entries: Vec::new(),
+        };
+        let (tail, entries) = scan.run(tail).await;
+        log.entries.extend(entries);
+        log.group_count += (self.report.groups - before.0) as u32;
+        log.skipped_bytes += self.census.space.skipped_bytes - before.1;
+        log.has_rot |= !is_whole || self.report.rotten.len() > before.2;
+        self.add_open(header, is_whole, file, tail, log);
+        Ok(())
+    }
+
+    /// Takes a sealed blob's word for what is in it.
+    fn take_footer(&mut self, begun: Begun<D::File>, footer: &Footer) -> Result<(), OpenError> {
+        let Begun {
+            header,
+            file,
+            len,
+            tail: before,
+            log,
+            ..
+        } = begun;
+        let blob = header.blob;
+        let is_known = |entry: &FooterEntry| entry.offset < before.append_at;
+        let (known, new) = footer
+            .entries
+            .split_at(footer.entries.partition_point(is_known));
+        let group_count = footer.group_count.checked_sub(log.group_count);
+        let skipped_bytes = footer.skipped_bytes.checked_sub(log.skipped_bytes);
+        let (Some(group_count), Some(skipped_bytes)) = (group_count, skipped_bytes) else {
+            return Err(OpenError::Unsteady { blob });
+        };
+        if known.len() != log.entries.len() {
+            return Err(OpenError::Unsteady { blob });
+        }
+        let slot = self.blobs.len() as u32;
+        let mut record_bytes = 0;
+        for FooterEntry { offset, record } in new {
+            let place = Place {
+                slot,
+                offset: *offset,
+            };
+            self.census.accept(&header, place, record);
+            record_bytes += record.record_len();
+        }
+        self.report.groups += u64::from(group_count);
+        let header_bytes = u64::from(group_count) * GROUP_HEADER_BYTES as u64;
+        let used_bytes = record_bytes + header_bytes + skipped_bytes;
+        let space = &mut self.census.space;
+        space.overhead_bytes += header_bytes;
+        space.skipped_bytes += skipped_bytes;
+        space.padding_bytes += footer
+            .offset
+            .saturating_sub(before.file_len)
+            .saturating_sub(used_bytes);
+        space.header_bytes += len - footer.offset;
+        let tail = Tail {
+            append_at: len,
+            file_len: len,
+            last_number: footer.last_number,
+            last_full_number: footer.last_number,
+            synced_number: footer.last_number,
+            attested_number: footer.last_number,
+        };
+        self.add_sealed(header, file, tail, Seal::of(footer));
+        Ok(())
+    }
+
+    fn add_sealed(&mut self, header: BlobHeader, file: D::File, tail: Tail, seal: Seal) {
+        self.report.sealed_blobs += 1;
+        self.add(header, file, tail, Content::Sealed(seal));
+    }
+
+    fn add_open(
         &mut self,
-        disk: &D,
+        header: BlobHeader,
+        is_whole: bool,
+        file: D::File,
+        tail: Tail,
+        log: BlobLog,
+    ) {
+        let class = header.class.index();
+        let has_places = log.entries.len() < self.options.blob_records_max as usize;
+        let blob = self.add(header, file, tail, Content::Open(log));
+        // The newest blobs of a class go on growing, if their headers are whole and they have room for more than a block.
+        let has_room =
+            tail.append_at + BLOCK_BYTES as u64 + blob.footer_len(1) <= self.options.blob_bytes_max;
+        if is_whole && has_room && has_places {
+            self.open_blobs[class].rotate_right(1);
+            self.open_blobs[class][0] = Some(blob);
+        }
+    }
+
+    fn add(
+        &mut self,
+        header: BlobHeader,
+        file: D::File,
+        tail: Tail,
+        content: Content,
+    ) -> Rc<Blob<D::File>> {
+        self.report.blobs += 1;
+        let slot = self.blobs.len() as u32;
+        let blob = Rc::new(Blob::new(slot, header, file, tail, content));
+        self.blobs.push(Rc::clone(&blob));
+        blob
+    }
+
+    /// Reads both copies of the header. `None`: nothing in this file can be read; the reason is in the report.
+    async fn read_header(
+        &mut self,
         file: &D::File,
         id: BlobId,
         len: u64,
-        options: &StoreOptions,
     ) -> Result<Option<(BlobHeader, bool)>, OpenError> {
         let mut found = None;
         let mut bad_offset = None;
         let mut read_error: Option<DiskError> = None;
         for offset in [0, BLOCK_BYTES as u64] {
-            let parsed = match scan::read_block(disk, file, offset).await {
+            let parsed = match scan::read_block(self.disk, file, offset).await {
                 Ok(block) => BlobHeader::parse(&block),
                 Err(error) => {
+                    self.has_unreadable_blocks = true;
                     read_error = Some(error);
                     Err(NoHeader::Bad)
                 }
@@ -260,8 +542,8 @@ impl Tally {
             }
         }
         if found.is_none()
-            && let Some(end) = footer_end(disk, file, id, len).await
-            && let Ok(block) = scan::read_block(disk, file, end.header_offset()).await
+            && let Some(end) = footer_end(self.disk, file, id, len).await
+            && let Ok(block) = scan::read_block(self.disk, file, end.header_offset()).await
         {
             found = BlobHeader::parse(&block)
                 .ok()
@@ -271,7 +553,7 @@ impl Tally {
             if let Some(error) = read_error {
                 return Err(error.into());
             }
-            self.space.skipped_bytes += len;
+            self.census.space.skipped_bytes += len;
             if len > BLOB_HEADER_BYTES {
                 self.report.rotten.push(Rot {
                     blob: id,
@@ -285,11 +567,10 @@ impl Tally {
             }
             return Ok(None);
         };
-        if header.node_id != options.node_id {
+        if header.node_id != self.options.node_id {
             return Err(OpenError::ForeignBlob { blob: id });
         }
-        self.report.blobs += 1;
-        self.space.header_bytes += len.min(BLOB_HEADER_BYTES);
+        self.census.space.header_bytes += len.min(BLOB_HEADER_BYTES);
         if let Some(offset) = bad_offset.filter(|_| len > BLOB_HEADER_BYTES) {
             let damage = Damage::BlobHeader;
             self.report.rotten.push(Rot {
@@ -301,107 +582,34 @@ impl Tally {
         }
         Ok(Some((header, bad_offset.is_none())))
     }
-
-    /// Takes a sealed blob's word for what is in it.
-    fn take_footer(&mut self, slot: u32, header: &BlobHeader, footer: &Footer, len: u64) -> Tail {
-        self.report.sealed_blobs += 1;
-        self.report.groups += u64::from(footer.group_count);
-        let mut record_bytes = 0;
-        for FooterEntry { offset, record } in &footer.entries {
-            let satellite = &header.satellites[usize::from(record.satellite_slot)];
-            let place = Place {
-                slot,
-                offset: *offset,
-            };
-            self.accept(satellite, place, record);
-            record_bytes += record.record_len();
-        }
-        let header_bytes = u64::from(footer.group_count) * GROUP_HEADER_BYTES as u64;
-        let used_bytes = record_bytes + header_bytes + footer.skipped_bytes;
-        self.space.overhead_bytes += header_bytes;
-        self.space.skipped_bytes += footer.skipped_bytes;
-        self.space.padding_bytes += (footer.offset - BLOB_HEADER_BYTES).saturating_sub(used_bytes);
-        self.space.header_bytes += len - footer.offset;
-        Tail {
-            append_at: len,
-            file_len: len,
-            last_number: footer.last_number,
-            last_full_number: footer.last_number,
-            synced_number: footer.last_number,
-            attested_number: footer.last_number,
-        }
-    }
-
-    fn accept(&mut self, satellite: &[u8; 32], place: Place, record: &RecordHeader) {
-        self.next_sequence = self.next_sequence.max(record.sequence.saturating_add(1));
-        self.body_bytes += u64::from(record.body_len);
-        self.space.overhead_bytes += record.record_len() - u64::from(record.body_len);
-        let entry = match record.kind {
-            Kind::Piece => Some(Entry::new(place, record.record_len())),
-            Kind::Tombstone => {
-                self.report.tombstones += 1;
-                None
-            }
-            Kind::Trash | Kind::Restore => return,
-        };
-        let latest = Latest {
-            sequence: record.sequence,
-            entry,
-            body_len: record.body_len,
-        };
-        let wide = self.fingerprinter.wide(satellite, &record.id);
-        let outranked = match self.latest.entry(wide) {
-            // Equal: one record twice, moved by compaction; the newer blob's stays.
-            Occupied(mut known) if latest.sequence >= known.get().sequence => known.insert(latest),
-            Occupied(_) => latest,
-            Vacant(unknown) => {
-                unknown.insert(latest);
-                return;
-            }
-        };
-        if let Some(entry) = outranked.entry {
-            self.dead.insert(self.fingerprinter.narrow(wide), entry);
-        }
-    }
-
-    fn index<F>(&mut self, blobs: &[Rc<Blob<F>>]) -> Index {
-        let mut index = Index::default();
-        for (wide, latest) in std::mem::take(&mut self.latest) {
-            if let Some(entry) = latest.entry {
-                index.insert(self.fingerprinter.narrow(wide), entry);
-                blobs[entry.place().slot as usize].count_live(u64::from(latest.body_len));
-                self.space.live_bytes += u64::from(latest.body_len);
-            }
-        }
-        self.space.dead_bytes = self.body_bytes - self.space.live_bytes;
-        index
-    }
 }
 
 /// The walk over one blob.
-struct BlobScan<'a, D: Disk> {
-    tally: &'a mut Tally,
-    scanner: Scanner<'a, D>,
+struct BlobScan<'o, 'a, D: Disk> {
+    opening: &'o mut Opening<'a, D>,
+    scanner: Scanner<'o, D>,
     slot: u32,
-    satellites: &'a [[u8; 32]],
+    header: &'o BlobHeader,
     /// Where the last valid group claims to end.
     end: u64,
+    /// Number of the last group before the walk.
+    base_number: u64,
     /// The records that were accepted.
     entries: Vec<FooterEntry>,
 }
 
-impl<D: Disk> BlobScan<'_, D> {
-    async fn run(mut self) -> (Tail, Vec<FooterEntry>) {
+impl<D: Disk> BlobScan<'_, '_, D> {
+    /// Walks from where `tail` says that the next group goes.
+    async fn run(mut self, mut tail: Tail) -> (Tail, Vec<FooterEntry>) {
         let mut previous: Option<Group> = None;
-        let mut tail = Tail::new();
-        let mut at = BLOB_HEADER_BYTES;
+        let mut at = tail.append_at;
         while at < self.scanner.len {
             //= docs/format.md#record
             let Some(header) = self.scanner.group_header(at).await else {
                 at += BLOCK_BYTES as u64;
                 continue;
             };
-            self.tally.report.groups += 1;
+            self.opening.report.groups += 1;
             tail.last_number = tail.last_number.max(header.number);
             tail.attested_number = tail.attested_number.max(header.durable_number);
             if header.record_count > 0 {
@@ -421,9 +629,9 @@ impl<D: Disk> BlobScan<'_, D> {
         tail.synced_number = match last {
             Some(header) if is_whole => header.number,
             Some(header) => header.durable_number.min(header.number.saturating_sub(1)),
-            None => 0,
+            None => tail.synced_number,
         };
-        self.tally.has_unreadable_blocks |= self.scanner.has_unreadable_blocks;
+        self.opening.has_unreadable_blocks |= self.scanner.has_unreadable_blocks;
         (tail, self.entries)
     }
 
@@ -435,7 +643,9 @@ impl<D: Disk> BlobScan<'_, D> {
         gap_end: u64,
         next: Option<GroupHeader>,
     ) -> bool {
-        let number = group.as_ref().map_or(0, |group| group.header.number);
+        let number = group
+            .as_ref()
+            .map_or(self.base_number, |group| group.header.number);
         let mut is_whole = true;
         if let Some(group) = group {
             let is_durable =
@@ -456,7 +666,7 @@ impl<D: Disk> BlobScan<'_, D> {
         let mut stepped_len = exact_len;
         for (offset, record) in &group.records {
             if !is_durable && self.scanner.check_body(*offset, record).await.is_err() {
-                self.tally.report.torn_bytes += record.record_len();
+                self.opening.report.torn_bytes += record.record_len();
                 is_whole = false;
                 continue;
             }
@@ -472,7 +682,7 @@ impl<D: Disk> BlobScan<'_, D> {
         } else {
             stepped_len.min(group.present_len)
         };
-        let space = &mut self.tally.space;
+        let space = &mut self.opening.census.space;
         space.overhead_bytes += GROUP_HEADER_BYTES as u64;
         space.padding_bytes += used_len - exact_len;
         space.skipped_bytes += group.present_len - used_len;
@@ -492,7 +702,7 @@ impl<D: Disk> BlobScan<'_, D> {
             },
             is_rotten,
         );
-        self.tally.space.skipped_bytes += end - start;
+        self.opening.census.space.skipped_bytes += end - start;
         let mut at = self.scanner.next_record(start, end).await;
         while at < end {
             let mut next = at + STEP_BYTES as u64;
@@ -501,7 +711,7 @@ impl<D: Disk> BlobScan<'_, D> {
                 match self.scanner.check_body(at, &record).await {
                     Ok(()) => {
                         self.accept(at, &record);
-                        self.tally.space.skipped_bytes -= len;
+                        self.opening.census.space.skipped_bytes -= len;
                         next = layout::round_to_step(at + len);
                     }
                     Err(damage) if is_rotten => self.note(
@@ -520,19 +730,15 @@ impl<D: Disk> BlobScan<'_, D> {
     }
 
     fn accept(&mut self, offset: u64, record: &RecordHeader) {
-        let satellite = &self.satellites[usize::from(record.satellite_slot)];
         self.entries.push(FooterEntry {
             offset,
             record: *record,
         });
-        self.tally.accept(
-            satellite,
-            Place {
-                slot: self.slot,
-                offset,
-            },
-            record,
-        );
+        let place = Place {
+            slot: self.slot,
+            offset,
+        };
+        self.opening.census.accept(self.header, place, record);
     }
 
     fn note(&mut self, stretch: Stretch, is_rotten: bool) {
@@ -542,14 +748,14 @@ impl<D: Disk> BlobScan<'_, D> {
             damage,
         } = stretch;
         if is_rotten {
-            self.tally.report.rotten.push(Rot {
+            self.opening.report.rotten.push(Rot {
                 blob: self.scanner.blob,
                 offset,
                 len,
                 damage,
             });
         } else {
-            self.tally.report.torn_bytes += len;
+            self.opening.report.torn_bytes += len;
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use std::rc::Rc;
 
-use crate::blobs::{Blob, BlobLog, Tail};
+use crate::blobs::{Blob, BlobLog, Content, Tail};
 use crate::buffer::IoBuffer;
+use crate::checkpoint::BLOB_COST;
 use crate::commit::Batch;
 use crate::disk::{Disk, DiskError, FailedWrite};
 use crate::error::PutError;
@@ -75,18 +76,18 @@ impl<D: Disk> Store<D> {
             counters.syncs += 1;
             counters.bytes_written += BLOB_HEADER_BYTES;
         });
+        self.add_replay_cost(BLOB_COST);
         self.account(|space| {
             space.file_bytes += BLOB_HEADER_BYTES;
             space.header_bytes += BLOB_HEADER_BYTES;
         });
         let mut blobs = self.blobs.borrow_mut();
-        let log = Some(BlobLog::default());
         let blob = Rc::new(Blob::new(
             blobs.len() as u32,
             header,
             file,
             Tail::new(),
-            log,
+            Content::Open(BlobLog::default()),
         ));
         blobs.push(Some(Rc::clone(&blob)));
         Ok(blob)
@@ -168,7 +169,8 @@ impl<D: Disk> Store<D> {
             counters.blobs_sealed += 1;
         });
         blob.update_tail(|tail| tail.attested_number = tail.last_number);
-        *blob.log.borrow_mut() = None;
+        blob.mark_sealed(&footer);
+        self.add_replay_cost(1);
     }
 
     pub(crate) async fn attest_all(&self) {

@@ -40,6 +40,17 @@ impl Space {
             == self.file_bytes
     }
 
+    /// Adds the bytes of another blob.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.live_bytes += other.live_bytes;
+        self.dead_bytes += other.dead_bytes;
+        self.overhead_bytes += other.overhead_bytes;
+        self.padding_bytes += other.padding_bytes;
+        self.header_bytes += other.header_bytes;
+        self.skipped_bytes += other.skipped_bytes;
+        self.file_bytes += other.file_bytes;
+    }
+
     /// Bytes that pieces may still take: the lesser of what capacity and disk allow.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {

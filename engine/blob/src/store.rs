@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::blobs::{OpenBlobs, Slots};
+use crate::checkpoint::{Checkpoints, Wanted};
 use crate::commit::{Item, Queue, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
@@ -20,7 +21,7 @@ use crate::layout::{
 };
 use crate::piece::{NewPiece, Stored};
 use crate::poison::{Poison, PoisonCause};
-use crate::recover::{self, Recovery};
+use crate::recover::{self, Recovery, Rot};
 use crate::space::Space;
 use crate::wait::{Event, KeyLocks, oneshot};
 
@@ -42,6 +43,8 @@ pub struct StoreOptions {
     pub compact_live_percent_max: u8,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
     pub blob_records_max: u32,
+    /// Read everything anew, as if there were no checkpoint. It is then removed before anything is written.
+    pub ignores_checkpoint: bool,
     /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
     pub danger_fingerprint_bits: u32,
 }
@@ -58,6 +61,7 @@ impl StoreOptions {
             compact_live_percent_max: 60,
             lanes_max: 2,
             group_bytes_max: 4 << 20,
+            ignores_checkpoint: false,
             danger_fingerprint_bits: 64,
         }
     }
@@ -117,21 +121,32 @@ pub struct Store<D: Disk> {
     pub(crate) poison: Poison,
     /// A failed write, or a block that could not be read, may hold records that the index lacks: see [`Store::delete`].
     pub(crate) has_failed_writes: Cell<bool>,
+    /// A record was written that may outrank one that could not be read: the index may name what does not count. An opening finds out.
+    pub(crate) is_index_behind: Cell<bool>,
     /// Records may lie where the opening found rot.
     pub(crate) has_rot: bool,
+    /// What the opening found damaged.
+    pub(crate) rotten: Vec<Rot>,
+    pub(crate) checkpoints: RefCell<Checkpoints<D::File>>,
+    pub(crate) wanted_checkpoints: RefCell<Vec<Wanted>>,
+    /// What an opening would read again: records, and what blobs count for.
+    pub(crate) replay_cost: Cell<u64>,
+    /// Its one lock is held while what is known must not change, or changes outside the committer.
+    pub(crate) stillness: Rc<KeyLocks>,
     space: Cell<Space>,
     counters: Cell<StoreCounters>,
 }
 
 impl<D: Disk> Store<D> {
-    /// Opens the directory: rebuilds the index from the blobs.
+    /// Opens the directory: with the newest checkpoint and what was written since, or from the blobs alone.
     ///
-    /// Reads every record header, and the bodies of those records that no later group calls durable. Needs some 100 bytes of
-    /// memory a record while it works. `random` is asked for 64 bytes: salts of new blobs, and the key of the index.
+    /// Of the blobs that no checkpoint knows it reads the footer, or every record header and the bodies of those records that no later
+    /// group calls durable. Needs no more memory than the index, as much again for tombstones alone, and 32 MiB. `random` is asked for 64 bytes: salts of new blobs, and the key of the index.
     ///
     /// # Errors
     ///
-    /// If the disk cannot be read, or a blob is another node's or a newer release's. Damage is no error but reported.
+    /// If the disk cannot be read, a blob is another node's or a newer release's, or no blob of the checkpoint is there. Other damage
+    /// is no error but reported.
     pub async fn open(
         disk: D,
         options: StoreOptions,
@@ -147,7 +162,7 @@ impl<D: Disk> Store<D> {
         let store = Self {
             disk,
             options,
-            fingerprinter,
+            fingerprinter: recovered.fingerprinter,
             salts,
             index: RefCell::new(recovered.index),
             dead: RefCell::new(recovered.dead),
@@ -166,7 +181,13 @@ impl<D: Disk> Store<D> {
             stopped: Event::default(),
             poison: recovered.poison,
             has_failed_writes: Cell::new(recovered.has_unreadable_blocks),
+            is_index_behind: Cell::new(false),
             has_rot: !recovered.report.rotten.is_empty(),
+            rotten: recovered.report.rotten.clone(),
+            checkpoints: RefCell::new(recovered.checkpoints),
+            wanted_checkpoints: RefCell::default(),
+            replay_cost: Cell::new(recovered.replay_cost),
+            stillness: Rc::default(),
             space: Cell::new(Space {
                 capacity_bytes: options.capacity_bytes,
                 ..recovered.space
@@ -176,7 +197,7 @@ impl<D: Disk> Store<D> {
         Ok((Rc::new(store), recovered.report))
     }
 
-    /// Refuses new puts and deletes, finishes what is queued, attests the last groups, and ends
+    /// Refuses new puts and deletes, finishes what is queued, attests the last groups, writes a checkpoint, and ends
     /// [`run_commits`](Self::run_commits). Reads go on.
     pub async fn close(&self) {
         self.is_closing.set(true);
@@ -187,6 +208,7 @@ impl<D: Disk> Store<D> {
             for queue in &mut *self.queues.borrow_mut() {
                 self.refuse(queue.take_all(), PutError::Closed);
             }
+            self.wanted_checkpoints.take();
         }
     }
 
@@ -218,6 +240,9 @@ impl<D: Disk> Store<D> {
         let reserved_bytes = layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES;
         self.reserve(reserved_bytes, self.options.tombstone_reserve_bytes())?;
         self.now_s.set(self.now_s.get().max(piece.created_s));
+        if lookup.has_unknown {
+            self.is_index_behind.set(true);
+        }
         let (done, answer) = oneshot();
         self.enqueue(Item {
             fingerprint,
@@ -271,6 +296,9 @@ impl<D: Disk> Store<D> {
         self.reserve_any(reserved_bytes);
         self.now_s.set(self.now_s.get().max(now_s));
         let class = newest.map_or_else(|| ExpiryClass::of(0, 0), |newest| newest.class);
+        if lookup.has_unknown {
+            self.is_index_behind.set(true);
+        }
         let (done, answer) = oneshot();
         self.enqueue(Item {
             fingerprint,

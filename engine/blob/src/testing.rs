@@ -4,6 +4,7 @@
 //! each seed and the same one again with the same. It knows no time: a task that nothing wakes is stuck, and that is reported.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,6 +12,65 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
 pub use crate::wait::yield_now;
+
+use crate::disk::Disk;
+use crate::index::{self, Index};
+use crate::layout::BlobId;
+use crate::space::Space;
+use crate::store::Store;
+
+/// What a store knows, in terms that do not depend on how it came to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knowledge {
+    /// Blob and offset of every piece record that counts.
+    pub live: BTreeSet<(BlobId, u64)>,
+    /// Those of every piece record that does not.
+    pub dead: BTreeSet<(BlobId, u64)>,
+    /// Per blob: whether it is sealed, live pieces and their bytes, bytes of all pieces, tombstones, last expiry.
+    pub blobs: Vec<(BlobId, bool, u32, u64, u64, u32, u32)>,
+    /// Where the bytes went; reservations and the disk's room are left out.
+    pub space: Space,
+}
+
+impl Knowledge {
+    /// What this store knows now.
+    ///
+    /// # Panics
+    ///
+    /// If an entry of its index points into a blob that is not there.
+    #[must_use]
+    pub fn of<D: Disk>(store: &Store<D>) -> Self {
+        let blobs = store.blobs.borrow();
+        let places = |index: &Index| {
+            let entries = (0..index::TABLES).flat_map(|table| index.entries_of(table));
+            let place = |(_, entry): (u32, index::Entry)| {
+                let place = entry.place();
+                let blob = blobs.get(place.slot as usize).and_then(Option::as_ref);
+                let blob = blob.unwrap_or_else(|| panic!("{place:?} is in no blob"));
+                (blob.id, place.offset)
+            };
+            entries.map(place).collect()
+        };
+        let facts = blobs.iter().flatten().map(|blob| {
+            let tally = blob.tally.get();
+            let is_sealed = blob.log.borrow().is_none();
+            assert_eq!(is_sealed, blob.seal.get().is_some());
+            let live = (tally.live_count, tally.live_bytes);
+            let all = (tally.piece_bytes, tally.tombstone_count, tally.expiry_s);
+            (blob.id, is_sealed, live.0, live.1, all.0, all.1, all.2)
+        });
+        Self {
+            live: places(&store.index.borrow()),
+            dead: places(&store.dead.borrow()),
+            blobs: facts.collect(),
+            space: Space {
+                reserved_bytes: 0,
+                disk_free_bytes: 0,
+                ..store.space()
+            },
+        }
+    }
+}
 
 /// SplitMix64: small, seeded, good enough to draw faults with.
 #[derive(Clone, Debug)]

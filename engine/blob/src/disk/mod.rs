@@ -1,4 +1,4 @@
-//! What the store asks of a disk: a flat set of numbered files, and nothing else.
+//! What the store asks of a disk: two flat sets of numbered files, and nothing else.
 //!
 //! The store never names a path, a descriptor or a ring. A real implementation lives with the node; the simulated one is
 //! `sim`, beside this trait, and both are held to the contract written here. Reads may be short at
@@ -27,7 +27,7 @@ pub enum DiskError {
         wanted: u64,
     },
     /// The file is not there.
-    #[error("no such blob file")]
+    #[error("no such file")]
     NotFound,
     /// The operating system said no.
     #[error("i/o error {errno}")]
@@ -54,7 +54,22 @@ pub struct FailedWrite {
     pub error: DiskError,
 }
 
-/// A directory of blob files on one disk. Single-threaded; futures need not be `Send`.
+/// Names a file: blobs and checkpoints are numbered apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileId {
+    /// A blob.
+    Blob(BlobId),
+    /// A checkpoint.
+    Checkpoint(u64),
+}
+
+impl From<BlobId> for FileId {
+    fn from(blob: BlobId) -> Self {
+        Self::Blob(blob)
+    }
+}
+
+/// The blob files of one disk, and the checkpoints beside them. Single-threaded; futures need not be `Send`.
 #[expect(
     async_fn_in_trait,
     reason = "one executor per core: no Send bound is wanted"
@@ -66,11 +81,14 @@ pub trait Disk: 'static {
     /// All blob files and their lengths in bytes, in any order.
     async fn list(&self) -> Result<Vec<(BlobId, u64)>, DiskError>;
 
+    /// The numbers of all checkpoints, in any order. None where there is no place for them; then making one fails.
+    async fn list_checkpoints(&self) -> Result<Vec<u64>, DiskError>;
+
     /// Makes a new, empty file. Its directory entry is durable when this returns. An existing one is an error.
-    async fn create(&self, id: BlobId) -> Result<Self::File, DiskError>;
+    async fn create(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError>;
 
     /// Opens an existing file for reading and writing.
-    async fn open(&self, id: BlobId) -> Result<Self::File, DiskError>;
+    async fn open(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError>;
 
     /// Fills the whole buffer from `offset` (a multiple of 4,096); the count is short only at the end of the file.
     async fn read(
@@ -112,7 +130,7 @@ pub trait Disk: 'static {
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError>;
 
     /// Removes a file. Its absence is durable when this returns.
-    async fn remove(&self, id: BlobId) -> Result<(), DiskError>;
+    async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError>;
 
     /// Bytes that can still be written. Cheap: asked before every put.
     fn free_bytes(&self) -> Result<u64, DiskError>;

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::buffer::IoBuffer;
-use crate::disk::{Disk, DiskError, FailedWrite};
+use crate::disk::{Disk, DiskError, FailedWrite, FileId};
 use crate::layout::{BLOCK_BYTES, BlobId};
 use crate::poison::WriteOperation;
 use crate::testing::{Random, yield_now};
@@ -96,11 +96,11 @@ pub struct SimDisk {
 /// An open file of a [`SimDisk`].
 #[derive(Clone, Copy, Debug)]
 pub struct SimFile {
-    id: BlobId,
+    id: FileId,
 }
 
 struct State {
-    files: BTreeMap<BlobId, File>,
+    files: BTreeMap<FileId, File>,
     random: Random,
     faults: Vec<Fault>,
     free_bytes: u64,
@@ -140,9 +140,16 @@ impl SimDisk {
         Self::from_files(seed, BTreeMap::new())
     }
 
-    /// A disk with these files, all durable.
+    /// A disk with these blobs, all durable, and no checkpoint.
     #[must_use]
     pub fn from_files(seed: u64, files: BTreeMap<BlobId, Vec<u8>>) -> Self {
+        let files = files.into_iter().map(|(id, bytes)| (id.into(), bytes));
+        Self::from_all_files(seed, files)
+    }
+
+    /// A disk with these files, all durable.
+    #[must_use]
+    pub fn from_all_files(seed: u64, files: impl IntoIterator<Item = (FileId, Vec<u8>)>) -> Self {
         let files = files
             .into_iter()
             .map(|(id, bytes)| {
@@ -189,7 +196,7 @@ impl SimDisk {
         }
         let free_bytes = state.free_bytes;
         drop(state);
-        let disk = Self::from_files(random.next(), files);
+        let disk = Self::from_all_files(random.next(), files);
         disk.set_free_bytes(free_bytes);
         disk
     }
@@ -229,9 +236,21 @@ impl SimDisk {
         disk
     }
 
-    /// What reads see now, file by file.
+    /// What reads see of the blobs now, file by file.
     #[must_use]
     pub fn files(&self) -> BTreeMap<BlobId, Vec<u8>> {
+        let files = self.all_files().into_iter();
+        files
+            .filter_map(|(id, bytes)| match id {
+                FileId::Blob(id) => Some((id, bytes)),
+                FileId::Checkpoint(_) => None,
+            })
+            .collect()
+    }
+
+    /// What reads see now, file by file.
+    #[must_use]
+    pub fn all_files(&self) -> BTreeMap<FileId, Vec<u8>> {
         let state = self.state.borrow();
         state
             .files
@@ -246,12 +265,13 @@ impl SimDisk {
     /// # Panics
     ///
     /// If there is no such file.
-    pub fn edit(&self, id: BlobId, edit: impl Fn(&mut Vec<u8>)) {
+    pub fn edit(&self, id: impl Into<FileId>, edit: impl Fn(&mut Vec<u8>)) {
+        let id = id.into();
         let mut state = self.state.borrow_mut();
         let file = state
             .files
             .get_mut(&id)
-            .unwrap_or_else(|| panic!("no blob {id} to edit"));
+            .unwrap_or_else(|| panic!("no {id:?} to edit"));
         edit(&mut file.durable);
         edit(&mut file.cached);
     }
@@ -356,7 +376,7 @@ impl SimDisk {
     /// Writes; the number of the write, under which it waits to be synced.
     async fn write_here(
         &self,
-        id: BlobId,
+        id: FileId,
         offset: u64,
         bytes: &[u8],
     ) -> (Result<(), DiskError>, u64) {
@@ -385,7 +405,7 @@ impl SimDisk {
     /// Makes writes durable, those that it `covers` when it begins.
     async fn sync_writes(
         &self,
-        id: BlobId,
+        id: FileId,
         covers: impl Fn(&Write) -> bool,
     ) -> Result<(), DiskError> {
         let (polls, failure) = self.begin(Op::Sync);
@@ -425,7 +445,7 @@ impl SimDisk {
         Ok(())
     }
 
-    fn begin_write(&self, id: BlobId, offset: u64, bytes: &[u8]) -> u64 {
+    fn begin_write(&self, id: FileId, offset: u64, bytes: &[u8]) -> u64 {
         let mut state = self.state.borrow_mut();
         let number = state.next_write;
         state.next_write += 1;
@@ -442,7 +462,7 @@ impl SimDisk {
     }
 
     /// Ends a write with its first `written` bytes in the file.
-    fn end_write(&self, id: BlobId, number: u64, written: usize) -> Result<(), DiskError> {
+    fn end_write(&self, id: FileId, number: u64, written: usize) -> Result<(), DiskError> {
         let mut state = self.state.borrow_mut();
         let free_bytes = state.free_bytes;
         let file = state.files.get_mut(&id).ok_or(DiskError::NotFound)?;
@@ -494,11 +514,27 @@ impl Disk for SimDisk {
         let state = self.state.borrow();
         let files = state.files.iter().filter(|(_, file)| file.is_created);
         Ok(files
-            .map(|(&id, file)| (id, file.cached.len() as u64))
+            .filter_map(|(&id, file)| match id {
+                FileId::Blob(id) => Some((id, file.cached.len() as u64)),
+                FileId::Checkpoint(_) => None,
+            })
             .collect())
     }
 
-    async fn create(&self, id: BlobId) -> Result<SimFile, DiskError> {
+    async fn list_checkpoints(&self) -> Result<Vec<u64>, DiskError> {
+        self.simple(Op::List).await?;
+        let state = self.state.borrow();
+        let files = state.files.iter().filter(|(_, file)| file.is_created);
+        Ok(files
+            .filter_map(|(&id, _)| match id {
+                FileId::Checkpoint(number) => Some(number),
+                FileId::Blob(_) => None,
+            })
+            .collect())
+    }
+
+    async fn create(&self, id: impl Into<FileId>) -> Result<SimFile, DiskError> {
+        let id = id.into();
         let is_new = !self.state.borrow().files.contains_key(&id);
         if is_new {
             self.state.borrow_mut().files.insert(id, File::default());
@@ -522,7 +558,8 @@ impl Disk for SimDisk {
         }
     }
 
-    async fn open(&self, id: BlobId) -> Result<SimFile, DiskError> {
+    async fn open(&self, id: impl Into<FileId>) -> Result<SimFile, DiskError> {
+        let id = id.into();
         self.simple(Op::Open).await?;
         let state = self.state.borrow();
         state
@@ -590,7 +627,8 @@ impl Disk for SimDisk {
         self.sync_writes(file.id, |write| write.has_ended).await
     }
 
-    async fn remove(&self, id: BlobId) -> Result<(), DiskError> {
+    async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError> {
+        let id = id.into();
         if let Some(file) = self.state.borrow_mut().files.get_mut(&id) {
             file.is_being_removed = true;
         }

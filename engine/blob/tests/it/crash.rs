@@ -10,11 +10,12 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::testing::Random;
-use strand_blob::{GetError, NewPiece, PutError, Store, StoreOptions, Stored};
+use strand_blob::testing::{Knowledge, Random};
+use strand_blob::{Damage, FileId, GetError, NewPiece, PutError, Store, StoreOptions, Stored};
 
 use crate::support::{
-    DAY_S, NOW_S, SATELLITE, World, body_of, id_of, open, piece_of, read_body, small_options,
+    DAY_S, NOW_S, SATELLITE, World, body_of, id_of, open, piece_of, read_body, rebuilt,
+    small_options,
 };
 
 const KEYS: u64 = 8;
@@ -29,6 +30,8 @@ enum Op {
     Get,
     /// Compacts one blob, whatever the key is.
     Compact,
+    /// Writes a checkpoint, whatever the key is.
+    Checkpoint,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +50,19 @@ enum Step {
         seed: u64,
         /// Only the process dies: the system keeps what was written, and may lose it in a later crash.
         is_kill: bool,
+        meddling: Meddling,
     },
     Reopen,
+}
+
+/// What happens to the checkpoints before the next opening.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Meddling {
+    None,
+    /// Those that an earlier opening found are put back.
+    Older,
+    Flip(usize),
+    Cut(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +72,7 @@ enum Answer {
     /// The variant that was read.
     Get(Option<u64>),
     Compact(Result<(), PutError>),
+    Checkpoint(Result<bool, PutError>),
 }
 
 /// `None`: not there. `Some(variant)`: there, with that body.
@@ -67,6 +82,49 @@ struct Model {
     options: StoreOptions,
     world: World,
     states: BTreeMap<u64, Vec<State>>,
+    /// The checkpoints that the last opening found.
+    older: Files,
+}
+
+type Files = BTreeMap<FileId, Vec<u8>>;
+
+fn checkpoints_of(disk: &SimDisk) -> Files {
+    let mut files = disk.all_files();
+    files.retain(|id, _| matches!(id, FileId::Checkpoint(_)));
+    files
+}
+
+/// Opens a disk, and asserts that the same is known as without a checkpoint.
+fn reopened(disk: &SimDisk, options: StoreOptions, seed: u64) -> World {
+    let wanted = rebuilt(disk, options);
+    let world = open(disk, options, seed);
+    assert_eq!(Knowledge::of(&world.store), wanted, "{:?}", world.recovery);
+    world
+}
+
+fn meddle(disk: SimDisk, meddling: Meddling, older: &Files) -> SimDisk {
+    let mut files = disk.all_files();
+    let checkpoints = checkpoints_of(&disk);
+    let newest = checkpoints.keys().next_back();
+    match (meddling, newest) {
+        (Meddling::None, _) | (_, None) => return disk,
+        (Meddling::Older, _) => {
+            files.retain(|id, _| !checkpoints.contains_key(id));
+            files.extend(older.clone());
+        }
+        (Meddling::Flip(at), Some(id)) => {
+            if let Some(file) = files.get_mut(id).filter(|file| !file.is_empty()) {
+                let at = at % file.len();
+                file[at] ^= 0x10;
+            }
+        }
+        (Meddling::Cut(at), Some(id)) => {
+            if let Some(file) = files.get_mut(id) {
+                file.truncate(at % (file.len() + 1));
+            }
+        }
+    }
+    SimDisk::from_all_files(1, files)
 }
 
 fn variant_piece(key: u64, variant: u64) -> NewPiece {
@@ -96,6 +154,7 @@ async fn perform(store: Rc<Store<SimDisk>>, call: Call) -> Answer {
         Op::Compact => Answer::Compact(store.compact(NOW_S).await.map(|done| {
             assert_eq!(done.unwrap_or_default().lost, [], "nothing was damaged");
         })),
+        Op::Checkpoint => Answer::Checkpoint(store.checkpoint().await),
     }
 }
 
@@ -106,6 +165,7 @@ impl Model {
             options,
             world,
             states: (0..KEYS).map(|key| (key, vec![None])).collect(),
+            older: Files::new(),
         }
     }
 
@@ -128,6 +188,7 @@ impl Model {
                 polls,
                 seed,
                 is_kill,
+                meddling,
             } => {
                 let answers = self.start(calls);
                 for _ in 0..*polls {
@@ -139,18 +200,30 @@ impl Model {
                     options,
                     world,
                     states,
+                    older,
                 } = self;
                 let found = if *is_kill {
                     world.kill(*seed)
                 } else {
                     world.crash(*seed)
                 };
-                let world = open(&found, options, *seed);
-                assert_eq!(world.recovery.rotten, [], "a crash is no rot");
+                let found = meddle(found, *meddling, &older);
+                let mut older = checkpoints_of(&found);
+                let world = reopened(&found, options, *seed);
+                let mut rotten = world.recovery.rotten.clone();
+                if *meddling == Meddling::Older {
+                    // It does not know what was removed later.
+                    rotten.retain(|rot| rot.damage != Damage::Missing);
+                }
+                assert_eq!(rotten, [], "a crash is no rot");
+                if world.recovery.checkpoint.is_none() {
+                    older.clear();
+                }
                 Self {
                     options,
                     world,
                     states,
+                    older,
                 }
                 .look()
             }
@@ -159,8 +232,11 @@ impl Model {
                     options,
                     world,
                     states,
+                    older,
                 } = self;
-                let world = world.reopen(options, 11);
+                world.close();
+                let world = reopened(&world.disk, options, 11);
+                assert_eq!(world.recovery.records_read, 0, "it ended in order");
                 assert_eq!(
                     (world.recovery.rotten.len(), world.store.is_read_only()),
                     (0, false)
@@ -169,6 +245,7 @@ impl Model {
                     options,
                     world,
                     states,
+                    older,
                 }
                 .look()
             }
@@ -254,6 +331,7 @@ fn check_answers(call: &Call, answers: &[Option<Answer>], states: &[State]) {
             }
             (Op::Get, Answer::Get(found), _) => assert_eq!(*found, state),
             (Op::Compact, Answer::Compact(Ok(())), _) => {}
+            (Op::Checkpoint, Answer::Checkpoint(Ok(true)), _) => {}
             _ => panic!("{call:?} in state {state:?}: {answer:?}"),
         }
     }
@@ -266,6 +344,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         2 => Just(Op::Delete),
         2 => Just(Op::Get),
         2 => Just(Op::Compact),
+        1 => Just(Op::Checkpoint),
     ];
     let call = (0..KEYS, op, prop::bool::weighted(0.3));
     prop::collection::vec(call, 1..7).prop_map(|calls| {
@@ -287,10 +366,17 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let meddling = prop_oneof![
+        4 => Just(Meddling::None),
+        1 => Just(Meddling::Older),
+        1 => any::<usize>().prop_map(Meddling::Flip),
+        1 => any::<usize>().prop_map(Meddling::Cut),
+    ];
     let step = prop_oneof![
         4 => calls().prop_map(Step::Run),
-        5 => (calls(), 0..140_u64, any::<u64>(), any::<bool>())
-            .prop_map(|(calls, polls, seed, is_kill)| Step::Crash { calls, polls, seed, is_kill }),
+        5 => (calls(), 0..140_u64, any::<u64>(), any::<bool>(), meddling).prop_map(
+            |(calls, polls, seed, is_kill, meddling)| Step::Crash { calls, polls, seed, is_kill, meddling }
+        ),
         1 => Just(Step::Reopen),
     ];
     prop::collection::vec(step, 1..14)
@@ -333,6 +419,7 @@ fn a_crash_at_any_moment_of_concurrent_puts_keeps_what_was_acked() {
                 polls,
                 seed,
                 is_kill: false,
+                meddling: Meddling::None,
             });
         }
     }

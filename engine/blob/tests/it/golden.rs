@@ -1,14 +1,14 @@
 //! The bytes of release 1 are frozen: a directory written once must open for ever, and must be written the same today.
 //!
 //! `tests/golden/v1-*.blob` hold two expiry classes, one-share and longer pieces, a tombstone, a replaced piece, several groups
-//! and a clean end; `v1-sealed-*.blob` hold the same pieces in blobs of at most three records, the first of them sealed. After a change of format *with a new version number*, write new files beside them:
+//! and a clean end; `v1-sealed-*.blob` hold the same pieces in blobs of at most three records, the first of them sealed, and the checkpoint of that end. After a change of format *with a new version number*, write new files beside them:
 //! `STRAND_WRITE_GOLDEN=1 cargo test -p strand-blob golden`.
 
 use std::collections::BTreeMap;
 
 use blake3::hazmat::HasherExt;
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::{BlobId, GetError, NewPiece, StoreOptions, Stored};
+use strand_blob::{BlobId, FileId, GetError, NewPiece, StoreOptions, Stored};
 
 use crate::independent::{self, RawBlob};
 use crate::support::{DAY_S, NODE, NOW_S, SATELLITE, check_same, open, piece, small_options};
@@ -21,6 +21,8 @@ const SEALED: [&[u8]; 4] = [
     include_bytes!("../golden/v1-sealed-0000000000000003.blob"),
     include_bytes!("../golden/v1-sealed-0000000000000004.blob"),
 ];
+
+const CHECKPOINT: &[u8] = include_bytes!("../golden/v1-sealed-0000000000000001.ckpt");
 
 fn golden_files() -> BTreeMap<BlobId, Vec<u8>> {
     BTreeMap::from([(BlobId(1), FIRST.to_vec()), (BlobId(2), SECOND.to_vec())])
@@ -40,7 +42,17 @@ fn golden_pieces() -> Vec<NewPiece> {
     pieces
 }
 
-fn write_golden(options: StoreOptions) -> BTreeMap<BlobId, Vec<u8>> {
+/// The sealed blobs and the checkpoint that was written when they were closed.
+fn checkpointed_files() -> BTreeMap<FileId, Vec<u8>> {
+    let mut files: BTreeMap<FileId, _> = sealed_files()
+        .into_iter()
+        .map(|(id, bytes)| (id.into(), bytes))
+        .collect();
+    files.insert(FileId::Checkpoint(1), CHECKPOINT.to_vec());
+    files
+}
+
+fn write_golden(options: StoreOptions) -> BTreeMap<FileId, Vec<u8>> {
     let world = open(&SimDisk::new(1), options, 1);
     for new in golden_pieces() {
         assert_eq!(world.put(new), Ok(Stored::New));
@@ -49,7 +61,7 @@ fn write_golden(options: StoreOptions) -> BTreeMap<BlobId, Vec<u8>> {
     assert_eq!(world.delete(5), Ok(true));
     assert_eq!(world.put(golden_pieces().remove(4)), Ok(Stored::New));
     world.close();
-    world.disk.files()
+    world.disk.all_files()
 }
 
 fn sealed_options() -> StoreOptions {
@@ -64,10 +76,14 @@ fn sealed_files() -> BTreeMap<BlobId, Vec<u8>> {
 
 #[test]
 fn golden_bytes_are_written_the_same_today() {
-    check_written("v1", &golden_files(), &write_golden(small_options()));
+    let mut written = write_golden(small_options());
+    written.retain(|id, _| matches!(id, FileId::Blob(_)));
+    let golden = golden_files().into_iter();
+    let golden = golden.map(|(id, bytes)| (id.into(), bytes)).collect();
+    check_written("v1", &golden, &written);
     check_written(
         "v1-sealed",
-        &sealed_files(),
+        &checkpointed_files(),
         &write_golden(sealed_options()),
     );
 }
@@ -78,15 +94,16 @@ fn golden_bytes_are_written_the_same_today() {
 )]
 fn check_written(
     name: &str,
-    golden: &BTreeMap<BlobId, Vec<u8>>,
-    written: &BTreeMap<BlobId, Vec<u8>>,
+    golden: &BTreeMap<FileId, Vec<u8>>,
+    written: &BTreeMap<FileId, Vec<u8>>,
 ) {
     if std::env::var_os("STRAND_WRITE_GOLDEN").is_some() {
         for (id, bytes) in written {
-            let path = format!(
-                "{}/tests/golden/{name}-{id}.blob",
-                env!("CARGO_MANIFEST_DIR")
-            );
+            let file = match id {
+                FileId::Blob(id) => format!("{id}.blob"),
+                FileId::Checkpoint(number) => format!("{number:016x}.ckpt"),
+            };
+            let path = format!("{}/tests/golden/{name}-{file}", env!("CARGO_MANIFEST_DIR"));
             std::fs::write(path, bytes).unwrap();
         }
         return;
@@ -103,7 +120,7 @@ fn check_written(
         assert_eq!(
             (differing, bytes.len()),
             (None, written[id].len()),
-            "{name}, blob {id}: first differing byte, length"
+            "{name}, {id:?}: first differing byte, length"
         );
     }
 }
@@ -130,6 +147,24 @@ fn golden_blobs_still_open() {
         }
         world.check_space();
     }
+}
+
+#[test]
+fn a_golden_checkpoint_still_opens() {
+    let disk = SimDisk::from_all_files(1, checkpointed_files());
+    let world = open(&disk, sealed_options(), 2);
+    assert_eq!(
+        (world.recovery.checkpoint, world.recovery.records_read),
+        (Some(1), 0)
+    );
+    assert_eq!((world.recovery.pieces, world.recovery.tombstones), (4, 2));
+    for (index, new) in golden_pieces().iter().enumerate() {
+        if index != 3 {
+            check_same(&world, new);
+        }
+    }
+    assert_eq!(world.piece(4).unwrap_err(), GetError::NotFound);
+    world.check_space();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 )]
 
 mod basics;
+mod checkpoint;
 mod compact;
 mod crash;
 mod damage;
@@ -12,6 +13,7 @@ mod faults;
 mod golden;
 mod group_commit;
 mod independent;
+mod rebuild;
 mod sealed;
 mod support;
 mod verify;

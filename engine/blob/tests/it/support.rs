@@ -6,7 +6,7 @@ use std::rc::Rc;
 use blake3::hazmat::HasherExt;
 use bytes::Bytes;
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::testing::{Executor, Random};
+use strand_blob::testing::{Executor, Knowledge, Random};
 use strand_blob::{
     GetError, NewPiece, OpenError, Piece, PutError, Recovery, Store, StoreOptions, Stored,
 };
@@ -104,6 +104,13 @@ pub(crate) fn try_open(
 
 pub(crate) fn open(disk: &SimDisk, options: StoreOptions, seed: u64) -> World {
     try_open(disk, options, seed).unwrap()
+}
+
+/// What a store would know that is opened from the blobs of this disk alone.
+pub(crate) fn rebuilt(disk: &SimDisk, mut options: StoreOptions) -> Knowledge {
+    options.ignores_checkpoint = true;
+    let world = open(&SimDisk::from_all_files(1, disk.all_files()), options, 9);
+    Knowledge::of(&world.store)
 }
 
 impl World {

@@ -1,0 +1,706 @@
+//! Checkpoints: what the store knows, written to a file now and then, so that the next opening need not read the blobs.
+//!
+//! * A checkpoint is a cache. Nothing acked depends on it, so a failure to write one is not final; a bad or missing one costs a
+//!   rebuild. Opening with one is in `recover`.
+//! * It is written between two groups: all that was written is durable then, and nothing changes what is known meanwhile. The committer
+//!   does it itself, so puts wait and gets go on; compaction's changes outside the committer wait at [`Store::hold_still`].
+//! * Before compaction removes a blob that the checkpoint names, a note of it is appended and synced; so a blob that is missing without
+//!   one was lost.
+//! * Before anything is written, all checkpoints but the one that was opened with are removed: they do not know what comes.
+//!
+//! Cost: 12 bytes a piece record, and 56 for each record of a blob that is not sealed, at the speed of the disk. Frozen by docs/format.md section 6.
+
+use std::rc::Rc;
+
+use crate::blobs::{Blob, BlobLog, BlobTally, Content, Seal, Tail};
+use crate::bytes_at::{array_at, put, u16_at, u32_at, u64_at};
+use crate::disk::{Disk, DiskError, FileId};
+use crate::error::{Damage, PutError};
+use crate::footer::{BLOB_RECORDS_MAX, ENTRY_BYTES, FooterEntry};
+use crate::header::{BlobHeader, ExpiryClass};
+use crate::index::{BLOBS_MAX, Entry, Index, TABLES};
+use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, SATELLITES_MAX};
+use crate::parts::{PART_BYTES_MAX, PartKind, PartReader, PartWriter};
+use crate::poison::WriteOperation;
+use crate::recover::Rot;
+use crate::space::Space;
+use crate::store::{Store, StoreOptions};
+use crate::wait::{KeyGuard, Sender, oneshot};
+
+/// What may be left to an opening to read again, in records: a second or so, and some seconds on a spinning disk.
+///
+/// A store of more than a million records may leave it a quarter of them, so that checkpoints cost at most 48 bytes a record written.
+const REPLAY_COST_MIN: u64 = 1 << 18;
+
+/// What reading the headers and footer of a blob counts for, in records: a spinning disk reads some thousand footer entries in
+/// the time of a few seeks.
+pub(crate) const BLOB_COST: u64 = 4_096;
+
+const HEAD_BYTES: usize = 96;
+const BLOB_BYTES: usize = 160;
+const SATELLITE_BYTES: usize = 32;
+const TABLE_ENTRY_BYTES: usize = 12;
+const ROT_BYTES: usize = 32;
+const END_BYTES: usize = 16;
+const REMOVED_BYTES: usize = 8;
+
+const IS_SEALED: u8 = 1;
+const HAS_ROT: u8 = 2;
+
+/// The checkpoint files of a store.
+pub(crate) struct Checkpoints<F> {
+    /// The one that the next opening would use.
+    pub(crate) current: Option<Current<F>>,
+    /// Others that lie there.
+    pub(crate) others: Vec<u64>,
+    pub(crate) next_number: u64,
+}
+
+/// The newest whole checkpoint.
+pub(crate) struct Current<F> {
+    pub(crate) number: u64,
+    pub(crate) file: F,
+    /// Where the next note goes.
+    pub(crate) end: u64,
+    /// It names no blob from here on.
+    pub(crate) next_blob: u64,
+}
+
+/// Asks for a checkpoint; true once it is written.
+pub(crate) type Wanted = Sender<Result<bool, PutError>>;
+
+/// A checkpoint that was read.
+pub(crate) struct Checkpoint<F> {
+    pub(crate) current: Current<F>,
+    pub(crate) key: [u8; 32],
+    pub(crate) next_sequence: u64,
+    /// Places are in the slots of `blobs`.
+    pub(crate) index: Index,
+    pub(crate) dead: Index,
+    /// Ids rising.
+    pub(crate) blobs: Vec<KnownBlob>,
+    pub(crate) rotten: Vec<Rot>,
+    /// Blobs that compaction removed since.
+    pub(crate) removed: Vec<BlobId>,
+}
+
+/// What a checkpoint says of a blob.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownBlob {
+    pub(crate) header: BlobHeader,
+    pub(crate) slot: u32,
+    pub(crate) tail: Tail,
+    pub(crate) tally: BlobTally,
+    pub(crate) content: Content,
+}
+
+impl<D: Disk> Store<D> {
+    /// Writes a checkpoint as soon as no group is on its way. False: none was written, because after a failed
+    /// write or read an opening has to look first at what the blobs really hold.
+    ///
+    /// The store writes them by itself when it is closed, and often enough that an opening has little to read again.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`], [`PutError::ReadOnly`], [`PutError::Closed`], or what the disk said. The store goes on as before.
+    pub async fn checkpoint(&self) -> Result<bool, PutError> {
+        self.check_open()?;
+        let (wanted, answer) = oneshot();
+        self.wanted_checkpoints.borrow_mut().push(wanted);
+        self.work.set();
+        answer.receive().await.unwrap_or(Err(PutError::Closed))
+    }
+
+    /// Keeps what is known as it is, until the guard is dropped.
+    pub(crate) async fn hold_still(&self) -> KeyGuard {
+        self.stillness.lock(0).await
+    }
+
+    /// Notes that an opening would have so much more to read, in records.
+    pub(crate) fn add_replay_cost(&self, cost: u64) {
+        self.replay_cost
+            .set(self.replay_cost.get().saturating_add(cost));
+    }
+
+    /// Removes the checkpoints that do not know what this store will write.
+    pub(crate) async fn drop_old_checkpoints(&self) {
+        if let Err(error) = self.remove_others().await {
+            // They would be believed by a later opening.
+            let number = BlobId(self.next_blob.get());
+            self.poison.set(number, WriteOperation::Remove, error);
+        }
+    }
+
+    /// Whether somebody asked for a checkpoint, or an opening would have much to read.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        let cost = self.replay_cost.get();
+        let is_much = cost >= REPLAY_COST_MIN
+            && cost >= (self.index.borrow().len() + self.dead.borrow().len()) as u64 / 4;
+        is_much || !self.wanted_checkpoints.borrow().is_empty()
+    }
+
+    /// Writes a checkpoint. For the committer, while no group is on its way.
+    pub(crate) async fn checkpoint_now(&self) {
+        let wanted = self.wanted_checkpoints.take();
+        self.write_and_answer(wanted).await;
+    }
+
+    /// The last thing a committer does.
+    pub(crate) async fn checkpoint_at_close(&self) {
+        if self.replay_cost.get() > 0 || self.is_checkpoint_due() {
+            self.checkpoint_now().await;
+        }
+    }
+
+    async fn write_and_answer(&self, wanted: Vec<Wanted>) {
+        let result = self.write_checkpoint().await;
+        // Also after a failure: the next try comes when as much again was written.
+        self.replay_cost.set(0);
+        for wanted in wanted {
+            wanted.send(result);
+        }
+    }
+
+    async fn write_checkpoint(&self) -> Result<bool, PutError> {
+        if self.is_read_only() {
+            return Err(PutError::ReadOnly);
+        }
+        let _still = self.hold_still().await;
+        if self.has_failed_writes.get() || self.is_index_behind.get() {
+            return Ok(false);
+        }
+        self.check_checkpoint_room()?;
+        let number = {
+            let mut checkpoints = self.checkpoints.borrow_mut();
+            checkpoints.next_number += 1;
+            checkpoints.next_number - 1
+        };
+        let id = FileId::Checkpoint(number);
+        let file = self.disk.create(id).await.map_err(full_or_disk)?;
+        let written = match self.write_parts(&file, number).await {
+            Ok(end) => self.disk.sync(&file).await.map(|()| end),
+            Err(error) => Err(error),
+        };
+        let end = match written {
+            Ok(end) => end,
+            Err(error) => {
+                // It is not whole, and the next one is named otherwise: nothing is lost if it stays.
+                if self.disk.remove(id).await.is_err() {
+                    self.checkpoints.borrow_mut().others.push(number);
+                }
+                return Err(full_or_disk(error));
+            }
+        };
+        {
+            let mut checkpoints = self.checkpoints.borrow_mut();
+            let current = Current {
+                number,
+                file,
+                end,
+                next_blob: self.next_blob.get(),
+            };
+            if let Some(before) = checkpoints.current.replace(current) {
+                checkpoints.others.push(before.number);
+            }
+        }
+        self.count(|counters| counters.checkpoints += 1);
+        // Any that stays is removed with the next one, or before an opening writes.
+        let _may_stay = self.remove_others().await;
+        Ok(true)
+    }
+
+    fn check_checkpoint_room(&self) -> Result<(), PutError> {
+        let entries = self.index.borrow().len() + self.dead.borrow().len();
+        let blobs = self.blobs.borrow();
+        let of_blob = |blob: &Rc<Blob<D::File>>| {
+            let satellites = blob.header.satellites.len() * SATELLITE_BYTES;
+            let log = blob.log.borrow();
+            let records = log.as_ref().map_or(0, |log| log.entries.len());
+            BLOB_BYTES + satellites + records * ENTRY_BYTES
+        };
+        let blobs: usize = blobs.iter().flatten().map(of_blob).sum();
+        let content = entries * TABLE_ENTRY_BYTES + blobs;
+        // The last part of each kind, and a little for the headers of the others.
+        let wanted = (content + content / 64 + PART_BYTES_MAX) as u64;
+        let spare = self.options.tombstone_reserve_bytes() + self.space().reserved_bytes;
+        if self.disk.free_bytes()? < wanted + spare {
+            return Err(PutError::Full);
+        }
+        Ok(())
+    }
+
+    async fn write_parts(&self, file: &D::File, number: u64) -> Result<u64, DiskError> {
+        let mut writer = PartWriter::new(&self.disk, file, number, 0);
+        let blobs: Vec<_> = self.blobs.borrow().iter().flatten().cloned().collect();
+        let rotten = self.lasting_rot(&blobs);
+        let head = self.head(blobs.len(), rotten.len());
+        writer.items(PartKind::Head, HEAD_BYTES, &head).await?;
+        let mut counts = [0; END_BYTES];
+        for (at, kind) in [(0, PartKind::Index), (8, PartKind::Dead)] {
+            let index = if kind == PartKind::Index {
+                &self.index
+            } else {
+                &self.dead
+            };
+            put(
+                &mut counts,
+                at,
+                &(index.borrow().len() as u64).to_le_bytes(),
+            );
+            for table in 0..TABLES {
+                let entries = encode_table(&index.borrow(), table);
+                let count = (entries.len() / TABLE_ENTRY_BYTES) as u32;
+                writer.items(kind, 4, &count.to_le_bytes()).await?;
+                writer.items(kind, TABLE_ENTRY_BYTES, &entries).await?;
+            }
+        }
+        for blob in &blobs {
+            let (fixed, satellites, records) = encode_blob(blob);
+            let kind = PartKind::Blobs;
+            writer.items(kind, BLOB_BYTES, &fixed).await?;
+            writer.items(kind, SATELLITE_BYTES, &satellites).await?;
+            writer.items(kind, ENTRY_BYTES, &records).await?;
+        }
+        for rot in &rotten {
+            let bytes = encode_rot(rot);
+            writer.items(PartKind::Rotten, ROT_BYTES, &bytes).await?;
+        }
+        writer.items(PartKind::End, END_BYTES, &counts).await?;
+        writer.flush().await
+    }
+
+    /// The rot that every opening should report, though it may not read those blobs.
+    fn lasting_rot(&self, blobs: &[Rc<Blob<D::File>>]) -> Vec<Rot> {
+        let is_open = |id: BlobId| {
+            blobs
+                .iter()
+                .any(|blob| blob.id == id && blob.log.borrow().is_some())
+        };
+        let rotten = self.rotten.iter();
+        rotten
+            .filter(|rot| is_open(rot.blob) && damage_number(rot.damage).is_some())
+            .copied()
+            .collect()
+    }
+
+    fn head(&self, blob_count: usize, rot_count: usize) -> [u8; HEAD_BYTES] {
+        let mut head = [0; HEAD_BYTES];
+        put(&mut head, 0, &self.options.node_id);
+        put(&mut head, 32, &self.fingerprinter.key());
+        put(
+            &mut head,
+            64,
+            &self.options.danger_fingerprint_bits.to_le_bytes(),
+        );
+        put(&mut head, 68, &(blob_count as u32).to_le_bytes());
+        put(&mut head, 72, &(rot_count as u32).to_le_bytes());
+        put(&mut head, 80, &self.next_blob.get().to_le_bytes());
+        put(&mut head, 88, &self.next_sequence.get().to_le_bytes());
+        head
+    }
+
+    /// Makes it known that a blob is about to be removed. If that cannot be written, the checkpoint goes instead.
+    ///
+    /// # Errors
+    ///
+    /// If neither worked; then the blob has to stay.
+    pub(crate) async fn note_removal(&self, blob: BlobId) -> Result<(), DiskError> {
+        self.remove_others().await?;
+        let Some((number, file, end)) = self.noting_place(blob) else {
+            return Ok(());
+        };
+        let mut writer = PartWriter::new(&self.disk, &file, number, end);
+        let item = blob.0.to_le_bytes();
+        let noted = async {
+            writer
+                .items(PartKind::Removed, REMOVED_BYTES, &item)
+                .await?;
+            let end = writer.flush().await?;
+            self.disk.sync(&file).await?;
+            Ok::<_, DiskError>(end)
+        };
+        match noted.await {
+            Ok(end) => {
+                if let Some(current) = &mut self.checkpoints.borrow_mut().current {
+                    current.end = end;
+                }
+                Ok(())
+            }
+            Err(_) => {
+                let mut checkpoints = self.checkpoints.borrow_mut();
+                checkpoints.current = None;
+                checkpoints.others.push(number);
+                drop(checkpoints);
+                self.remove_others().await
+            }
+        }
+    }
+
+    fn noting_place(&self, blob: BlobId) -> Option<(u64, D::File, u64)> {
+        let checkpoints = self.checkpoints.borrow();
+        let current = checkpoints.current.as_ref()?;
+        (blob.0 < current.next_blob).then(|| (current.number, current.file.clone(), current.end))
+    }
+
+    /// Removes all checkpoints but the current one; an error if one is still there.
+    async fn remove_others(&self) -> Result<(), DiskError> {
+        let others = std::mem::take(&mut self.checkpoints.borrow_mut().others);
+        let mut result = Ok(());
+        for number in others {
+            match self.disk.remove(FileId::Checkpoint(number)).await {
+                Ok(()) | Err(DiskError::NotFound) => {}
+                Err(error) => {
+                    self.checkpoints.borrow_mut().others.push(number);
+                    result = Err(error);
+                }
+            }
+        }
+        result
+    }
+}
+
+fn full_or_disk(error: DiskError) -> PutError {
+    if error == DiskError::NoSpace {
+        PutError::Full
+    } else {
+        PutError::Disk(error)
+    }
+}
+
+impl KnownBlob {
+    /// Where its bytes went.
+    pub(crate) fn space(&self) -> Space {
+        let (file_bytes, tally) = (self.tail.file_len, &self.tally);
+        let (footer_bytes, group_count, skipped_bytes, record_bytes) = match &self.content {
+            Content::Sealed(seal) => (
+                file_bytes.saturating_sub(seal.footer_offset),
+                seal.group_count,
+                seal.skipped_bytes,
+                seal.record_bytes,
+            ),
+            Content::Open(log) => {
+                let records = log.entries.iter();
+                let record_bytes = records.map(|entry| entry.record.record_len()).sum();
+                (0, log.group_count, log.skipped_bytes, record_bytes)
+            }
+        };
+        let group_bytes = u64::from(group_count) * GROUP_HEADER_BYTES as u64;
+        let header_bytes = footer_bytes + file_bytes.min(BLOB_HEADER_BYTES);
+        let used_bytes = header_bytes + group_bytes + record_bytes + skipped_bytes;
+        Space {
+            live_bytes: tally.live_bytes,
+            dead_bytes: tally.piece_bytes.saturating_sub(tally.live_bytes),
+            overhead_bytes: group_bytes + record_bytes.saturating_sub(tally.piece_bytes),
+            padding_bytes: file_bytes.saturating_sub(used_bytes),
+            header_bytes,
+            skipped_bytes,
+            file_bytes,
+            ..Space::default()
+        }
+    }
+}
+
+impl<F> Checkpoints<F> {
+    /// What to know of the files of these numbers, one of which was opened with.
+    pub(crate) fn new(numbers: &[u64], current: Option<Current<F>>) -> Self {
+        let used = current.as_ref().map(|current| current.number);
+        Self {
+            others: numbers
+                .iter()
+                .copied()
+                .filter(|&number| Some(number) != used)
+                .collect(),
+            next_number: numbers
+                .iter()
+                .max()
+                .map_or(1, |last| last.saturating_add(1)),
+            current,
+        }
+    }
+}
+
+impl<F> Checkpoint<F> {
+    /// Reads a checkpoint; `None` if it is not whole, or not of this node.
+    pub(crate) async fn read<D: Disk<File = F>>(
+        disk: &D,
+        options: &StoreOptions,
+        number: u64,
+    ) -> Option<Self> {
+        let file = disk.open(FileId::Checkpoint(number)).await.ok()?;
+        // What a killed process left may not be durable yet, and notes will be appended.
+        disk.sync(&file).await.ok()?;
+        let mut reader = PartReader::new(disk, &file, number);
+        let head: [u8; HEAD_BYTES] = array_at(reader.item(PartKind::Head, HEAD_BYTES).await?, 0);
+        let is_ours =
+            head[..32] == options.node_id && u32_at(&head, 64) == options.danger_fingerprint_bits;
+        if !is_ours {
+            return None;
+        }
+        let index = read_index(&mut reader, PartKind::Index).await?;
+        let dead = read_index(&mut reader, PartKind::Dead).await?;
+        let blobs = read_blobs(&mut reader, options, u32_at(&head, 68)).await?;
+        let mut rotten = Vec::new();
+        for _ in 0..u32_at(&head, 72) {
+            rotten.push(parse_rot(reader.item(PartKind::Rotten, ROT_BYTES).await?)?);
+        }
+        let counts = reader.item(PartKind::End, END_BYTES).await?;
+        if (u64_at(counts, 0), u64_at(counts, 8)) != (index.len() as u64, dead.len() as u64) {
+            return None;
+        }
+        let mut removed = Vec::new();
+        let mut end = reader.offset();
+        while let Some(item) = reader.item(PartKind::Removed, REMOVED_BYTES).await {
+            removed.push(BlobId(u64_at(item, 0)));
+            end = reader.offset();
+        }
+        Some(Self {
+            key: array_at(&head, 32),
+            next_sequence: u64_at(&head, 88),
+            current: Current {
+                number,
+                end,
+                next_blob: u64_at(&head, 80),
+                file,
+            },
+            index,
+            dead,
+            blobs,
+            rotten,
+            removed,
+        })
+    }
+
+    /// What of its blobs should be there and is not, given the files that are: blob, and how much of it is left.
+    pub(crate) fn lost(&self, files: &[(BlobId, u64)]) -> Vec<Rot> {
+        let known = self.blobs.iter().filter_map(|known| {
+            let (blob, wanted_len) = (known.header.blob, known.tail.file_len);
+            let at = files.binary_search_by_key(&blob, |&(id, _)| id);
+            let is_removed = at.is_err() && self.removed.contains(&blob);
+            let len = at.map_or(0, |at| files[at].1);
+            (len < wanted_len && !is_removed).then(|| Rot {
+                blob,
+                offset: len,
+                len: wanted_len - len,
+                damage: Damage::Missing,
+            })
+        });
+        known.collect()
+    }
+}
+
+fn encode_table(index: &Index, table: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (tag, entry) in index.entries_of(table) {
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&entry.bits().to_le_bytes());
+    }
+    bytes
+}
+
+async fn read_index<D: Disk>(reader: &mut PartReader<'_, D>, kind: PartKind) -> Option<Index> {
+    let mut index = Index::default();
+    for table in 0..TABLES {
+        let count = u32_at(reader.item(kind, 4).await?, 0) as usize;
+        let mut entries = Vec::new();
+        while entries.len() < count {
+            let rest = count - entries.len();
+            let items = reader.items(kind, TABLE_ENTRY_BYTES, rest).await?;
+            for item in items.chunks_exact(TABLE_ENTRY_BYTES) {
+                entries.push((u32_at(item, 0), Entry::from_bits(u64_at(item, 4))?));
+            }
+        }
+        index.extend_table(table, entries);
+    }
+    Some(index)
+}
+
+/// A blob's fixed part, its satellites and its records.
+fn encode_blob<F>(blob: &Blob<F>) -> ([u8; BLOB_BYTES], Vec<u8>, Vec<u8>) {
+    let (header, tail, tally) = (&blob.header, blob.tail.get(), blob.tally.get());
+    let log = blob.log.borrow();
+    let records = log.as_ref().map_or(&[][..], |log| &log.entries);
+    let seal = blob.seal.get();
+    let flags = match &*log {
+        None => IS_SEALED,
+        Some(log) if log.has_rot => HAS_ROT,
+        Some(_) => 0,
+    };
+    let counts = match (&*log, seal) {
+        (Some(log), _) => (
+            log.group_count,
+            log.skipped_bytes,
+            0,
+            log.entries.len() as u64,
+        ),
+        (None, Some(seal)) => (
+            seal.group_count,
+            seal.skipped_bytes,
+            seal.record_bytes,
+            seal.footer_offset,
+        ),
+        (None, None) => unreachable!("a blob without a log has a seal"),
+    };
+    let mut bytes = [0; BLOB_BYTES];
+    let mut at = 0;
+    let mut add = |field: &[u8]| {
+        put(&mut bytes, at, field);
+        at += field.len();
+    };
+    add(&header.blob.0.to_le_bytes());
+    add(&header.created_s.to_le_bytes());
+    add(&header.salt);
+    add(&tail.append_at.to_le_bytes());
+    add(&tail.file_len.to_le_bytes());
+    add(&tail.last_number.to_le_bytes());
+    add(&tail.last_full_number.to_le_bytes());
+    add(&tail.synced_number.to_le_bytes());
+    add(&tail.attested_number.to_le_bytes());
+    add(&tally.live_count.to_le_bytes());
+    add(&tally.tombstone_count.to_le_bytes());
+    add(&tally.live_bytes.to_le_bytes());
+    add(&tally.piece_bytes.to_le_bytes());
+    add(&tally.expiry_s.to_le_bytes());
+    add(&blob.slot.to_le_bytes());
+    add(&[header.class.byte(), flags]);
+    add(&(header.satellites.len() as u16).to_le_bytes());
+    add(&counts.0.to_le_bytes());
+    add(&counts.1.to_le_bytes());
+    add(&counts.2.to_le_bytes());
+    add(&counts.3.to_le_bytes());
+    assert_eq!(at, BLOB_BYTES, "a blob's fields and their length disagree");
+    let mut entries = vec![0; records.len() * ENTRY_BYTES];
+    for (record, out) in records.iter().zip(entries.chunks_exact_mut(ENTRY_BYTES)) {
+        record.encode_into(out);
+    }
+    (bytes, header.satellites.concat(), entries)
+}
+
+async fn read_blobs<D: Disk>(
+    reader: &mut PartReader<'_, D>,
+    options: &StoreOptions,
+    count: u32,
+) -> Option<Vec<KnownBlob>> {
+    let mut blobs: Vec<KnownBlob> = Vec::new();
+    for _ in 0..count {
+        let fixed: [u8; BLOB_BYTES] = array_at(reader.item(PartKind::Blobs, BLOB_BYTES).await?, 0);
+        let mut known = parse_blob(&fixed, options)?;
+        for _ in 0..u16_at(&fixed, 130) {
+            let satellite = reader.item(PartKind::Blobs, SATELLITE_BYTES).await?;
+            known.header.satellites.push(array_at(satellite, 0));
+        }
+        if let Content::Open(log) = &mut known.content {
+            for _ in 0..u64_at(&fixed, 152) {
+                let entry = FooterEntry::parse(reader.item(PartKind::Blobs, ENTRY_BYTES).await?)?;
+                log.entries.push(entry);
+            }
+        }
+        let is_next = blobs
+            .last()
+            .is_none_or(|last| last.header.blob < known.header.blob && last.slot < known.slot);
+        if !is_next {
+            return None;
+        }
+        blobs.push(known);
+    }
+    Some(blobs)
+}
+
+fn parse_blob(bytes: &[u8; BLOB_BYTES], options: &StoreOptions) -> Option<KnownBlob> {
+    let flags = bytes[129];
+    let content = if flags & IS_SEALED != 0 {
+        Content::Sealed(Seal {
+            footer_offset: u64_at(bytes, 152),
+            group_count: u32_at(bytes, 132),
+            skipped_bytes: u64_at(bytes, 136),
+            record_bytes: u64_at(bytes, 144),
+        })
+    } else {
+        Content::Open(BlobLog {
+            entries: Vec::new(),
+            group_count: u32_at(bytes, 132),
+            skipped_bytes: u64_at(bytes, 136),
+            has_rot: flags & HAS_ROT != 0,
+        })
+    };
+    let header = BlobHeader {
+        class: ExpiryClass::from_byte(bytes[128])?,
+        node_id: options.node_id,
+        blob: BlobId(u64_at(bytes, 0)),
+        created_s: u64_at(bytes, 8),
+        salt: array_at(bytes, 16),
+        satellites: Vec::new(),
+    };
+    let tail = Tail {
+        append_at: u64_at(bytes, 48),
+        file_len: u64_at(bytes, 56),
+        last_number: u64_at(bytes, 64),
+        last_full_number: u64_at(bytes, 72),
+        synced_number: u64_at(bytes, 80),
+        attested_number: u64_at(bytes, 88),
+    };
+    let tally = BlobTally {
+        live_count: u32_at(bytes, 96),
+        tombstone_count: u32_at(bytes, 100),
+        live_bytes: u64_at(bytes, 104),
+        piece_bytes: u64_at(bytes, 112),
+        expiry_s: u32_at(bytes, 120),
+    };
+    let slot = u32_at(bytes, 124);
+    let is_placed = tail.append_at.is_multiple_of(BLOCK_BYTES as u64)
+        && tail.append_at >= BLOB_HEADER_BYTES.max(tail.file_len)
+        && usize::from(u16_at(bytes, 130)) <= SATELLITES_MAX
+        && slot < BLOBS_MAX;
+    is_placed.then_some(KnownBlob {
+        header,
+        slot,
+        tail,
+        tally,
+        content,
+    })
+}
+
+/// A number for each damage that a blob may keep, and the share.
+fn damage_number(damage: Damage) -> Option<(u32, u32)> {
+    Some(match damage {
+        Damage::Blob => (1, 0),
+        Damage::BlobHeader => (2, 0),
+        Damage::Group => (3, 0),
+        Damage::RecordHeader => (4, 0),
+        Damage::UnknownRecord => (5, 0),
+        Damage::Trailer => (6, 0),
+        Damage::Share(share) => (7, share),
+        // Said once, by the opening that noticed.
+        Damage::Missing => return None,
+    })
+}
+
+fn encode_rot(rot: &Rot) -> [u8; ROT_BYTES] {
+    let (damage, share) = damage_number(rot.damage).unwrap_or_default();
+    let mut bytes = [0; ROT_BYTES];
+    put(&mut bytes, 0, &rot.blob.0.to_le_bytes());
+    put(&mut bytes, 8, &rot.offset.to_le_bytes());
+    put(&mut bytes, 16, &rot.len.to_le_bytes());
+    put(&mut bytes, 24, &damage.to_le_bytes());
+    put(&mut bytes, 28, &share.to_le_bytes());
+    bytes
+}
+
+fn parse_rot(bytes: &[u8]) -> Option<Rot> {
+    Some(Rot {
+        blob: BlobId(u64_at(bytes, 0)),
+        offset: u64_at(bytes, 8),
+        len: u64_at(bytes, 16),
+        damage: match u32_at(bytes, 24) {
+            1 => Damage::Blob,
+            2 => Damage::BlobHeader,
+            3 => Damage::Group,
+            4 => Damage::RecordHeader,
+            5 => Damage::UnknownRecord,
+            6 => Damage::Trailer,
+            7 => Damage::Share(u32_at(bytes, 28)),
+            _ => return None,
+        },
+    })
+}
+
+const _: () = assert!(BLOB_RECORDS_MAX as usize * ENTRY_BYTES < 2 << 20);
