@@ -11,7 +11,10 @@
 //! | an ack leaves after the sync that covers data and record | `crash::acked_pieces_survive_every_crash` |
 //! | a record is served whole and bit-exact or not at all | the same; `damage::every_truncation_opens_with_the_pieces_before_it` |
 //! | a torn tail is dropped, rot is reported and costs only itself | `damage::a_torn_tail_is_dropped_without_a_report`, `damage::rot_of_durable_records_is_reported_and_costs_only_them` |
-//! | the index is rebuilt from the blobs alone | every reopening in the tests |
+//! | the index is rebuilt from the blobs alone | `rebuild::every_opening_finds_what_a_naive_reading_finds` |
+//! | an opening with a checkpoint knows what one without knows | every reopening of `crash`; `checkpoint` |
+//! | no checkpoint, whatever is wrong with it, prevents a start | `checkpoint::no_damage_to_a_checkpoint_prevents_an_opening` |
+//! | what an opening reads again is bounded | `checkpoint::checkpoints_come_by_themselves_before_an_opening_would_take_long` |
 //! | a deleted piece does not come back | `crash`, `faults::a_piece_deleted_after_its_put_failed_does_not_come_back` |
 //! | a failed sync is final | `faults::a_failed_sync_poisons_until_the_store_is_opened_again` |
 //! | a full disk refuses puts; reads and deletes go on | `faults::a_full_disk_refuses_puts_but_reads_and_deletes` |
@@ -37,6 +40,7 @@ mod group;
 mod header;
 mod index;
 pub mod inspect;
+mod known;
 pub mod layout;
 mod parts;
 mod piece;
@@ -52,6 +56,7 @@ mod store;
 pub mod testing;
 pub mod verify;
 mod wait;
+mod walk;
 
 pub use buffer::IoBuffer;
 pub use compact::Compaction;

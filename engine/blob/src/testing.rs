@@ -28,7 +28,8 @@ pub struct Knowledge {
     pub dead: BTreeSet<(BlobId, u64)>,
     /// Per blob: whether it is sealed, live pieces and their bytes, bytes of all pieces, tombstones, last expiry.
     pub blobs: Vec<(BlobId, bool, u32, u64, u64, u32, u32)>,
-    /// Where the bytes went; reservations and the disk's room are left out.
+    /// Where the bytes went. Reservations and the disk's room are left out, and skipped bytes are counted as padding: where a crash cut a
+    /// group's padding off and the blob went on, who reads it again takes for padding what was counted as skipped.
     pub space: Space,
 }
 
@@ -59,6 +60,7 @@ impl Knowledge {
             let all = (tally.piece_bytes, tally.tombstone_count, tally.expiry_s);
             (blob.id, is_sealed, live.0, live.1, all.0, all.1, all.2)
         });
+        let space = store.space();
         Self {
             live: places(&store.index.borrow()),
             dead: places(&store.dead.borrow()),
@@ -66,7 +68,9 @@ impl Knowledge {
             space: Space {
                 reserved_bytes: 0,
                 disk_free_bytes: 0,
-                ..store.space()
+                padding_bytes: space.padding_bytes + space.skipped_bytes,
+                skipped_bytes: 0,
+                ..space
             },
         }
     }
