@@ -1,6 +1,7 @@
 //! Compaction: what is worth keeping of a sealed blob moves to the end of the log, and the blob goes.
 //!
-//! * A blob without anything worth keeping goes first, then the one with the least, if that is little enough.
+//! * A blob without anything worth keeping goes first, then the one with the least, if that is little enough: less than 60 % while the
+//!   disk is busy, more while it is quiet and much is dead, or while room runs out ([`Traffic`]).
 //! * A piece moves as it is, sequence included, through the ordinary group commit; its old record is forgotten only once the new one is
 //!   durable. A crash in between leaves the record twice, which an opening takes for once.
 //! * A record that fails a check is reported and not moved.
@@ -33,6 +34,24 @@ const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Records moved before their commits are waited for.
 const MOVES_MAX: usize = 256;
+
+/// Percent of a blob that may be worth keeping when room runs out: compaction is all that can make some.
+const PRESSED_LIVE_PERCENT_MAX: u8 = 90;
+
+/// Room runs out when less than this part of the capacity is left.
+const PRESSED_ROOM_PART: u64 = 16;
+
+/// A quiet disk is tidied until less than this part of all bodies is dead.
+const QUIET_DEAD_PART: u64 = 32;
+
+/// What the disk has to do besides compaction. Who compacts late moves less, but leaves more of the disk to the dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Pieces come in: only blobs of which little is worth keeping are compacted.
+    Busy,
+    /// Next to nothing comes in: compaction goes on until little is dead.
+    Quiet,
+}
 
 /// What one call of [`Store::compact`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,12 +86,25 @@ impl<D: Disk> Store<D> {
     ///
     /// [`PutError::Full`] if what has to be moved finds no room; [`PutError::ReadOnly`]; [`PutError::Closed`]; a failed read.
     pub async fn compact(&self, now_s: u32) -> Result<Option<Compaction>, PutError> {
+        self.compact_in(Traffic::Busy, now_s).await
+    }
+
+    /// [`compact`](Self::compact), which is meant for a busy disk, by what there is to do besides.
+    ///
+    /// # Errors
+    ///
+    /// As for [`compact`](Self::compact).
+    pub async fn compact_in(
+        &self,
+        traffic: Traffic,
+        now_s: u32,
+    ) -> Result<Option<Compaction>, PutError> {
         self.check_open()?;
         if self.is_compacting.replace(true) {
             return Ok(None);
         }
         let _turn = Turn(&self.is_compacting);
-        let Some(blob) = self.pick(now_s) else {
+        let Some(blob) = self.pick(traffic, now_s) else {
             return Ok(None);
         };
         let tail = blob.tail.get();
@@ -108,8 +140,33 @@ impl<D: Disk> Store<D> {
         Ok(Some(done))
     }
 
+    /// Whether so little room is left that compaction should not rest.
+    #[must_use]
+    pub fn is_short_of_room(&self) -> bool {
+        self.space().free_bytes() < self.options.capacity_bytes / PRESSED_ROOM_PART
+    }
+
+    /// How much of a blob may be worth keeping if it is to be compacted now, in percent.
+    ///
+    /// With uniform deletes and one bound of p for all times, 1 / (1 - p) bytes are written for each that is put, and
+    /// 1 - (1 - p) / ln(1 / p) of all bodies are dead: 2.5 and 22 % at 60, 4 and 13 % at 75. Two bounds are better than any
+    /// one: what has stayed dead until the disk is quiet is dead in blobs that have lost more.
+    fn live_percent_max(&self, traffic: Traffic) -> u8 {
+        let space = self.space();
+        let usual = self.options.compact_live_percent_max;
+        if self.is_short_of_room() {
+            return usual.max(PRESSED_LIVE_PERCENT_MAX);
+        }
+        let is_much_dead =
+            space.dead_bytes > (space.live_bytes + space.dead_bytes) / QUIET_DEAD_PART;
+        if traffic == Traffic::Quiet && is_much_dead {
+            return usual.max(self.options.quiet_live_percent_max);
+        }
+        usual
+    }
+
     /// The sealed blob of which least is worth keeping, if that is little enough and there is room for it.
-    fn pick(&self, now_s: u32) -> Option<Rc<Blob<D::File>>> {
+    fn pick(&self, traffic: Traffic, now_s: u32) -> Option<Rc<Blob<D::File>>> {
         let blobs = self.blobs.borrow();
         let sealed = blobs
             .iter()
@@ -123,10 +180,10 @@ impl<D: Disk> Store<D> {
             live_bytes + u64::from(tally.tombstone_count) * tombstone_len
         };
         // Only dead bodies count as a gain: a blob of tombstones would be written again and again.
+        let percent_max = u64::from(self.live_percent_max(traffic));
         let is_little = |blob: &&Rc<Blob<D::File>>| {
             let tally = blob.tally.get();
             let all_bytes = tally.piece_bytes + u64::from(tally.tombstone_count) * tombstone_len;
-            let percent_max = u64::from(self.options.compact_live_percent_max);
             !blob.is_given_up.get()
                 && worth(blob) < all_bytes
                 && worth(blob) * 100 <= all_bytes * percent_max

@@ -50,7 +50,7 @@ pub mod verify;
 mod wait;
 
 pub use buffer::IoBuffer;
-pub use compact::Compaction;
+pub use compact::{Compaction, Traffic};
 pub use counters::StoreCounters;
 pub use disk::{Disk, DiskError};
 pub use error::{BadPiece, Damage, GetError, OpenError, PutError};

@@ -38,6 +38,8 @@ pub struct StoreOptions {
     pub group_bytes_max: usize,
     /// A sealed blob of which at most this share, in percent, is worth keeping is compacted.
     pub compact_live_percent_max: u8,
+    /// The same while the disk is quiet and much of it is dead.
+    pub quiet_live_percent_max: u8,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
     pub blob_records_max: u32,
     /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
@@ -45,15 +47,18 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// Blobs of 1 GiB or 32,768 records, groups of 8 MiB.
+    /// Blobs of a 64th of the capacity, from 64 MiB to 1 GiB, or 32,768 records; groups of 8 MiB.
+    ///
+    /// Small stores get small blobs because a blob is dead, moved and given back as a whole.
     #[must_use]
     pub fn new(node_id: [u8; 32], capacity_bytes: u64) -> Self {
         Self {
             node_id,
             capacity_bytes,
-            blob_bytes_max: 1 << 30,
+            blob_bytes_max: (capacity_bytes / 64).clamp(64 << 20, 1 << 30),
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
+            quiet_live_percent_max: 85,
             group_bytes_max: 8 << 20,
             danger_fingerprint_bits: 64,
         }

@@ -1,9 +1,13 @@
-//! fjall: a batch of its journal a commit, synced. Large values lie apart from the tree, as its documentation advises.
+//! fjall: a batch of its journal a commit, synced. Large values lie apart from the tree, as its documentation advises, and
+//! nothing is compressed, because random bytes only cost the attempt.
 
 use std::path::Path;
 
 use anyhow::Result;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
+use fjall::config::CompressionPolicy;
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
+};
 
 use crate::work::Key;
 
@@ -16,11 +20,16 @@ struct Fjall {
 }
 
 pub(crate) fn open(folder: &Path, body_len: usize) -> Result<Box<dyn crate::Peer>> {
-    let database = Database::builder(folder).open()?;
+    let database = Database::builder(folder)
+        .journal_compression(CompressionType::None)
+        .open()?;
     let is_apart = body_len >= APART_BYTES;
     let pieces = database.keyspace("pieces", || {
-        let apart = is_apart.then(KvSeparationOptions::default);
-        KeyspaceCreateOptions::default().with_kv_separation(apart)
+        let apart =
+            is_apart.then(|| KvSeparationOptions::default().compression(CompressionType::None));
+        KeyspaceCreateOptions::default()
+            .data_block_compression_policy(CompressionPolicy::disabled())
+            .with_kv_separation(apart)
     })?;
     Ok(Box::new(Fjall { database, pieces }))
 }

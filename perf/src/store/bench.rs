@@ -1,4 +1,5 @@
-//! What a run measures, in which order: fill and open again, bulk against the raw disk, small puts against plain syncs.
+//! What a run measures, in which order: fill and open again, bulk against the raw disk, small puts against plain syncs,
+//! compaction, peers.
 //!
 //! Each part has a folder of its own, removed before the next begins. Raw and ours take turns; a ratio is the median
 //! of the rounds' ratios, so that a disk that changes its pace changes both sides of each.
@@ -6,16 +7,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use piecestore::limits::WRITE_BUDGET_BYTES;
-use strand_blob::inspect;
+use strand_blob::{StoreOptions, inspect};
 
-use super::drive::{IndexPeaks, Load, Run, Session, on_core};
+use super::drive::{CAPACITY_BYTES, IndexPeaks, Load, NODE_ID, Run, Session, on_core};
 use super::figures::Figures;
 use super::memory::Watch;
-use super::plan::{FULL_PIECE_BYTES, PIECES_DEFAULT, Plan, ROUNDS, RUN_MAX};
+use super::peers;
+use super::plan::{BULK_MAX, FULL_PIECE_BYTES, Plan, ROUNDS, ROUNDS_MIN, RUN_MAX, SMALL_MAX};
 use super::raw::{self, SHAPES, Shape};
 use super::work::Work;
 use crate::folder;
@@ -23,7 +25,7 @@ use crate::narrator::Narrator;
 use crate::units::human_bytes;
 
 /// Callers of the small puts.
-const CALLERS: usize = 64;
+pub(super) const CALLERS: usize = 64;
 
 /// Callers that put full pieces: what a core's write budget holds.
 const FULL_PUT_CALLERS: usize = 20;
@@ -36,6 +38,9 @@ const KIB: usize = 1 << 10;
 /// Memory of a core beside its write budget and the index.
 const CORE_BYTES: u64 = 32 << 20;
 
+/// Pieces that a run may be asked for.
+const PIECES_ALLOWED: std::ops::RangeInclusive<u64> = 64..=100_000_000;
+
 /// Pieces compared after the store was opened again.
 const COMPARED_PIECES: u64 = 1_000;
 
@@ -43,28 +48,78 @@ const COMPARED_PIECES: u64 = 1_000;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Pieces in the store that is opened again; fewer than the default shorten everything else as well
-    #[arg(long, default_value_t = PIECES_DEFAULT, value_parser = clap::value_parser!(u64).range(64..=100_000_000))]
+    #[arg(long, default_value = "2M", value_parser = parse_pieces)]
     pub pieces: u64,
     /// An existing folder on the disk to be measured; it is used through a fresh folder in it
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// The program of the peers; without this it is built from perf/peers, where these sources still are
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "no_peers")]
+    pub peers: Option<PathBuf>,
+    /// Measure no other stores
+    #[arg(long)]
+    pub no_peers: bool,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
 }
 
-struct Bench {
-    plan: Plan,
-    folder: PathBuf,
-    figures: Figures,
-    narrator: Narrator,
+pub(super) struct Bench {
+    pub(super) plan: Plan,
+    pub(super) folder: PathBuf,
+    pub(super) figures: Figures,
+    pub(super) narrator: Narrator,
     watch: Watch,
-    now_s: u32,
+    pub(super) now_s: u32,
+    /// Known after the bulk runs.
+    pub(super) put_64k_per_s: f64,
+}
+
+impl Options {
+    /// The peers' program, unless nobody wants it; says why there is none.
+    fn find_peers(&self, narrator: &Narrator) -> Option<PathBuf> {
+        if self.no_peers {
+            return None;
+        }
+        let started = Instant::now();
+        match peers::find(self.peers.as_deref()) {
+            Ok(program) => {
+                let seconds = started.elapsed().as_secs_f64();
+                narrator.line(&format!(
+                    "the peers are built, in {seconds:.1} s that do not count"
+                ));
+                Some(program)
+            }
+            Err(error) => {
+                narrator.line(&format!("no peers are measured: {error:#}"));
+                None
+            }
+        }
+    }
+}
+
+/// Reads a number of pieces: `20000`, `500k`, `2M`.
+fn parse_pieces(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(['k', 'K', 'M']);
+    let factor = match &text[digits.len()..] {
+        "" => 1,
+        "k" | "K" => 1_000,
+        "M" => 1_000_000,
+        _ => 0,
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|count| PIECES_ALLOWED.contains(count))
+        .ok_or_else(|| {
+            format!("`{text}` is not a number from 64 to 100M, such as 20000, 500k or 2M")
+        })
 }
 
 /// What each round of a comparison found.
 #[derive(Default)]
-struct Rounds(Vec<f64>);
+pub(super) struct Rounds(pub(super) Vec<f64>);
 
 /// Measures; the data is gone on return.
 ///
@@ -87,6 +142,7 @@ pub fn run(options: &Options) -> Result<Figures> {
         human_bytes(needed_bytes)
     ));
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let peers_program = options.find_peers(&narrator);
     let mut bench = Bench {
         plan,
         folder,
@@ -94,11 +150,16 @@ pub fn run(options: &Options) -> Result<Figures> {
         narrator,
         watch: Watch::start(),
         now_s: u32::try_from(now.as_secs())?,
+        put_64k_per_s: 0.0,
     };
     bench.fill_and_open_again()?;
     bench.fill_2k()?;
     bench.bulk()?;
     bench.small()?;
+    bench.compaction()?;
+    if let Some(program) = peers_program {
+        bench.peers(&program)?;
+    }
     bench.narrator.line("done");
     drop(removed);
     Ok(bench.figures)
@@ -173,9 +234,8 @@ impl Bench {
         let (mut raw_writes, mut put_full, mut put_middle) = <(Rounds, Rounds, Rounds)>::default();
         let (mut raw_reads, mut cold) = <(Rounds, Rounds)>::default();
         let (mut hot, mut hot_p99_us) = <(Rounds, Rounds)>::default();
-        for round in 1..=ROUNDS {
-            self.narrator
-                .line(&format!("bulk round {round} of {ROUNDS}"));
+        let mut put_64k_per_s = Rounds::default();
+        for _ in self.rounds("bulk", BULK_MAX) {
             let bytes = self.plan.bulk_bytes;
             let raw_write = raw::write(&self.folder.join("raw"), bytes, write_shape)?;
             raw::settle(&self.folder)?;
@@ -204,11 +264,13 @@ impl Bench {
             let (put, _) =
                 self.fill("disk_per_piece_64k", &folder, &middle, load(CALLERS, count))?;
             put_middle.0.push(put.bandwidth(&middle) / raw_write);
+            put_64k_per_s.0.push(put.per_second());
             let got = self.get_hot(&folder, &middle, put.count)?;
             hot.0.push(got.bandwidth(&middle) / 1e9);
             hot_p99_us.0.push(got.p99_us());
             self.remove(&folder)?;
         }
+        self.put_64k_per_s = put_64k_per_s.median();
         let figures = &mut self.figures;
         figures.set("raw_write_gb_per_s", raw_writes.median() / 1e9);
         figures.set("raw_read_gb_per_s", raw_reads.median() / 1e9);
@@ -226,9 +288,7 @@ impl Bench {
         let (mut group_seconds, mut sync_seconds) = <(Rounds, Rounds)>::default();
         let (mut rates, mut against_raw, mut p99, mut lone) =
             <(Rounds, Rounds, Rounds, Rounds)>::default();
-        for round in 1..=ROUNDS {
-            self.narrator
-                .line(&format!("4 KiB round {round} of {ROUNDS}"));
+        for _ in self.rounds("4 KiB", SMALL_MAX) {
             let raw_file = self.folder.join("raw");
             let group = raw::group_seconds(&raw_file, self.plan.groups, RUN_MAX)?;
             raw::settle(&self.folder)?;
@@ -266,6 +326,14 @@ impl Bench {
         figures.set("put_4k_p99_vs_group", p99.median());
         figures.set("lone_put_vs_fdatasync", lone.median());
         Ok(())
+    }
+
+    /// Counts rounds, each said, until there were enough or they have taken too long.
+    fn rounds(&self, what: &'static str, limit: Duration) -> impl Iterator<Item = usize> + use<> {
+        let (narrator, started) = (self.narrator.clone(), Instant::now());
+        (1..=ROUNDS)
+            .take_while(move |&round| round <= ROUNDS_MIN || started.elapsed() < limit)
+            .inspect(move |round| narrator.line(&format!("{what} round {round} of {ROUNDS}")))
     }
 
     /// The best shape to write with; cuts the bulk runs to what this disk does in a few seconds.
@@ -323,12 +391,29 @@ impl Bench {
     }
 
     /// Opens a new store, puts, closes it.
-    fn put(&mut self, folder: &Path, work: &Arc<Work>, load: Load) -> Result<(Run, IndexPeaks)> {
+    pub(super) fn put(
+        &mut self,
+        folder: &Path,
+        work: &Arc<Work>,
+        load: Load,
+    ) -> Result<(Run, IndexPeaks)> {
+        let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
+        options.blob_records_max = Plan::blob_records_max(load.count);
+        self.put_with(folder, work, load, options)
+    }
+
+    /// [`put`](Self::put) into a store with these options.
+    pub(super) fn put_with(
+        &mut self,
+        folder: &Path,
+        work: &Arc<Work>,
+        load: Load,
+        options: StoreOptions,
+    ) -> Result<(Run, IndexPeaks)> {
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let putting = move || {
             on_core(move |core| async move {
-                let records_max = Plan::blob_records_max(load.count);
-                let opening = Session::open(core, &folder, records_max, work.now_s());
+                let opening = Session::open_with(core, &folder, options, work.now_s());
                 let session = Box::pin(opening).await?;
                 // Below a blob's records the index's least size is all that would be seen.
                 let look_from = (load.count / 2).min(1 << 16);
@@ -397,7 +482,7 @@ impl Bench {
     }
 
     /// Runs a part that uses a store, and enters its memory over what it may have, where that is worst.
-    fn watched<T>(
+    pub(super) fn watched<T>(
         &mut self,
         part: &str,
         work: impl FnOnce() -> Result<T>,
@@ -420,20 +505,20 @@ impl Bench {
         Ok(output)
     }
 
-    fn new_folder(&self, name: &str) -> Result<PathBuf> {
+    pub(super) fn new_folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
     }
 
-    fn remove(&self, folder: &Path) -> Result<()> {
+    pub(super) fn remove(&self, folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder)?;
         raw::settle(&self.folder)
     }
 }
 
 impl Rounds {
-    fn median(&self) -> f64 {
+    pub(super) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
         sorted[sorted.len() / 2]
@@ -458,12 +543,13 @@ impl Drop for Removed {
     }
 }
 
-fn load(callers: usize, count: u64) -> Load {
+pub(super) fn load(callers: usize, count: u64) -> Load {
     Load {
         callers,
         count,
         limit: RUN_MAX,
         is_timed: false,
+        per_second: None,
     }
 }
 

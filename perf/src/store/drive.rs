@@ -18,10 +18,10 @@ use strand_blob::{Store, StoreCounters, StoreOptions};
 use super::work::Work;
 
 /// The node that the bench's folders belong to.
-const NODE_ID: [u8; 32] = [9; 32];
+pub(super) const NODE_ID: [u8; 32] = [9; 32];
 
 /// More than any disk: room is checked before the bench starts.
-const CAPACITY_BYTES: u64 = 1 << 50;
+pub(super) const CAPACITY_BYTES: u64 = 1 << 50;
 
 /// Pieces between two looks at the index.
 const LOOK_PIECES: u64 = 256;
@@ -42,6 +42,8 @@ pub(super) struct Load {
     pub(super) limit: Duration,
     /// Whether the time of each operation is kept.
     pub(super) is_timed: bool,
+    /// Operations begin at this pace, or as fast as the callers come.
+    pub(super) per_second: Option<f64>,
 }
 
 /// What the callers did.
@@ -85,9 +87,19 @@ impl Session {
         blob_records_max: u32,
         now_s: u32,
     ) -> Result<Self> {
-        let disk = core.disk(folder)?;
         let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
         options.blob_records_max = blob_records_max;
+        Self::open_with(core, folder, options, now_s).await
+    }
+
+    /// As [`open`](Self::open), with options of the caller's.
+    pub(super) async fn open_with(
+        core: Core,
+        folder: &Path,
+        options: StoreOptions,
+        now_s: u32,
+    ) -> Result<Self> {
+        let disk = core.disk(folder)?;
         let mut fill_random = |bytes: &mut [u8]| {
             #[expect(clippy::expect_used, reason = "the system has a random source")]
             getrandom::fill(bytes).expect("random bytes");
@@ -103,6 +115,14 @@ impl Session {
         let committer = Rc::clone(&store);
         core.executor().spawn(committer.run_commits());
         Ok(Self { core, store })
+    }
+
+    pub(super) fn store(&self) -> &Rc<Store<RingDisk<CoreExecutor>>> {
+        &self.store
+    }
+
+    pub(super) fn executor(&self) -> CoreExecutor {
+        self.core.executor()
     }
 
     pub(super) fn counters(&self) -> StoreCounters {
@@ -222,7 +242,8 @@ impl Session {
         Ok(counters)
     }
 
-    async fn side_by_side<F, Fut>(&self, load: Load, operation: F) -> Result<Run>
+    /// Runs the operations of a load.
+    pub(super) async fn side_by_side<F, Fut>(&self, load: Load, operation: F) -> Result<Run>
     where
         F: Fn(u64) -> Fut + 'static,
         Fut: Future<Output = Result<()>> + 'static,
@@ -238,9 +259,14 @@ impl Session {
         for _ in 0..load.callers {
             let pass = gate.enter().context("the gate is open")?;
             let (shared, operation) = (Rc::clone(&shared), Rc::clone(&operation));
+            let executor = self.core.executor();
             self.core.executor().spawn(async move {
                 let _pass = pass;
                 while let Some(number) = shared.take(load, started) {
+                    if let Some(per_second) = load.per_second {
+                        let due = Duration::from_secs_f64(number as f64 / per_second);
+                        executor.sleep(due.saturating_sub(started.elapsed())).await;
+                    }
                     let asked = Instant::now();
                     if let Err(error) = operation(number).await {
                         shared.failed.borrow_mut().get_or_insert(error);
@@ -292,7 +318,7 @@ impl Run {
 }
 
 /// The nearest value with `share` of all values at or below it; 0 of none.
-fn quantile(values: &[f32], share: f64) -> f64 {
+pub(super) fn quantile(values: &[f32], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f32::total_cmp);
     let at = (sorted.len() as f64 * share).ceil() as usize;
