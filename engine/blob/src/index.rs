@@ -230,6 +230,16 @@ impl Index {
         self.table(table).remove(tag, entry)
     }
 
+    /// All entries, each with what the index keeps of its fingerprint.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Entry)> + '_ {
+        self.tables().zip(0_u64..).flat_map(|(table, number)| {
+            let places = table.tags.iter().zip(&table.entries);
+            places
+                .filter(|(_, entry)| **entry != Entry::NONE)
+                .map(move |(tag, entry)| (number << 32 | u64::from(*tag), *entry))
+        })
+    }
+
     fn tables(&self) -> impl Iterator<Item = &Table> {
         let partitions = self.partitions.iter();
         partitions.flat_map(|partition| partition.tables.iter())

@@ -341,6 +341,22 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// A sum over the index: which record of which blob is found for which fingerprint.
+    ///
+    /// Two openings of one directory agree in it, but for a chance of 2^-64, only if their indexes find the same; both
+    /// must have been given the same random bytes. Costs a pass over the index.
+    #[must_use]
+    pub fn index_digest(&self) -> u64 {
+        let index = self.index.borrow();
+        index.iter().fold(0, |sum: u64, (fingerprint, entry)| {
+            let place = entry.place();
+            let blob = self.blob(place).map_or(0, |blob| blob.id.0);
+            let words = [fingerprint, blob, place.offset, entry.record_len_max()];
+            let mixed = words.iter().fold(0, |state, word| mix(state ^ word));
+            sum.wrapping_add(mixed)
+        })
+    }
+
     pub(crate) fn check_open(&self) -> Result<(), PutError> {
         if self.is_closing.get() {
             return Err(PutError::Closed);
@@ -418,6 +434,14 @@ impl<D: Disk> std::fmt::Debug for Store<D> {
             .field("space", &self.space.get())
             .finish_non_exhaustive()
     }
+}
+
+/// A step of SplitMix64 (Steele, Lea, Flood 2014): spreads a word over all bits.
+fn mix(word: u64) -> u64 {
+    let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 const _: () = assert!(GROUP_HEADER_BYTES < BLOCK_BYTES);

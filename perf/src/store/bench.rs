@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use piecestore::limits::WRITE_BUDGET_BYTES;
 use strand_blob::{StoreOptions, inspect};
 
-use super::drive::{CAPACITY_BYTES, IndexPeaks, Load, NODE_ID, Run, Session, on_core};
+use super::drive::{CAPACITY_BYTES, Filled, Load, NODE_ID, Run, Session, on_core};
 use super::figures::Figures;
 use super::memory::Watch;
 use super::peers;
@@ -176,44 +176,53 @@ impl Bench {
             limit: self.plan.fill_max(),
             ..load(CALLERS, count)
         };
-        let (put, peaks) = self.fill("disk_per_piece_576", &folder, &work, load)?;
+        let filled = self.fill("disk_per_piece_576", &folder, &work, load)?;
+        let put = filled.run;
         self.figures.set_pieces(put.count);
         self.figures
-            .set("index_bytes_per_piece", peaks.bytes_per_piece);
+            .set("index_bytes_per_piece", filled.peaks.bytes_per_piece);
 
         self.narrator.line(&format!(
             "{} pieces at {:.0} a second; open again",
             put.count,
             put.per_second()
         ));
-        raw::evict(&folder)?;
-        let pieces = put.count;
-        let session_folder = folder.clone();
-        let opened = self.watched(
-            "open",
-            move || {
-                on_core(move |core| async move {
-                    let started = Instant::now();
-                    let records_max = Plan::blob_records_max(count);
-                    let opening = Session::open(core, &session_folder, records_max, work.now_s());
-                    let session = Box::pin(opening).await?;
-                    let seconds = started.elapsed().as_secs_f64();
-                    let counters = session.counters();
-                    ensure!(
-                        counters.pieces == pieces,
-                        "{} pieces of {pieces} are there",
-                        counters.pieces
-                    );
-                    session.compare(&work, pieces, COMPARED_PIECES).await?;
-                    session.close().await?;
-                    Ok((seconds, counters.index_bytes))
-                })
-            },
-            |(_, index_bytes)| *index_bytes,
-        )?;
-        let per_million = opened.0 * 1e6 / pieces as f64;
+        let seconds = self.open_again(&folder, &work, count, put.count, filled.digest)?;
+        let per_million = seconds * 1e6 / put.count as f64;
         self.figures.set("rebuild_s_per_million", per_million);
         self.remove(&folder)
+    }
+
+    /// Opens a store out of the page cache and holds its index against the one that wrote it; seconds until it was open.
+    fn open_again(
+        &mut self,
+        folder: &Path,
+        work: &Arc<Work>,
+        count: u64,
+        pieces: u64,
+        digest: u64,
+    ) -> Result<f64> {
+        raw::evict(folder)?;
+        let (folder, work) = (folder.to_owned(), Arc::clone(work));
+        let opening = move || {
+            on_core(move |core| async move {
+                let started = Instant::now();
+                let opening = Session::open(core, &folder, options(count), work.now_s());
+                let session = Box::pin(opening).await?;
+                let seconds = started.elapsed().as_secs_f64();
+                let counters = session.counters();
+                ensure!(
+                    (counters.pieces, session.index_digest()) == (pieces, digest),
+                    "another index than the one before: {} pieces of {pieces}",
+                    counters.pieces
+                );
+                session.compare(&work, pieces, COMPARED_PIECES).await?;
+                session.close().await?;
+                Ok((seconds, counters.index_bytes))
+            })
+        };
+        let opened = self.watched("open", opening, |(_, index_bytes)| *index_bytes)?;
+        Ok(opened.0)
     }
 
     fn fill_2k(&mut self) -> Result<()> {
@@ -233,7 +242,7 @@ impl Bench {
         let middle = Arc::new(Work::new(64 * KIB, self.now_s));
         let (mut raw_writes, mut put_full, mut put_middle) = <(Rounds, Rounds, Rounds)>::default();
         let (mut raw_reads, mut cold) = <(Rounds, Rounds)>::default();
-        let (mut hot, mut hot_p99_us) = <(Rounds, Rounds)>::default();
+        let (mut hot, mut hot_p99_us, mut hot_cpu_s) = <(Rounds, Rounds, Rounds)>::default();
         let mut put_64k_per_s = Rounds::default();
         for _ in self.rounds("bulk", BULK_MAX) {
             let bytes = self.plan.bulk_bytes;
@@ -244,7 +253,7 @@ impl Bench {
             let folder = self.new_folder("full")?;
             let count = (bytes / FULL_PIECE_BYTES as u64).max(1);
             let put_load = load(FULL_PUT_CALLERS, count);
-            let (put, _) = self.put(&folder, &full, put_load)?;
+            let put = self.put(&folder, &full, put_load)?.run;
             put_full.0.push(put.bandwidth(&full) / raw_write);
 
             let shape = match read_shape {
@@ -261,13 +270,15 @@ impl Bench {
 
             let folder = self.new_folder("middle")?;
             let count = bytes / middle.body_len() as u64;
-            let (put, _) =
-                self.fill("disk_per_piece_64k", &folder, &middle, load(CALLERS, count))?;
+            let filling = load(CALLERS, count);
+            let filled = self.fill("disk_per_piece_64k", &folder, &middle, filling)?;
+            let put = filled.run;
             put_middle.0.push(put.bandwidth(&middle) / raw_write);
             put_64k_per_s.0.push(put.per_second());
             let got = self.get_hot(&folder, &middle, put.count)?;
             hot.0.push(got.bandwidth(&middle) / 1e9);
             hot_p99_us.0.push(got.p99_us());
+            hot_cpu_s.0.push(got.cpu_seconds_per_gb(&middle));
             self.remove(&folder)?;
         }
         self.put_64k_per_s = put_64k_per_s.median();
@@ -279,6 +290,7 @@ impl Bench {
         figures.set("get_cold_vs_raw", cold.median());
         figures.set("get_hot_gb_per_s", hot.median());
         figures.set("get_hot_p99_us", hot_p99_us.median());
+        figures.set("get_hot_cpu_s_per_gb", hot_cpu_s.median());
         Ok(())
     }
 
@@ -298,7 +310,7 @@ impl Bench {
                 is_timed: true,
                 ..load(CALLERS, self.plan.groups * CALLERS as u64)
             };
-            let (put, _) = self.put(&folder, &work, put_load)?;
+            let put = self.put(&folder, &work, put_load)?.run;
             rates.0.push(put.per_second());
             against_raw
                 .0
@@ -314,7 +326,7 @@ impl Bench {
                 is_timed: true,
                 ..load(1, self.plan.lone_count)
             };
-            let (put, _) = self.put(&folder, &work, put_load)?;
+            let put = self.put(&folder, &work, put_load)?.run;
             lone.0.push(put.median_us() / (sync * 1e6));
             self.remove(&folder)?;
         }
@@ -381,25 +393,18 @@ impl Bench {
         folder: &Path,
         work: &Arc<Work>,
         load: Load,
-    ) -> Result<(Run, IndexPeaks)> {
-        let (run, peaks) = self.put(folder, work, load)?;
-        let piece_bytes = run.count * work.body_len() as u64;
+    ) -> Result<Filled> {
+        let filled = self.put(folder, work, load)?;
+        let piece_bytes = filled.run.count * work.body_len() as u64;
         if let Some(ratio) = sealed_bytes_per_piece_byte(folder, piece_bytes)? {
             self.figures.set_max(key, ratio);
         }
-        Ok((run, peaks))
+        Ok(filled)
     }
 
     /// Opens a new store, puts, closes it.
-    pub(super) fn put(
-        &mut self,
-        folder: &Path,
-        work: &Arc<Work>,
-        load: Load,
-    ) -> Result<(Run, IndexPeaks)> {
-        let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
-        options.blob_records_max = Plan::blob_records_max(load.count);
-        self.put_with(folder, work, load, options)
+    pub(super) fn put(&mut self, folder: &Path, work: &Arc<Work>, load: Load) -> Result<Filled> {
+        self.put_with(folder, work, load, options(load.count))
     }
 
     /// [`put`](Self::put) into a store with these options.
@@ -409,15 +414,16 @@ impl Bench {
         work: &Arc<Work>,
         load: Load,
         options: StoreOptions,
-    ) -> Result<(Run, IndexPeaks)> {
+    ) -> Result<Filled> {
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let putting = move || {
             on_core(move |core| async move {
-                let opening = Session::open_with(core, &folder, options, work.now_s());
+                let opening = Session::open(core, &folder, options, work.now_s());
                 let session = Box::pin(opening).await?;
                 // Below a blob's records the index's least size is all that would be seen.
                 let look_from = (load.count / 2).min(1 << 16);
                 let (run, peaks) = session.put(&work, 0, load, look_from).await?;
+                let digest = session.index_digest();
                 let counters = session.close().await?;
                 ensure!(
                     counters.pieces_stored == run.count,
@@ -425,10 +431,10 @@ impl Bench {
                     counters.pieces_stored,
                     run.count
                 );
-                Ok((run, peaks))
+                Ok(Filled { run, peaks, digest })
             })
         };
-        self.watched("put", putting, |(_, peaks)| peaks.bytes)
+        self.watched("put", putting, |filled| filled.peaks.bytes)
     }
 
     /// Each piece once, in random order.
@@ -438,7 +444,7 @@ impl Bench {
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let getting = move || {
             on_core(move |core| async move {
-                let opening = Session::open(core, &folder, 1 << 15, work.now_s());
+                let opening = Session::open(core, &folder, options(u64::MAX), work.now_s());
                 let session = Box::pin(opening).await?;
                 let index_bytes = session.counters().index_bytes;
                 let getting = load(FULL_GET_CALLERS, pieces);
@@ -459,7 +465,7 @@ impl Bench {
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let getting = move || {
             on_core(move |core| async move {
-                let opening = Session::open(core, &folder, 1 << 15, work.now_s());
+                let opening = Session::open(core, &folder, options(u64::MAX), work.now_s());
                 let session = Box::pin(opening).await?;
                 let index_bytes = session.counters().index_bytes;
                 let warming = load(FULL_GET_CALLERS, hot_count);
@@ -530,6 +536,11 @@ impl Run {
     fn bandwidth(&self, work: &Work) -> f64 {
         self.per_second() * work.body_len() as f64
     }
+
+    /// Processor time of this process over a billion body bytes.
+    fn cpu_seconds_per_gb(&self, work: &Work) -> f64 {
+        self.cpu_seconds / (self.count as f64 * work.body_len() as f64 / 1e9)
+    }
 }
 
 /// Removes the bench's folder on every way out.
@@ -541,6 +552,13 @@ impl Drop for Removed {
             eprintln!("cannot remove {}: {error}", self.0.display());
         }
     }
+}
+
+/// Options of a store on a disk without bounds that so many pieces are put into.
+fn options(count: u64) -> StoreOptions {
+    let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
+    options.blob_records_max = Plan::blob_records_max(count);
+    options
 }
 
 pub(super) fn load(callers: usize, count: u64) -> Load {

@@ -41,8 +41,11 @@ impl Bench {
             limit: FILL_MAX,
             ..load(CALLERS, count)
         };
-        let (put, _) = self.put_with(&folder, &work, fill, options(capacity_bytes))?;
-        ensure!(put.count == count, "filling took longer than {FILL_MAX:?}");
+        let put = self.put_with(&folder, &work, fill, options(capacity_bytes))?;
+        ensure!(
+            put.run.count == count,
+            "filling took longer than {FILL_MAX:?}"
+        );
 
         let churn = Churn {
             puts_per_second: (self.put_64k_per_s / 2.0)
@@ -96,7 +99,7 @@ impl Bench {
         let churning = move || {
             on_core(move |core| async move {
                 let options = options(capacity_bytes);
-                let opening = Session::open_with(core, &folder, options, work.now_s());
+                let opening = Session::open(core, &folder, options, work.now_s());
                 let session = Box::pin(opening).await?;
                 let churned = Box::pin(session.churn(&work, stock, churn)).await?;
                 session.close().await?;

@@ -15,7 +15,9 @@ use piecestore::core::{Core, CoreExecutor, CoreOptions, Gate, start};
 use piecestore::disk::RingDisk;
 use strand_blob::{Store, StoreCounters, StoreOptions};
 
+use super::cpu;
 use super::work::Work;
+use crate::random::Random;
 
 /// The node that the bench's folders belong to.
 pub(super) const NODE_ID: [u8; 32] = [9; 32];
@@ -52,6 +54,8 @@ pub(super) struct Run {
     pub(super) count: u64,
     /// From the first question to the last answer.
     pub(super) seconds: f64,
+    /// Of this process, all its threads.
+    pub(super) cpu_seconds: f64,
     /// Of each operation, if asked for.
     pub(super) latencies_us: Vec<f32>,
 }
@@ -61,6 +65,15 @@ pub(super) struct Run {
 pub(super) struct IndexPeaks {
     pub(super) bytes: u64,
     pub(super) bytes_per_piece: f64,
+}
+
+/// What a new store was filled with.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub(super) run: Run,
+    pub(super) peaks: IndexPeaks,
+    /// Of the index at the end.
+    pub(super) digest: u64,
 }
 
 struct Shared {
@@ -84,25 +97,16 @@ impl Session {
     pub(super) async fn open(
         core: Core,
         folder: &Path,
-        blob_records_max: u32,
-        now_s: u32,
-    ) -> Result<Self> {
-        let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
-        options.blob_records_max = blob_records_max;
-        Self::open_with(core, folder, options, now_s).await
-    }
-
-    /// As [`open`](Self::open), with options of the caller's.
-    pub(super) async fn open_with(
-        core: Core,
-        folder: &Path,
         options: StoreOptions,
         now_s: u32,
     ) -> Result<Self> {
         let disk = core.disk(folder)?;
+        // The same at every opening: digests of indexes can be compared only if their fingerprints have one key.
+        let mut random = Random::new(0, "store");
         let mut fill_random = |bytes: &mut [u8]| {
-            #[expect(clippy::expect_used, reason = "the system has a random source")]
-            getrandom::fill(bytes).expect("random bytes");
+            for byte in bytes {
+                *byte = random.next() as u8;
+            }
         };
         let (store, recovery) = Store::open(disk, options, now_s, &mut fill_random)
             .await
@@ -123,6 +127,10 @@ impl Session {
 
     pub(super) fn executor(&self) -> CoreExecutor {
         self.core.executor()
+    }
+
+    pub(super) fn index_digest(&self) -> u64 {
+        self.store.index_digest()
     }
 
     pub(super) fn counters(&self) -> StoreCounters {
@@ -256,6 +264,7 @@ impl Session {
         let operation = Rc::new(operation);
         let gate = Gate::new();
         let started = Instant::now();
+        let cpu_before = cpu::process_seconds()?;
         for _ in 0..load.callers {
             let pass = gate.enter().context("the gate is open")?;
             let (shared, operation) = (Rc::clone(&shared), Rc::clone(&operation));
@@ -285,6 +294,7 @@ impl Session {
         Ok(Run {
             count: shared.next.get(),
             seconds,
+            cpu_seconds: cpu::process_seconds()? - cpu_before,
             latencies_us: shared.latencies_us.take(),
         })
     }

@@ -37,6 +37,7 @@ const KEYS: &[Key] = &[
     at_most("lone_put_vs_fdatasync", 2.5, "lone put of 4 KiB / lone fdatasync"),
     at_least("get_hot_gb_per_s", 8.0, "get 64 KiB of 1 GiB at random, GB/s"),
     at_most("get_hot_p99_us", 50.0, "the same, p99, us"),
+    told("get_hot_cpu_s_per_gb", "the same, CPU seconds a GB"),
     told("raw_read_gb_per_s", "raw read, cold, GB/s"),
     at_least("get_cold_vs_raw", 0.8, "get 2.2 MiB, cold / raw read"),
     at_most("map_vs_ring_cpu", 1.0, "hot get, CPU by map / by ring"),
