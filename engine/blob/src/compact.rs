@@ -10,6 +10,7 @@
 //! The owner calls [`Store::compact`] when the disk has time for it. One blob a call; dropping the call is safe at any point.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -29,10 +30,12 @@ use crate::recover;
 use crate::store::{COMMIT_OVERHEAD_BYTES, Store};
 use crate::wait::{Receiver, oneshot};
 
-/// Bytes read at once where records are small, and moved before their commits are waited for.
+/// Bytes read at once where records are small.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// Records moved before their commits are waited for.
+/// Bytes and records on the move at a time: as many reads go on while a group is written. Half a group, so that those who wait
+/// for their own piece share it.
+const MOVING_BYTES_MAX: u64 = 4 << 20;
 const MOVES_MAX: usize = 256;
 
 /// Percent of a blob that may be worth keeping when room runs out: compaction is all that can make some.
@@ -117,8 +120,7 @@ impl<D: Disk> Store<D> {
         };
         let mut done = Compaction::default();
         let mut window = None;
-        let mut moves = Vec::new();
-        let mut moving_bytes = 0;
+        let mut moves = Moves::default();
         for entry in &footer.entries {
             let moved = if entry.record.kind == Kind::Piece {
                 self.move_piece(&blob, entry, now_s, &footer, &mut window, &mut done)
@@ -127,15 +129,11 @@ impl<D: Disk> Store<D> {
                 self.move_tombstone(&blob, entry, &mut done).await?
             };
             if let Some(answer) = moved {
-                moves.push(answer);
-                moving_bytes += entry.record.record_len();
+                moves.push(answer, entry.record.record_len());
             }
-            if moving_bytes >= WINDOW_BYTES || moves.len() >= MOVES_MAX {
-                settle(&mut moves).await?;
-                moving_bytes = 0;
-            }
+            moves.settle_until(MOVING_BYTES_MAX, MOVES_MAX).await?;
         }
-        settle(&mut moves).await?;
+        moves.settle_until(0, 0).await?;
         self.remove(&blob, &footer, &mut done).await?;
         Ok(Some(done))
     }
@@ -402,11 +400,30 @@ impl Drop for Turn<'_> {
 
 type Moving = Receiver<Result<(), PutError>>;
 
-async fn settle(moves: &mut Vec<Moving>) -> Result<(), PutError> {
-    for answer in moves.drain(..) {
-        answer.receive().await.unwrap_or(Err(PutError::Closed))?;
+/// Records whose commits are not known yet, oldest first.
+#[derive(Default)]
+struct Moves {
+    answers: VecDeque<(Moving, u64)>,
+    bytes: u64,
+}
+
+impl Moves {
+    fn push(&mut self, answer: Moving, bytes: u64) {
+        self.answers.push_back((answer, bytes));
+        self.bytes += bytes;
     }
-    Ok(())
+
+    /// Waits until no more than so many bytes and records are on the move.
+    async fn settle_until(&mut self, bytes_max: u64, count_max: usize) -> Result<(), PutError> {
+        while self.bytes > bytes_max || self.answers.len() > count_max {
+            let Some((answer, bytes)) = self.answers.pop_front() else {
+                break;
+            };
+            self.bytes -= bytes;
+            answer.receive().await.unwrap_or(Err(PutError::Closed))?;
+        }
+        Ok(())
+    }
 }
 
 /// Whether a record is what the footer says, and every check of it holds.

@@ -71,6 +71,8 @@ pub(super) struct Bench {
     pub(super) narrator: Narrator,
     watch: Watch,
     pub(super) now_s: u32,
+    /// Since the peers were built.
+    pub(super) started: Instant,
     /// Known after the bulk runs.
     pub(super) put_64k_per_s: f64,
 }
@@ -150,6 +152,7 @@ pub fn run(options: &Options) -> Result<Figures> {
         narrator,
         watch: Watch::start(),
         now_s: u32::try_from(now.as_secs())?,
+        started: Instant::now(),
         put_64k_per_s: 0.0,
     };
     bench.fill_and_open_again()?;
@@ -160,7 +163,8 @@ pub fn run(options: &Options) -> Result<Figures> {
     if let Some(program) = peers_program {
         bench.peers(&program)?;
     }
-    bench.narrator.line("done");
+    let seconds = bench.started.elapsed().as_secs_f64();
+    bench.narrator.line(&format!("done in {seconds:.0} s"));
     drop(removed);
     Ok(bench.figures)
 }
@@ -588,25 +592,29 @@ fn evict(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `st_blocks` x 512 of the sealed blobs over the bodies in them; none if no blob was sealed.
+/// `st_blocks` x 512 of all files but the open blob over the bodies in sealed blobs; none if no blob was sealed.
 ///
 /// The pieces were put into one class of blobs, which are filled in the order of their ids: all but the last are sealed.
 fn sealed_bytes_per_piece_byte(folder: &Path, piece_bytes: u64) -> Result<Option<f64>> {
     use std::os::unix::fs::MetadataExt;
 
     let mut paths = Vec::new();
+    let mut disk_bytes = 0;
     for entry in fs::read_dir(folder)? {
-        paths.push(entry?.path());
+        let path = entry?.path();
+        disk_bytes += fs::metadata(&path)?.blocks() * 512;
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "blob")
+        {
+            paths.push(path);
+        }
     }
-    paths.sort();
-    let Some(open) = paths.pop() else {
+    let Some(open) = paths.iter().max() else {
         return Ok(None);
     };
-    let mut disk_bytes = 0;
-    for path in &paths {
-        disk_bytes += fs::metadata(path)?.blocks() * 512;
-    }
-    let file = fs::File::open(&open)?;
+    disk_bytes -= fs::metadata(open)?.blocks() * 512;
+    let file = fs::File::open(open)?;
     let len = file.metadata()?.len();
     let records = inspect::records_with(len, |offset, target| {
         std::os::unix::fs::FileExt::read_exact_at(&file, target, offset)

@@ -13,6 +13,7 @@ use strand_blob::StoreOptions;
 use super::bench::{Bench, CALLERS, load};
 use super::churn::{Churn, Churned, Stock};
 use super::drive::{CAPACITY_BYTES, Load, NODE_ID, Session, on_core};
+use super::plan::PLAIN_CHURN_MAX_S;
 use super::work::Work;
 
 /// Bodies of the pieces that come and go.
@@ -60,6 +61,7 @@ impl Bench {
         let churn = Churn {
             puts_max: (self.plan.churn_growth_bytes() / BODY_LEN as u64).max(1),
             is_compacting: false,
+            seconds: churn.seconds.min(PLAIN_CHURN_MAX_S),
             ..churn
         };
         let (without, _) = self.churn(&folder, &work, stock, churn, CAPACITY_BYTES)?;

@@ -65,6 +65,9 @@ impl Bench {
             let work = Arc::new(Work::new(body_len, self.now_s));
             let mut ratios = Rounds::default();
             for round in 1..=PEER_ROUNDS {
+                if round > 1 && self.started.elapsed() > self.plan.hurry_after() {
+                    break;
+                }
                 let folder = self.new_folder("ours")?;
                 let limit = self.plan.peer_run;
                 let bytes_max = self.plan.bulk_bytes;

@@ -15,7 +15,7 @@ pub(super) const FULL_PIECE_BYTES: usize = strand_protocol::limits::FULL_PIECE_B
 pub(super) const PEER_ROUNDS: usize = 3;
 
 /// A run ends by then, whatever it has done.
-pub(super) const RUN_MAX: Duration = Duration::from_secs(5);
+pub(super) const RUN_MAX: Duration = Duration::from_secs(4);
 
 /// Longest filling of the store whose index is measured, at the default or below.
 const FILL_MAX: Duration = Duration::from_secs(75);
@@ -23,9 +23,12 @@ const FILL_MAX: Duration = Duration::from_secs(75);
 /// Raw runs are cut to what the disk does in this time, by its calibration.
 const RAW_RUN_SECONDS: f64 = 3.5;
 
+/// Churn without compaction takes no longer: it only has to show a tail.
+pub(super) const PLAIN_CHURN_MAX_S: f64 = 30.0;
+
 /// Bulk and small rounds begin no later than so long after their first, but three are always done.
-pub(super) const BULK_MAX: Duration = Duration::from_secs(100);
-pub(super) const SMALL_MAX: Duration = Duration::from_secs(40);
+pub(super) const BULK_MAX: Duration = Duration::from_secs(80);
+pub(super) const SMALL_MAX: Duration = Duration::from_secs(30);
 pub(super) const ROUNDS_MIN: usize = 3;
 
 const BULK_BYTES: u64 = 4 << 30;
@@ -35,7 +38,10 @@ const GROUPS: u64 = 3_000;
 const LONE_COUNT: u64 = 400;
 const CHURN_CAPACITY_BYTES: u64 = 8 << 30;
 const CHURN_SECONDS: f64 = 60.0;
-const PEER_RUN: Duration = Duration::from_secs(2);
+const PEER_RUN: Duration = Duration::from_millis(1_500);
+
+/// Once a run of the default size has taken so long, what is left of the eight minutes goes into one round of each kind.
+const HURRY_AFTER: Duration = Duration::from_secs(400);
 
 /// Space beyond what is counted: footers, journals, the file system's own tables.
 const ROOM_SPARE_BYTES: u64 = 1 << 30;
@@ -125,6 +131,11 @@ impl Plan {
     /// Longest filling: longer only if more pieces than the default were asked for.
     pub(super) fn fill_max(&self) -> Duration {
         FILL_MAX.mul_f64((self.pieces as f64 / PIECES_DEFAULT as f64).max(1.0))
+    }
+
+    /// When rounds that are still to come are cut to one.
+    pub(super) fn hurry_after(&self) -> Duration {
+        HURRY_AFTER + self.fill_max().saturating_sub(FILL_MAX)
     }
 
     /// Records of a blob: the real bound at full size, so few in a small run that some blobs are sealed.
