@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
-use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
+use strand_blob::{BlobId, Disk, DiskError, FailedWrite, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
 use crate::ring::{FileOperation, FileOutcome, Ring};
@@ -132,6 +132,50 @@ impl<E: Executor> RingDisk<E> {
         self.is_buffered.get()
     }
 
+    /// Writes all of it, or fails; `is_durable`: each request returns once what it wrote is durable.
+    async fn write_all(
+        &self,
+        file: &Rc<OwnedFd>,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+        is_durable: bool,
+    ) -> (Result<(), DiskError>, IoBuffer) {
+        let (mut buffer, mut written) = (buffer, 0);
+        let buffer_len = buffer.len();
+        let (mut is_stuck, mut was_refused) = (false, false);
+        while written < len {
+            let operation = FileOperation::Write {
+                file: file.clone(),
+                offset: offset + written as u64,
+                buffer,
+                start: written,
+                end: len,
+                is_durable,
+            };
+            let Some(outcome) = self.perform(operation).await else {
+                let errno = libc::ETIMEDOUT;
+                return (Err(DiskError::Io { errno }), IoBuffer::zeroed(buffer_len));
+            };
+            buffer = outcome.operation.into_buffer();
+            match outcome.result {
+                // Direct I/O goes on at a block's start only; a torn block is written again.
+                Ok(count) => {
+                    let whole = count as usize / BLOCK_BYTES * BLOCK_BYTES;
+                    if whole == 0 && std::mem::replace(&mut is_stuck, true) {
+                        let (written, wanted) = (written as u64, len as u64);
+                        return (Err(DiskError::ShortWrite { written, wanted }), buffer);
+                    }
+                    written += whole;
+                }
+                Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
+                Err(libc::EINVAL) if self.tries_again(file, &mut was_refused) => {}
+                Err(errno) => return (Err(disk_error(errno)), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
     async fn sync_directory(&self) -> Result<(), DiskError> {
         let file = self.directory.clone();
         self.perform_plainly(FileOperation::Sync {
@@ -219,38 +263,27 @@ impl<E: Executor> Disk for RingDisk<E> {
         buffer: IoBuffer,
         len: usize,
     ) -> (Result<(), DiskError>, IoBuffer) {
-        let (mut buffer, mut written) = (buffer, 0);
-        let buffer_len = buffer.len();
-        let (mut is_stuck, mut was_refused) = (false, false);
-        while written < len {
-            let operation = FileOperation::Write {
-                file: file.clone(),
-                offset: offset + written as u64,
-                buffer,
-                start: written,
-                end: len,
-            };
-            let Some(outcome) = self.perform(operation).await else {
-                let errno = libc::ETIMEDOUT;
-                return (Err(DiskError::Io { errno }), IoBuffer::zeroed(buffer_len));
-            };
-            buffer = outcome.operation.into_buffer();
-            match outcome.result {
-                // Direct I/O goes on at a block's start only; a torn block is written again.
-                Ok(count) => {
-                    let whole = count as usize / BLOCK_BYTES * BLOCK_BYTES;
-                    if whole == 0 && std::mem::replace(&mut is_stuck, true) {
-                        let (written, wanted) = (written as u64, len as u64);
-                        return (Err(DiskError::ShortWrite { written, wanted }), buffer);
-                    }
-                    written += whole;
-                }
-                Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
-                Err(libc::EINVAL) if self.tries_again(file, &mut was_refused) => {}
-                Err(errno) => return (Err(disk_error(errno)), buffer),
-            }
-        }
-        (Ok(()), buffer)
+        self.write_all(file, offset, buffer, len, false).await
+    }
+
+    /// One request: write and sync with `RWF_DSYNC`. Through the page cache two, because a lack of space may there show at the sync
+    /// only, when bytes that were written are lost already.
+    async fn write_durably(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+    ) -> (Result<(), FailedWrite>, IoBuffer) {
+        let is_direct = !self.is_buffered.get();
+        let (written, buffer) = self.write_all(file, offset, buffer, len, is_direct).await;
+        let failed = |operation| move |error| FailedWrite { operation, error };
+        let result = match written {
+            Ok(()) if is_direct && !self.is_buffered.get() => Ok(()),
+            Ok(()) => self.sync(file).await.map_err(failed(WriteOperation::Sync)),
+            Err(error) => Err(failed(WriteOperation::Write)(error)),
+        };
+        (result, buffer)
     }
 
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError> {

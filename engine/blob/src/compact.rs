@@ -35,7 +35,7 @@ const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Bytes and records on the move at a time: as many reads go on while a group is written. Half a group, so that those who wait
 /// for their own piece share it.
-const MOVING_BYTES_MAX: u64 = 4 << 20;
+const MOVING_BYTES_MAX: u64 = 2 << 20;
 const MOVES_MAX: usize = 256;
 
 /// Percent of a blob that may be worth keeping when room runs out: compaction is all that can make some.
