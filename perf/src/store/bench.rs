@@ -594,7 +594,8 @@ fn evict(folder: &Path) -> Result<()> {
 
 /// `st_blocks` x 512 of all files but the open blob over the bodies in sealed blobs; none if no blob was sealed.
 ///
-/// The pieces were put into one class of blobs, which are filled in the order of their ids: all but the last are sealed.
+/// The pieces were put into one class of blobs, which are filled in the order of their ids: all but the last are sealed,
+/// or but a second one that took groups beside it: it has all of a sealed blob but its footer.
 fn sealed_bytes_per_piece_byte(folder: &Path, piece_bytes: u64) -> Result<Option<f64>> {
     use std::os::unix::fs::MetadataExt;
 
