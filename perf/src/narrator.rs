@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Tells whoever waits what is going on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Narrator {
     started: Instant,
 }

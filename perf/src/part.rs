@@ -220,6 +220,21 @@ pub fn run(name: &str, mut command: Command) -> io::Result<Finished> {
     Running::start(name, command)?.finish()
 }
 
+/// [`run`], but a command that takes longer is killed, and that is an error.
+pub fn run_within(name: &str, mut command: Command, limit: Duration) -> io::Result<Finished> {
+    command.stdin(Stdio::null());
+    let mut running = Running::start(name, command)?;
+    while running.part().is_running()? {
+        if running.started.elapsed() > limit {
+            running.part().kill()?;
+            let message = format!("{name} took longer than {limit:?} and was killed");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    running.finish()
+}
+
 /// Kills every part of this process; for the way out after a signal.
 pub fn kill_all() {
     let running = RUNNING.lock().map(|pids| pids.clone()).unwrap_or_default();

@@ -22,7 +22,7 @@ pub mod serials;
 pub mod serve;
 pub mod space;
 pub mod status;
-mod upkeep;
+pub mod upkeep;
 pub mod verify;
 
 pub use cli::cli_main;

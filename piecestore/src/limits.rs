@@ -33,8 +33,11 @@ pub const HASH_RUN_BYTES: usize = 256 << 10;
 /// Used serials one node remembers, until their limits expire. 40 bytes each: 40 MiB at the very most.
 pub const USED_SERIALS_MAX: usize = 1 << 20;
 
-/// How long the store is left alone when there was nothing to compact.
-pub const UPKEEP_PAUSE: Duration = Duration::from_secs(30);
+/// How long the store is left alone when there was nothing to compact. Looking costs a pass over the list of blobs.
+pub const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long it is left alone after compaction failed, which is logged.
+pub const UPKEEP_FAILED_PAUSE: Duration = Duration::from_secs(30);
 
 /// A node whose clock differs more from the satellite's lets no piece expire.
 pub const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(600);

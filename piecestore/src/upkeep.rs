@@ -1,17 +1,35 @@
 //! What a store needs when nobody asks anything of it: compaction, now and then and never at full speed.
 //!
-//! After each compacted blob the task rests as long as the work took, so that at most half of the disk's time goes into it; it
-//! rests long when there is nothing to do. Pieces expire by the satellite's time, known from a check-in: a node whose own clock is far
+//! After each compacted blob the task rests as long as the work took, so that at most half of the disk's time goes into it, or a
+//! quarter as long where room runs out. A disk onto which next to nothing is put is tidied further than a busy one. Pieces expire by the satellite's time, known from a check-in: a node whose own clock is far
 //! off drops nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use strand_blob::{Disk, PutError, Store};
+use strand_blob::{Disk, PutError, Store, Traffic};
 use strand_protocol::NodeId;
 
 use crate::core::executor::{Clock, Executor};
-use crate::limits::{CLOCK_OFFSET_MAX, UPKEEP_PAUSE};
+use crate::limits::{CLOCK_OFFSET_MAX, UPKEEP_FAILED_PAUSE, UPKEEP_PAUSE};
 use crate::permission::Permission;
+
+/// Pieces that come in at this rate at most leave the disk quiet.
+const QUIET_BYTES_PER_S: u64 = 1 << 20;
+
+/// Time over which the rate is taken.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Lets others run, however quick a compaction was.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+
+/// When to compact, and when to rest.
+#[derive(Debug)]
+pub struct Upkeep {
+    node: NodeId,
+    traffic: Traffic,
+    looked_at: Instant,
+    stored_bytes: u64,
+}
 
 /// Compacts whenever it is worth it, until dropped or the store takes no more writes.
 pub(crate) async fn run<D: Disk, E: Executor + Clock>(
@@ -20,30 +38,79 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
     permission: &Permission,
     executor: &E,
 ) {
-    loop {
+    let mut upkeep = Upkeep::new(node, executor.now());
+    while upkeep
+        .turn(store, expiry_time_s(permission, executor), executor)
+        .await
+    {}
+}
+
+impl Upkeep {
+    /// Takes the disk for busy until it has seen otherwise.
+    #[must_use]
+    pub fn new(node: NodeId, now: Instant) -> Self {
+        Self {
+            node,
+            traffic: Traffic::Busy,
+            looked_at: now,
+            stored_bytes: 0,
+        }
+    }
+
+    /// Compacts one blob, if one is worth it, and rests; false once the store takes no more writes.
+    ///
+    /// `expiry_s` is the satellite's time, by which pieces expire.
+    pub async fn turn<D: Disk, E: Executor + Clock>(
+        &mut self,
+        store: &Store<D>,
+        expiry_s: u32,
+        executor: &E,
+    ) -> bool {
+        let node = self.node;
         let begun = executor.now();
-        let pause = match store.compact(expiry_time_s(permission, executor)).await {
+        let traffic = self.look(begun, store.counters().piece_bytes_stored);
+        let pause = match store.compact_in(traffic, expiry_s).await {
             Ok(Some(done)) => {
                 tracing::info!(%node, removed_bytes = done.removed_bytes, moved_bytes = done.moved_bytes, "compacted a blob");
                 for (satellite, id) in &done.lost {
                     let (satellite, id) = (NodeId::from(*satellite), NodeId::from(*id));
                     tracing::error!(%node, %satellite, piece = %id, "a piece is damaged; it is lost to this node");
                 }
-                executor.now().saturating_duration_since(begun)
+                let worked = executor.now().saturating_duration_since(begun);
+                // Without room every put would wait for this.
+                if store.is_short_of_room() {
+                    worked / 4
+                } else {
+                    worked
+                }
             }
             Ok(None) => UPKEEP_PAUSE,
-            Err(PutError::Closed | PutError::ReadOnly) => return,
+            Err(PutError::Closed | PutError::ReadOnly) => return false,
             Err(error) => {
                 tracing::warn!(%node, %error, "cannot compact now");
-                UPKEEP_PAUSE
+                UPKEEP_FAILED_PAUSE
             }
         };
         executor.sleep(pause.max(PAUSE_MIN)).await;
+        true
+    }
+
+    /// What the disk has to do, by the bodies stored so far.
+    fn look(&mut self, now: Instant, stored_bytes: u64) -> Traffic {
+        let period = now.saturating_duration_since(self.looked_at);
+        if period >= LOOK_PERIOD {
+            let quiet_bytes = QUIET_BYTES_PER_S as f64 * period.as_secs_f64();
+            let is_quiet = (stored_bytes - self.stored_bytes) as f64 <= quiet_bytes;
+            self.traffic = if is_quiet {
+                Traffic::Quiet
+            } else {
+                Traffic::Busy
+            };
+            (self.looked_at, self.stored_bytes) = (now, stored_bytes);
+        }
+        self.traffic
     }
 }
-
-/// Lets others run, however quick a compaction was.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
 
 /// Satellite time in seconds since 1970, by which pieces expire; 0, by which none does, while it is not known well enough.
 fn expiry_time_s(permission: &Permission, clock: &impl Clock) -> u32 {
@@ -137,6 +204,18 @@ mod tests {
                 assert!(store.piece(&SATELLITE, &[key; 32]).await.is_ok());
             }
         });
+    }
+
+    #[test]
+    fn a_disk_is_quiet_once_next_to_nothing_was_put_for_a_second() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut upkeep = Upkeep::new(NodeId::from(NODE), start);
+        assert_eq!(upkeep.look(start, 0), Traffic::Busy, "not known yet");
+        assert_eq!(upkeep.look(after(2), 3 << 20), Traffic::Busy);
+        assert_eq!(upkeep.look(after(4), 5 << 20), Traffic::Quiet);
+        assert_eq!(upkeep.look(after(4), 50 << 20), Traffic::Quiet, "too soon");
+        assert_eq!(upkeep.look(after(5), 50 << 20), Traffic::Busy);
     }
 
     #[test]

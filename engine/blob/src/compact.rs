@@ -1,6 +1,7 @@
 //! Compaction: what is worth keeping of a sealed blob moves to the end of the log, and the blob goes.
 //!
-//! * A blob without anything worth keeping goes first, then the one with the least, if that is little enough.
+//! * A blob without anything worth keeping goes first, then the one with the least, if that is little enough: less than 60 % while the
+//!   disk is busy, more while it is quiet and much is dead, or while room runs out ([`Traffic`]).
 //! * A piece moves as it is, sequence included, through the ordinary group commit; its old record is forgotten only once the new one is
 //!   durable. A crash in between leaves the record twice, which an opening takes for once.
 //! * A record that fails a check is reported and not moved.
@@ -9,6 +10,7 @@
 //! The owner calls [`Store::compact`] when the disk has time for it. One blob a call; dropping the call is safe at any point.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -28,11 +30,31 @@ use crate::recover;
 use crate::store::{COMMIT_OVERHEAD_BYTES, Store};
 use crate::wait::{Receiver, oneshot};
 
-/// Bytes read at once where records are small, and moved before their commits are waited for.
+/// Bytes read at once where records are small.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// Records moved before their commits are waited for.
+/// Bytes and records on the move at a time: as many reads go on while a group is written. Half a group, so that those who wait
+/// for their own piece share it.
+const MOVING_BYTES_MAX: u64 = 2 << 20;
 const MOVES_MAX: usize = 256;
+
+/// Percent of a blob that may be worth keeping when room runs out: compaction is all that can make some.
+const PRESSED_LIVE_PERCENT_MAX: u8 = 90;
+
+/// Room runs out when less than this part of the capacity is left.
+const PRESSED_ROOM_PART: u64 = 16;
+
+/// A quiet disk is tidied until less than this part of all bodies is dead.
+const QUIET_DEAD_PART: u64 = 32;
+
+/// What the disk has to do besides compaction. Who compacts late moves less, but leaves more of the disk to the dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Pieces come in: only blobs of which little is worth keeping are compacted.
+    Busy,
+    /// Next to nothing comes in: compaction goes on until little is dead.
+    Quiet,
+}
 
 /// What one call of [`Store::compact`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,12 +89,25 @@ impl<D: Disk> Store<D> {
     ///
     /// [`PutError::Full`] if what has to be moved finds no room; [`PutError::ReadOnly`]; [`PutError::Closed`]; a failed read.
     pub async fn compact(&self, now_s: u32) -> Result<Option<Compaction>, PutError> {
+        self.compact_in(Traffic::Busy, now_s).await
+    }
+
+    /// [`compact`](Self::compact), which is meant for a busy disk, by what there is to do besides.
+    ///
+    /// # Errors
+    ///
+    /// As for [`compact`](Self::compact).
+    pub async fn compact_in(
+        &self,
+        traffic: Traffic,
+        now_s: u32,
+    ) -> Result<Option<Compaction>, PutError> {
         self.check_open()?;
         if self.is_compacting.replace(true) {
             return Ok(None);
         }
         let _turn = Turn(&self.is_compacting);
-        let Some(blob) = self.pick(now_s) else {
+        let Some(blob) = self.pick(traffic, now_s) else {
             return Ok(None);
         };
         let tail = blob.tail.get();
@@ -85,8 +120,7 @@ impl<D: Disk> Store<D> {
         };
         let mut done = Compaction::default();
         let mut window = None;
-        let mut moves = Vec::new();
-        let mut moving_bytes = 0;
+        let mut moves = Moves::default();
         for entry in &footer.entries {
             let moved = if entry.record.kind == Kind::Piece {
                 self.move_piece(&blob, entry, now_s, &footer, &mut window, &mut done)
@@ -95,21 +129,42 @@ impl<D: Disk> Store<D> {
                 self.move_tombstone(&blob, entry, &mut done).await?
             };
             if let Some(answer) = moved {
-                moves.push(answer);
-                moving_bytes += entry.record.record_len();
+                moves.push(answer, entry.record.record_len());
             }
-            if moving_bytes >= WINDOW_BYTES || moves.len() >= MOVES_MAX {
-                settle(&mut moves).await?;
-                moving_bytes = 0;
-            }
+            moves.settle_until(MOVING_BYTES_MAX, MOVES_MAX).await?;
         }
-        settle(&mut moves).await?;
+        moves.settle_until(0, 0).await?;
         self.remove(&blob, &footer, &mut done).await?;
         Ok(Some(done))
     }
 
+    /// Whether so little room is left that compaction should not rest.
+    #[must_use]
+    pub fn is_short_of_room(&self) -> bool {
+        self.space().free_bytes() < self.options.capacity_bytes / PRESSED_ROOM_PART
+    }
+
+    /// How much of a blob may be worth keeping if it is to be compacted now, in percent.
+    ///
+    /// With uniform deletes and one bound of p for all times, 1 / (1 - p) bytes are written for each that is put, and
+    /// 1 - (1 - p) / ln(1 / p) of all bodies are dead: 2.5 and 22 % at 60, 4 and 13 % at 75. Two bounds are better than any
+    /// one: what has stayed dead until the disk is quiet is dead in blobs that have lost more.
+    fn live_percent_max(&self, traffic: Traffic) -> u8 {
+        let space = self.space();
+        let usual = self.options.compact_live_percent_max;
+        if self.is_short_of_room() {
+            return usual.max(PRESSED_LIVE_PERCENT_MAX);
+        }
+        let is_much_dead =
+            space.dead_bytes > (space.live_bytes + space.dead_bytes) / QUIET_DEAD_PART;
+        if traffic == Traffic::Quiet && is_much_dead {
+            return usual.max(self.options.quiet_live_percent_max);
+        }
+        usual
+    }
+
     /// The sealed blob of which least is worth keeping, if that is little enough and there is room for it.
-    fn pick(&self, now_s: u32) -> Option<Rc<Blob<D::File>>> {
+    fn pick(&self, traffic: Traffic, now_s: u32) -> Option<Rc<Blob<D::File>>> {
         let blobs = self.blobs.borrow();
         let sealed = blobs
             .iter()
@@ -123,10 +178,10 @@ impl<D: Disk> Store<D> {
             live_bytes + u64::from(tally.tombstone_count) * tombstone_len
         };
         // Only dead bodies count as a gain: a blob of tombstones would be written again and again.
+        let percent_max = u64::from(self.live_percent_max(traffic));
         let is_little = |blob: &&Rc<Blob<D::File>>| {
             let tally = blob.tally.get();
             let all_bytes = tally.piece_bytes + u64::from(tally.tombstone_count) * tombstone_len;
-            let percent_max = u64::from(self.options.compact_live_percent_max);
             !blob.is_given_up.get()
                 && worth(blob) < all_bytes
                 && worth(blob) * 100 <= all_bytes * percent_max
@@ -352,11 +407,30 @@ impl Drop for Turn<'_> {
 
 type Moving = Receiver<Result<(), PutError>>;
 
-async fn settle(moves: &mut Vec<Moving>) -> Result<(), PutError> {
-    for answer in moves.drain(..) {
-        answer.receive().await.unwrap_or(Err(PutError::Closed))?;
+/// Records whose commits are not known yet, oldest first.
+#[derive(Default)]
+struct Moves {
+    answers: VecDeque<(Moving, u64)>,
+    bytes: u64,
+}
+
+impl Moves {
+    fn push(&mut self, answer: Moving, bytes: u64) {
+        self.answers.push_back((answer, bytes));
+        self.bytes += bytes;
     }
-    Ok(())
+
+    /// Waits until no more than so many bytes and records are on the move.
+    async fn settle_until(&mut self, bytes_max: u64, count_max: usize) -> Result<(), PutError> {
+        while self.bytes > bytes_max || self.answers.len() > count_max {
+            let Some((answer, bytes)) = self.answers.pop_front() else {
+                break;
+            };
+            self.bytes -= bytes;
+            answer.receive().await.unwrap_or(Err(PutError::Closed))?;
+        }
+        Ok(())
+    }
 }
 
 /// Whether a record is what the footer says, and every check of it holds.

@@ -284,6 +284,14 @@ impl Index {
         }
     }
 
+    /// All entries, each with what the index keeps of its fingerprint.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Entry)> + '_ {
+        (0..TABLES).flat_map(|table| {
+            let entries = self.entries_of(table);
+            entries.map(move |(tag, entry)| ((table as u64) << 32 | u64::from(tag), entry))
+        })
+    }
+
     fn tables(&self) -> impl Iterator<Item = &Table> {
         let partitions = self.partitions.iter();
         partitions.flat_map(|partition| partition.tables.iter())

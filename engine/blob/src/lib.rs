@@ -59,7 +59,7 @@ mod wait;
 mod walk;
 
 pub use buffer::IoBuffer;
-pub use compact::Compaction;
+pub use compact::{Compaction, Traffic};
 pub use counters::StoreCounters;
 pub use disk::{Disk, DiskError, FailedWrite, FileId};
 pub use error::{BadPiece, Damage, GetError, OpenError, PutError};

@@ -41,6 +41,8 @@ pub struct StoreOptions {
     pub lanes_max: u8,
     /// A sealed blob of which at most this share, in percent, is worth keeping is compacted.
     pub compact_live_percent_max: u8,
+    /// The same while the disk is quiet and much of it is dead.
+    pub quiet_live_percent_max: u8,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
     pub blob_records_max: u32,
     /// Read everything anew, as if there were no checkpoint. It is then removed before anything is written.
@@ -50,15 +52,18 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// Blobs of 1 GiB or 32,768 records, groups of 4 MiB.
+    /// Blobs of a 64th of the capacity, from 64 MiB to 1 GiB, or 32,768 records; groups of 4 MiB.
+    ///
+    /// Small stores get small blobs because a blob is dead, moved and given back as a whole.
     #[must_use]
     pub fn new(node_id: [u8; 32], capacity_bytes: u64) -> Self {
         Self {
             node_id,
             capacity_bytes,
-            blob_bytes_max: 1 << 30,
+            blob_bytes_max: (capacity_bytes / 64).clamp(64 << 20, 1 << 30),
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
+            quiet_live_percent_max: 85,
             lanes_max: 2,
             group_bytes_max: 4 << 20,
             ignores_checkpoint: false,
@@ -369,6 +374,22 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// A sum over the index: which record of which blob is found for which fingerprint.
+    ///
+    /// Two openings of one directory agree in it, but for a chance of 2^-64, only if their indexes find the same; both
+    /// must have been given the same random bytes. Costs a pass over the index.
+    #[must_use]
+    pub fn index_digest(&self) -> u64 {
+        let index = self.index.borrow();
+        index.iter().fold(0, |sum: u64, (fingerprint, entry)| {
+            let place = entry.place();
+            let blob = self.blob(place).map_or(0, |blob| blob.id.0);
+            let words = [fingerprint, blob, place.offset, entry.record_len_max()];
+            let mixed = words.iter().fold(0, |state, word| mix(state ^ word));
+            sum.wrapping_add(mixed)
+        })
+    }
+
     pub(crate) fn check_open(&self) -> Result<(), PutError> {
         if self.is_closing.get() {
             return Err(PutError::Closed);
@@ -447,6 +468,14 @@ impl<D: Disk> std::fmt::Debug for Store<D> {
             .field("space", &self.space.get())
             .finish_non_exhaustive()
     }
+}
+
+/// A step of SplitMix64 (Steele, Lea, Flood 2014): spreads a word over all bits.
+fn mix(word: u64) -> u64 {
+    let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 const _: () = assert!(GROUP_HEADER_BYTES < BLOCK_BYTES);

@@ -1,4 +1,5 @@
-//! What a run measures, in which order: fill and open again, bulk against the raw disk, small puts against plain syncs.
+//! What a run measures, in which order: fill and open again, bulk against the raw disk, small puts against plain syncs,
+//! compaction, peers.
 //!
 //! Each part has a folder of its own, removed before the next begins. Raw and ours take turns; a ratio is the median
 //! of the rounds' ratios, so that a disk that changes its pace changes both sides of each.
@@ -6,16 +7,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use piecestore::limits::WRITE_BUDGET_BYTES;
-use strand_blob::inspect;
+use strand_blob::{StoreOptions, inspect};
 
-use super::drive::{IndexPeaks, Load, Run, Session, on_core};
+use super::drive::{CAPACITY_BYTES, Filled, Load, NODE_ID, Run, Session, on_core};
 use super::figures::Figures;
 use super::memory::Watch;
-use super::plan::{FULL_PIECE_BYTES, PIECES_DEFAULT, Plan, ROUNDS, RUN_MAX};
+use super::peers;
+use super::plan::{BULK_MAX, FULL_PIECE_BYTES, Plan, ROUNDS, ROUNDS_MIN, RUN_MAX, SMALL_MAX};
 use super::raw::{self, SHAPES, Shape};
 use super::work::Work;
 use crate::folder;
@@ -23,7 +25,7 @@ use crate::narrator::Narrator;
 use crate::units::human_bytes;
 
 /// Callers of the small puts.
-const CALLERS: usize = 64;
+pub(super) const CALLERS: usize = 64;
 
 /// Callers that put full pieces: what a core's write budget holds.
 const FULL_PUT_CALLERS: usize = 20;
@@ -36,6 +38,9 @@ const KIB: usize = 1 << 10;
 /// Memory of a core beside its write budget and the index.
 const CORE_BYTES: u64 = 32 << 20;
 
+/// Pieces that a run may be asked for.
+const PIECES_ALLOWED: std::ops::RangeInclusive<u64> = 64..=100_000_000;
+
 /// Pieces compared after the store was opened again.
 const COMPARED_PIECES: u64 = 1_000;
 
@@ -43,28 +48,80 @@ const COMPARED_PIECES: u64 = 1_000;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Pieces in the store that is opened again; fewer than the default shorten everything else as well
-    #[arg(long, default_value_t = PIECES_DEFAULT, value_parser = clap::value_parser!(u64).range(64..=100_000_000))]
+    #[arg(long, default_value = "2M", value_parser = parse_pieces)]
     pub pieces: u64,
     /// An existing folder on the disk to be measured; it is used through a fresh folder in it
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// The program of the peers; without this it is built from perf/peers, where these sources still are
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "no_peers")]
+    pub peers: Option<PathBuf>,
+    /// Measure no other stores
+    #[arg(long)]
+    pub no_peers: bool,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
 }
 
-struct Bench {
-    plan: Plan,
-    folder: PathBuf,
-    figures: Figures,
-    narrator: Narrator,
+pub(super) struct Bench {
+    pub(super) plan: Plan,
+    pub(super) folder: PathBuf,
+    pub(super) figures: Figures,
+    pub(super) narrator: Narrator,
     watch: Watch,
-    now_s: u32,
+    pub(super) now_s: u32,
+    /// Since the peers were built.
+    pub(super) started: Instant,
+    /// Known after the bulk runs.
+    pub(super) put_64k_per_s: f64,
+}
+
+impl Options {
+    /// The peers' program, unless nobody wants it; says why there is none.
+    fn find_peers(&self, narrator: &Narrator) -> Option<PathBuf> {
+        if self.no_peers {
+            return None;
+        }
+        let started = Instant::now();
+        match peers::find(self.peers.as_deref()) {
+            Ok(program) => {
+                let seconds = started.elapsed().as_secs_f64();
+                narrator.line(&format!(
+                    "the peers are built, in {seconds:.1} s that do not count"
+                ));
+                Some(program)
+            }
+            Err(error) => {
+                narrator.line(&format!("no peers are measured: {error:#}"));
+                None
+            }
+        }
+    }
+}
+
+/// Reads a number of pieces: `20000`, `500k`, `2M`.
+fn parse_pieces(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(['k', 'K', 'M']);
+    let factor = match &text[digits.len()..] {
+        "" => 1,
+        "k" | "K" => 1_000,
+        "M" => 1_000_000,
+        _ => 0,
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|count| PIECES_ALLOWED.contains(count))
+        .ok_or_else(|| {
+            format!("`{text}` is not a number from 64 to 100M, such as 20000, 500k or 2M")
+        })
 }
 
 /// What each round of a comparison found.
 #[derive(Default)]
-struct Rounds(Vec<f64>);
+pub(super) struct Rounds(pub(super) Vec<f64>);
 
 /// Measures; the data is gone on return.
 ///
@@ -87,6 +144,7 @@ pub fn run(options: &Options) -> Result<Figures> {
         human_bytes(needed_bytes)
     ));
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let peers_program = options.find_peers(&narrator);
     let mut bench = Bench {
         plan,
         folder,
@@ -94,12 +152,19 @@ pub fn run(options: &Options) -> Result<Figures> {
         narrator,
         watch: Watch::start(),
         now_s: u32::try_from(now.as_secs())?,
+        started: Instant::now(),
+        put_64k_per_s: 0.0,
     };
     bench.fill_and_open_again()?;
     bench.fill_2k()?;
     bench.bulk()?;
     bench.small()?;
-    bench.narrator.line("done");
+    bench.compaction()?;
+    if let Some(program) = peers_program {
+        bench.peers(&program)?;
+    }
+    let seconds = bench.started.elapsed().as_secs_f64();
+    bench.narrator.line(&format!("done in {seconds:.0} s"));
     drop(removed);
     Ok(bench.figures)
 }
@@ -115,44 +180,53 @@ impl Bench {
             limit: self.plan.fill_max(),
             ..load(CALLERS, count)
         };
-        let (put, peaks) = self.fill("disk_per_piece_576", &folder, &work, load)?;
+        let filled = self.fill("disk_per_piece_576", &folder, &work, load)?;
+        let put = filled.run;
         self.figures.set_pieces(put.count);
         self.figures
-            .set("index_bytes_per_piece", peaks.bytes_per_piece);
+            .set("index_bytes_per_piece", filled.peaks.bytes_per_piece);
 
         self.narrator.line(&format!(
             "{} pieces at {:.0} a second; open again",
             put.count,
             put.per_second()
         ));
-        raw::evict(&folder)?;
-        let pieces = put.count;
-        let session_folder = folder.clone();
-        let opened = self.watched(
-            "open",
-            move || {
-                on_core(move |core| async move {
-                    let started = Instant::now();
-                    let records_max = Plan::blob_records_max(count);
-                    let opening = Session::open(core, &session_folder, records_max, work.now_s());
-                    let session = Box::pin(opening).await?;
-                    let seconds = started.elapsed().as_secs_f64();
-                    let counters = session.counters();
-                    ensure!(
-                        counters.pieces == pieces,
-                        "{} pieces of {pieces} are there",
-                        counters.pieces
-                    );
-                    session.compare(&work, pieces, COMPARED_PIECES).await?;
-                    session.close().await?;
-                    Ok((seconds, counters.index_bytes))
-                })
-            },
-            |(_, index_bytes)| *index_bytes,
-        )?;
-        let per_million = opened.0 * 1e6 / pieces as f64;
+        let seconds = self.open_again(&folder, &work, count, put.count, filled.digest)?;
+        let per_million = seconds * 1e6 / put.count as f64;
         self.figures.set("rebuild_s_per_million", per_million);
         self.remove(&folder)
+    }
+
+    /// Opens a store out of the page cache and holds its index against the one that wrote it; seconds until it was open.
+    fn open_again(
+        &mut self,
+        folder: &Path,
+        work: &Arc<Work>,
+        count: u64,
+        pieces: u64,
+        digest: u64,
+    ) -> Result<f64> {
+        raw::evict(folder)?;
+        let (folder, work) = (folder.to_owned(), Arc::clone(work));
+        let opening = move || {
+            on_core(move |core| async move {
+                let started = Instant::now();
+                let opening = Session::open(core, &folder, options(count), work.now_s());
+                let session = Box::pin(opening).await?;
+                let seconds = started.elapsed().as_secs_f64();
+                let counters = session.counters();
+                ensure!(
+                    (counters.pieces, session.index_digest()) == (pieces, digest),
+                    "another index than the one before: {} pieces of {pieces}",
+                    counters.pieces
+                );
+                session.compare(&work, pieces, COMPARED_PIECES).await?;
+                session.close().await?;
+                Ok((seconds, counters.index_bytes))
+            })
+        };
+        let opened = self.watched("open", opening, |(_, index_bytes)| *index_bytes)?;
+        Ok(opened.0)
     }
 
     fn fill_2k(&mut self) -> Result<()> {
@@ -172,10 +246,9 @@ impl Bench {
         let middle = Arc::new(Work::new(64 * KIB, self.now_s));
         let (mut raw_writes, mut put_full, mut put_middle) = <(Rounds, Rounds, Rounds)>::default();
         let (mut raw_reads, mut cold) = <(Rounds, Rounds)>::default();
-        let (mut hot, mut hot_p99_us) = <(Rounds, Rounds)>::default();
-        for round in 1..=ROUNDS {
-            self.narrator
-                .line(&format!("bulk round {round} of {ROUNDS}"));
+        let (mut hot, mut hot_p99_us, mut hot_cpu_s) = <(Rounds, Rounds, Rounds)>::default();
+        let mut put_64k_per_s = Rounds::default();
+        for _ in self.rounds("bulk", BULK_MAX) {
             let bytes = self.plan.bulk_bytes;
             let raw_write = raw::write(&self.folder.join("raw"), bytes, write_shape)?;
             raw::settle(&self.folder)?;
@@ -184,7 +257,7 @@ impl Bench {
             let folder = self.new_folder("full")?;
             let count = (bytes / FULL_PIECE_BYTES as u64).max(1);
             let put_load = load(FULL_PUT_CALLERS, count);
-            let (put, _) = self.put(&folder, &full, put_load)?;
+            let put = self.put(&folder, &full, put_load)?.run;
             put_full.0.push(put.bandwidth(&full) / raw_write);
 
             let shape = match read_shape {
@@ -201,14 +274,18 @@ impl Bench {
 
             let folder = self.new_folder("middle")?;
             let count = bytes / middle.body_len() as u64;
-            let (put, _) =
-                self.fill("disk_per_piece_64k", &folder, &middle, load(CALLERS, count))?;
+            let filling = load(CALLERS, count);
+            let filled = self.fill("disk_per_piece_64k", &folder, &middle, filling)?;
+            let put = filled.run;
             put_middle.0.push(put.bandwidth(&middle) / raw_write);
+            put_64k_per_s.0.push(put.per_second());
             let got = self.get_hot(&folder, &middle, put.count)?;
             hot.0.push(got.bandwidth(&middle) / 1e9);
             hot_p99_us.0.push(got.p99_us());
+            hot_cpu_s.0.push(got.cpu_seconds_per_gb(&middle));
             self.remove(&folder)?;
         }
+        self.put_64k_per_s = put_64k_per_s.median();
         let figures = &mut self.figures;
         figures.set("raw_write_gb_per_s", raw_writes.median() / 1e9);
         figures.set("raw_read_gb_per_s", raw_reads.median() / 1e9);
@@ -217,6 +294,7 @@ impl Bench {
         figures.set("get_cold_vs_raw", cold.median());
         figures.set("get_hot_gb_per_s", hot.median());
         figures.set("get_hot_p99_us", hot_p99_us.median());
+        figures.set("get_hot_cpu_s_per_gb", hot_cpu_s.median());
         Ok(())
     }
 
@@ -226,9 +304,7 @@ impl Bench {
         let (mut group_seconds, mut sync_seconds) = <(Rounds, Rounds)>::default();
         let (mut rates, mut against_raw, mut p99, mut lone) =
             <(Rounds, Rounds, Rounds, Rounds)>::default();
-        for round in 1..=ROUNDS {
-            self.narrator
-                .line(&format!("4 KiB round {round} of {ROUNDS}"));
+        for _ in self.rounds("4 KiB", SMALL_MAX) {
             let raw_file = self.folder.join("raw");
             let group = raw::group_seconds(&raw_file, self.plan.groups, RUN_MAX)?;
             raw::settle(&self.folder)?;
@@ -238,7 +314,7 @@ impl Bench {
                 is_timed: true,
                 ..load(CALLERS, self.plan.groups * CALLERS as u64)
             };
-            let (put, _) = self.put(&folder, &work, put_load)?;
+            let put = self.put(&folder, &work, put_load)?.run;
             rates.0.push(put.per_second());
             against_raw
                 .0
@@ -254,7 +330,7 @@ impl Bench {
                 is_timed: true,
                 ..load(1, self.plan.lone_count)
             };
-            let (put, _) = self.put(&folder, &work, put_load)?;
+            let put = self.put(&folder, &work, put_load)?.run;
             lone.0.push(put.median_us() / (sync * 1e6));
             self.remove(&folder)?;
         }
@@ -266,6 +342,14 @@ impl Bench {
         figures.set("put_4k_p99_vs_group", p99.median());
         figures.set("lone_put_vs_fdatasync", lone.median());
         Ok(())
+    }
+
+    /// Counts rounds, each said, until there were enough or they have taken too long.
+    fn rounds(&self, what: &'static str, limit: Duration) -> impl Iterator<Item = usize> + use<> {
+        let (narrator, started) = (self.narrator.clone(), Instant::now());
+        (1..=ROUNDS)
+            .take_while(move |&round| round <= ROUNDS_MIN || started.elapsed() < limit)
+            .inspect(move |round| narrator.line(&format!("{what} round {round} of {ROUNDS}")))
     }
 
     /// The best shape to write with; cuts the bulk runs to what this disk does in a few seconds.
@@ -313,26 +397,37 @@ impl Bench {
         folder: &Path,
         work: &Arc<Work>,
         load: Load,
-    ) -> Result<(Run, IndexPeaks)> {
-        let (run, peaks) = self.put(folder, work, load)?;
-        let piece_bytes = run.count * work.body_len() as u64;
+    ) -> Result<Filled> {
+        let filled = self.put(folder, work, load)?;
+        let piece_bytes = filled.run.count * work.body_len() as u64;
         if let Some(ratio) = sealed_bytes_per_piece_byte(folder, piece_bytes)? {
             self.figures.set_max(key, ratio);
         }
-        Ok((run, peaks))
+        Ok(filled)
     }
 
     /// Opens a new store, puts, closes it.
-    fn put(&mut self, folder: &Path, work: &Arc<Work>, load: Load) -> Result<(Run, IndexPeaks)> {
+    pub(super) fn put(&mut self, folder: &Path, work: &Arc<Work>, load: Load) -> Result<Filled> {
+        self.put_with(folder, work, load, options(load.count))
+    }
+
+    /// [`put`](Self::put) into a store with these options.
+    pub(super) fn put_with(
+        &mut self,
+        folder: &Path,
+        work: &Arc<Work>,
+        load: Load,
+        options: StoreOptions,
+    ) -> Result<Filled> {
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let putting = move || {
             on_core(move |core| async move {
-                let records_max = Plan::blob_records_max(load.count);
-                let opening = Session::open(core, &folder, records_max, work.now_s());
+                let opening = Session::open(core, &folder, options, work.now_s());
                 let session = Box::pin(opening).await?;
                 // Below a blob's records the index's least size is all that would be seen.
                 let look_from = (load.count / 2).min(1 << 16);
                 let (run, peaks) = session.put(&work, 0, load, look_from).await?;
+                let digest = session.index_digest();
                 let counters = session.close().await?;
                 ensure!(
                     counters.pieces_stored == run.count,
@@ -340,10 +435,10 @@ impl Bench {
                     counters.pieces_stored,
                     run.count
                 );
-                Ok((run, peaks))
+                Ok(Filled { run, peaks, digest })
             })
         };
-        self.watched("put", putting, |(_, peaks)| peaks.bytes)
+        self.watched("put", putting, |filled| filled.peaks.bytes)
     }
 
     /// Each piece once, in random order.
@@ -353,7 +448,7 @@ impl Bench {
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let getting = move || {
             on_core(move |core| async move {
-                let opening = Session::open(core, &folder, 1 << 15, work.now_s());
+                let opening = Session::open(core, &folder, options(u64::MAX), work.now_s());
                 let session = Box::pin(opening).await?;
                 let index_bytes = session.counters().index_bytes;
                 let getting = load(FULL_GET_CALLERS, pieces);
@@ -374,7 +469,7 @@ impl Bench {
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let getting = move || {
             on_core(move |core| async move {
-                let opening = Session::open(core, &folder, 1 << 15, work.now_s());
+                let opening = Session::open(core, &folder, options(u64::MAX), work.now_s());
                 let session = Box::pin(opening).await?;
                 let index_bytes = session.counters().index_bytes;
                 let warming = load(FULL_GET_CALLERS, hot_count);
@@ -397,7 +492,7 @@ impl Bench {
     }
 
     /// Runs a part that uses a store, and enters its memory over what it may have, where that is worst.
-    fn watched<T>(
+    pub(super) fn watched<T>(
         &mut self,
         part: &str,
         work: impl FnOnce() -> Result<T>,
@@ -420,20 +515,20 @@ impl Bench {
         Ok(output)
     }
 
-    fn new_folder(&self, name: &str) -> Result<PathBuf> {
+    pub(super) fn new_folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
     }
 
-    fn remove(&self, folder: &Path) -> Result<()> {
+    pub(super) fn remove(&self, folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder)?;
         raw::settle(&self.folder)
     }
 }
 
 impl Rounds {
-    fn median(&self) -> f64 {
+    pub(super) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
         sorted[sorted.len() / 2]
@@ -444,6 +539,11 @@ impl Run {
     /// Body bytes per second.
     fn bandwidth(&self, work: &Work) -> f64 {
         self.per_second() * work.body_len() as f64
+    }
+
+    /// Processor time of this process over a billion body bytes.
+    fn cpu_seconds_per_gb(&self, work: &Work) -> f64 {
+        self.cpu_seconds / (self.count as f64 * work.body_len() as f64 / 1e9)
     }
 }
 
@@ -458,12 +558,20 @@ impl Drop for Removed {
     }
 }
 
-fn load(callers: usize, count: u64) -> Load {
+/// Options of a store on a disk without bounds that so many pieces are put into.
+fn options(count: u64) -> StoreOptions {
+    let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
+    options.blob_records_max = Plan::blob_records_max(count);
+    options
+}
+
+pub(super) fn load(callers: usize, count: u64) -> Load {
     Load {
         callers,
         count,
         limit: RUN_MAX,
         is_timed: false,
+        per_second: None,
     }
 }
 
@@ -484,25 +592,30 @@ fn evict(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `st_blocks` x 512 of the sealed blobs over the bodies in them; none if no blob was sealed.
+/// `st_blocks` x 512 of all files but the open blob over the bodies in sealed blobs; none if no blob was sealed.
 ///
-/// The pieces were put into one class of blobs, which are filled in the order of their ids: all but the last are sealed.
+/// The pieces were put into one class of blobs, which are filled in the order of their ids: all but the last are sealed,
+/// or but a second one that took groups beside it: it has all of a sealed blob but its footer.
 fn sealed_bytes_per_piece_byte(folder: &Path, piece_bytes: u64) -> Result<Option<f64>> {
     use std::os::unix::fs::MetadataExt;
 
     let mut paths = Vec::new();
+    let mut disk_bytes = 0;
     for entry in fs::read_dir(folder)? {
-        paths.push(entry?.path());
+        let path = entry?.path();
+        disk_bytes += fs::metadata(&path)?.blocks() * 512;
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "blob")
+        {
+            paths.push(path);
+        }
     }
-    paths.sort();
-    let Some(open) = paths.pop() else {
+    let Some(open) = paths.iter().max() else {
         return Ok(None);
     };
-    let mut disk_bytes = 0;
-    for path in &paths {
-        disk_bytes += fs::metadata(path)?.blocks() * 512;
-    }
-    let file = fs::File::open(&open)?;
+    disk_bytes -= fs::metadata(open)?.blocks() * 512;
+    let file = fs::File::open(open)?;
     let len = file.metadata()?.len();
     let records = inspect::records_with(len, |offset, target| {
         std::os::unix::fs::FileExt::read_exact_at(&file, target, offset)

@@ -15,13 +15,15 @@ use piecestore::core::{Core, CoreExecutor, CoreOptions, Gate, start};
 use piecestore::disk::RingDisk;
 use strand_blob::{Store, StoreCounters, StoreOptions};
 
+use super::cpu;
 use super::work::Work;
+use crate::random::Random;
 
 /// The node that the bench's folders belong to.
-const NODE_ID: [u8; 32] = [9; 32];
+pub(super) const NODE_ID: [u8; 32] = [9; 32];
 
 /// More than any disk: room is checked before the bench starts.
-const CAPACITY_BYTES: u64 = 1 << 50;
+pub(super) const CAPACITY_BYTES: u64 = 1 << 50;
 
 /// Pieces between two looks at the index.
 const LOOK_PIECES: u64 = 256;
@@ -42,6 +44,8 @@ pub(super) struct Load {
     pub(super) limit: Duration,
     /// Whether the time of each operation is kept.
     pub(super) is_timed: bool,
+    /// Operations begin at this pace, or as fast as the callers come.
+    pub(super) per_second: Option<f64>,
 }
 
 /// What the callers did.
@@ -50,6 +54,8 @@ pub(super) struct Run {
     pub(super) count: u64,
     /// From the first question to the last answer.
     pub(super) seconds: f64,
+    /// Of this process, all its threads.
+    pub(super) cpu_seconds: f64,
     /// Of each operation, if asked for.
     pub(super) latencies_us: Vec<f32>,
 }
@@ -59,6 +65,15 @@ pub(super) struct Run {
 pub(super) struct IndexPeaks {
     pub(super) bytes: u64,
     pub(super) bytes_per_piece: f64,
+}
+
+/// What a new store was filled with.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub(super) run: Run,
+    pub(super) peaks: IndexPeaks,
+    /// Of the index at the end.
+    pub(super) digest: u64,
 }
 
 struct Shared {
@@ -82,15 +97,16 @@ impl Session {
     pub(super) async fn open(
         core: Core,
         folder: &Path,
-        blob_records_max: u32,
+        options: StoreOptions,
         now_s: u32,
     ) -> Result<Self> {
         let disk = core.disk(folder)?;
-        let mut options = StoreOptions::new(NODE_ID, CAPACITY_BYTES);
-        options.blob_records_max = blob_records_max;
+        // The same at every opening: digests of indexes can be compared only if their fingerprints have one key.
+        let mut random = Random::new(0, "store");
         let mut fill_random = |bytes: &mut [u8]| {
-            #[expect(clippy::expect_used, reason = "the system has a random source")]
-            getrandom::fill(bytes).expect("random bytes");
+            for byte in bytes {
+                *byte = random.next() as u8;
+            }
         };
         let (store, recovery) = Store::open(disk, options, now_s, &mut fill_random)
             .await
@@ -103,6 +119,18 @@ impl Session {
         let committer = Rc::clone(&store);
         core.executor().spawn(committer.run_commits());
         Ok(Self { core, store })
+    }
+
+    pub(super) fn store(&self) -> &Rc<Store<RingDisk<CoreExecutor>>> {
+        &self.store
+    }
+
+    pub(super) fn executor(&self) -> CoreExecutor {
+        self.core.executor()
+    }
+
+    pub(super) fn index_digest(&self) -> u64 {
+        self.store.index_digest()
     }
 
     pub(super) fn counters(&self) -> StoreCounters {
@@ -222,7 +250,8 @@ impl Session {
         Ok(counters)
     }
 
-    async fn side_by_side<F, Fut>(&self, load: Load, operation: F) -> Result<Run>
+    /// Runs the operations of a load.
+    pub(super) async fn side_by_side<F, Fut>(&self, load: Load, operation: F) -> Result<Run>
     where
         F: Fn(u64) -> Fut + 'static,
         Fut: Future<Output = Result<()>> + 'static,
@@ -235,12 +264,18 @@ impl Session {
         let operation = Rc::new(operation);
         let gate = Gate::new();
         let started = Instant::now();
+        let cpu_before = cpu::process_seconds()?;
         for _ in 0..load.callers {
             let pass = gate.enter().context("the gate is open")?;
             let (shared, operation) = (Rc::clone(&shared), Rc::clone(&operation));
+            let executor = self.core.executor();
             self.core.executor().spawn(async move {
                 let _pass = pass;
                 while let Some(number) = shared.take(load, started) {
+                    if let Some(per_second) = load.per_second {
+                        let due = Duration::from_secs_f64(number as f64 / per_second);
+                        executor.sleep(due.saturating_sub(started.elapsed())).await;
+                    }
                     let asked = Instant::now();
                     if let Err(error) = operation(number).await {
                         shared.failed.borrow_mut().get_or_insert(error);
@@ -259,6 +294,7 @@ impl Session {
         Ok(Run {
             count: shared.next.get(),
             seconds,
+            cpu_seconds: cpu::process_seconds()? - cpu_before,
             latencies_us: shared.latencies_us.take(),
         })
     }
@@ -292,7 +328,7 @@ impl Run {
 }
 
 /// The nearest value with `share` of all values at or below it; 0 of none.
-fn quantile(values: &[f32], share: f64) -> f64 {
+pub(super) fn quantile(values: &[f32], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f32::total_cmp);
     let at = (sorted.len() as f64 * share).ceil() as usize;

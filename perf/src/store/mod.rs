@@ -3,15 +3,20 @@
 //!
 //! - [`bench`](mod@bench) decides what is done, and in which order; [`plan`] how much of it.
 //! - [`drive`] runs a store on a core and lets callers put and get; [`work`] makes the pieces.
-//! - [`raw`] is the disk without a store; [`memory`] watches this process; [`figures`] says what came out.
+//! - [`churn`] lets pieces come and go, for [`compaction`]; [`peers`] are other stores at the same work.
+//! - [`raw`] is the disk without a store; [`memory`] and [`cpu`] watch this process; [`figures`] says what came out.
 //!
 //! What must stay true: every write that is counted was durable when it was counted, ours and the raw one's; nothing
 //! is measured while something else of this process runs; a figure that was not measured is absent.
 
 mod bench;
+mod churn;
+mod compaction;
+mod cpu;
 mod drive;
 mod figures;
 mod memory;
+mod peers;
 mod plan;
 mod raw;
 mod work;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::{BlobId, Compaction, GetError, NewPiece, StoreOptions, Stored};
+use strand_blob::{BlobId, Compaction, GetError, NewPiece, StoreOptions, Stored, Traffic};
 
 use crate::support::{DAY_S, NOW_S, World, check_same, id_of, open, piece, small_options};
 
@@ -177,4 +177,48 @@ fn mostly_live_blobs_are_left_alone() {
     assert_eq!(world.delete(1), Ok(true));
     assert_eq!(compact(&world, NOW_S), None);
     assert_eq!(world.store.counters().records_moved, 0);
+}
+
+/// Pieces that one call moved; none if there was nothing to do.
+fn moved_in(world: &World, traffic: Traffic) -> Option<u64> {
+    let done =
+        world.run(move |store| async move { store.compact_in(traffic, NOW_S).await.unwrap() });
+    done.map(|done| done.moved_pieces)
+}
+
+#[test]
+fn a_quiet_disk_is_tidied_further_than_a_busy_one_until_little_is_dead() {
+    let world = filled(0..48);
+    assert_eq!(world.delete(0), Ok(true));
+    // One of 48 is little, however much of its blob that is.
+    assert_eq!(moved_in(&world, Traffic::Quiet), None);
+    assert_eq!(world.delete(5), Ok(true));
+    assert_eq!(moved_in(&world, Traffic::Busy), None);
+    assert_eq!(moved_in(&world, Traffic::Quiet), Some(3));
+    assert_eq!(moved_in(&world, Traffic::Quiet), None);
+    check_only(&world, 0..48, |key| key != 0 && key != 5);
+}
+
+#[test]
+fn compaction_goes_further_when_room_runs_out() {
+    let mut options = options();
+    options.capacity_bytes = 1 << 20;
+    let world = open(&SimDisk::new(1), options, 1);
+    let mut key = 0;
+    while world.put(piece(key, 20_000)) == Ok(Stored::New) {
+        key += 1;
+    }
+    assert_eq!(moved_in(&world, Traffic::Busy), None, "nothing is dead");
+    assert_eq!(world.delete(0), Ok(true));
+    assert_eq!(moved_in(&world, Traffic::Busy), Some(3));
+    let taken = (key..key + 8).take_while(|&new| world.put(piece(new, 20_000)).is_ok());
+    assert!(taken.count() > 0, "what was freed can be used");
+}
+
+#[test]
+fn small_stores_have_small_blobs() {
+    let blob_bytes_max = |capacity_bytes| StoreOptions::new([1; 32], capacity_bytes).blob_bytes_max;
+    assert_eq!(blob_bytes_max(1 << 30), 64 << 20);
+    assert_eq!(blob_bytes_max(8 << 30), 128 << 20);
+    assert_eq!(blob_bytes_max(2 << 40), 1 << 30);
 }

@@ -69,6 +69,21 @@ fn a_full_blob_is_sealed_and_opened_from_its_footer() {
 }
 
 #[test]
+fn a_rebuilt_index_finds_what_the_old_one_found() {
+    let world = filled();
+    let digest = world.store.index_digest();
+    // The same seed, so that both have one key for their fingerprints.
+    let world = world.reopen(options(), 1);
+    assert_eq!(world.store.index_digest(), digest);
+    assert_eq!(world.delete(3), Ok(true));
+    assert_ne!(world.store.index_digest(), digest);
+    let fewer = world.store.index_digest();
+    assert_eq!(world.put(piece(3, len_of(3))), Ok(Stored::New));
+    assert_ne!(world.store.index_digest(), digest, "it lies elsewhere");
+    assert_ne!(world.store.index_digest(), fewer);
+}
+
+#[test]
 fn a_bad_footer_costs_a_walk_and_nothing_else_and_is_written_anew() {
     let files = filled().disk.files();
     let len = files[&FIRST].len();
