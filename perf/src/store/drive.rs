@@ -3,8 +3,9 @@
 //! Each caller is a task that waits for its own answer before it asks again. The first error ends a run.
 
 use std::cell::{Cell, RefCell};
+use std::fs;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,6 +83,11 @@ struct Shared {
     latencies_us: RefCell<Vec<f32>>,
 }
 
+/// Where the checkpoints of the store in `folder` are: beside it.
+pub(super) fn checkpoint_folder(folder: &Path) -> PathBuf {
+    folder.with_extension("checkpoint")
+}
+
 /// Runs `main` on a core of its own, which is closed afterwards.
 pub(super) fn on_core<T, F, Fut>(main: F) -> Result<T>
 where
@@ -100,7 +106,10 @@ impl Session {
         options: StoreOptions,
         now_s: u32,
     ) -> Result<Self> {
-        let disk = core.disk(folder)?;
+        let checkpoints = checkpoint_folder(folder);
+        fs::create_dir_all(&checkpoints)?;
+        let checkpoints = fs::File::open(checkpoints)?.into();
+        let disk = core.disk(folder)?.with_checkpoints(checkpoints);
         // The same at every opening: digests of indexes can be compared only if their fingerprints have one key.
         let mut random = Random::new(0, "store");
         let mut fill_random = |bytes: &mut [u8]| {

@@ -24,6 +24,7 @@ const KEYS: &[&str] = &[
     "get_cold_vs_raw",
     "index_bytes_per_piece",
     "rebuild_s_per_million",
+    "start_s_per_million",
     "disk_per_piece_576",
     "disk_per_piece_2k",
     "disk_per_piece_64k",
