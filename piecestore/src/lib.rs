@@ -2,6 +2,7 @@
 
 pub mod core;
 pub mod disk;
+pub mod open_files;
 pub mod quic;
 pub mod ring;
 pub mod stream;
@@ -12,9 +13,14 @@ pub mod check_in;
 pub mod cli;
 pub mod config;
 pub mod directory;
+pub mod hardware;
+pub mod jobs;
 pub mod limits;
+mod meter;
+pub mod move_dir;
 pub mod node;
 pub mod offline;
+pub mod offline_store;
 pub mod permission;
 pub mod process;
 pub mod serials;
@@ -23,5 +29,6 @@ pub mod space;
 pub mod status;
 mod upkeep;
 pub mod verify;
+pub mod watch;
 
 pub use cli::cli_main;

@@ -10,17 +10,23 @@ use strand_blob::{Disk, PutError, Store};
 use strand_protocol::NodeId;
 
 use crate::core::executor::{Clock, Executor};
-use crate::limits::{CLOCK_OFFSET_MAX, UPKEEP_PAUSE};
+use crate::hardware::DiskTurn;
+use crate::limits::{CLOCK_OFFSET_MAX, TURN_WAIT, UPKEEP_PAUSE};
 use crate::permission::Permission;
 
-/// Compacts whenever it is worth it, until dropped or the store takes no more writes.
+/// Compacts whenever it is worth it and no other node of the process does so on the same disk, until dropped or the store takes no more writes.
 pub(crate) async fn run<D: Disk, E: Executor + Clock>(
     node: NodeId,
     store: &Store<D>,
     permission: &Permission,
     executor: &E,
+    turn: &DiskTurn,
 ) {
     loop {
+        let Some(pass) = turn.try_take() else {
+            executor.sleep(TURN_WAIT).await;
+            continue;
+        };
         let begun = executor.now();
         let pause = match store.compact(expiry_time_s(permission, executor)).await {
             Ok(Some(done)) => {
@@ -38,6 +44,7 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
                 UPKEEP_PAUSE
             }
         };
+        drop(pass);
         executor.sleep(pause.max(PAUSE_MIN)).await;
     }
 }
@@ -46,7 +53,7 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
 /// Satellite time in seconds since 1970, by which pieces expire; 0, by which none does, while it is not known well enough.
-fn expiry_time_s(permission: &Permission, clock: &impl Clock) -> u32 {
+pub(crate) fn expiry_time_s(permission: &Permission, clock: &impl Clock) -> u32 {
     let offset_ms = permission.clock_offset_ms().unsigned_abs();
     if !permission.has_keys() || u128::from(offset_ms) > CLOCK_OFFSET_MAX.as_millis() {
         return 0;
@@ -128,7 +135,8 @@ mod tests {
             let (working, waiting) = (Rc::clone(&store), inner.clone());
             let permission = permission(&inner, 0);
             inner.spawn(async move {
-                run(NodeId::from(NODE), &working, &permission, &waiting).await;
+                let turn = DiskTurn::default();
+                run(NodeId::from(NODE), &working, &permission, &waiting, &turn).await;
             });
             inner.sleep(UPKEEP_PAUSE).await;
             assert_eq!(store.counters().blobs_removed, 1);

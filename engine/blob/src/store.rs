@@ -40,6 +40,9 @@ pub struct StoreOptions {
     pub compact_live_percent_max: u8,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
     pub blob_records_max: u32,
+    /// Blobs that are appended to at a time: 4, one for each expiry class; 2 where a disk's head would have to go from one to
+    /// the other, or 1. Pieces of several classes then share blobs, of the class of those that live longest.
+    pub append_points_max: u8,
     /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
     pub danger_fingerprint_bits: u32,
 }
@@ -55,6 +58,7 @@ impl StoreOptions {
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
             group_bytes_max: 8 << 20,
+            append_points_max: ExpiryClass::COUNT as u8,
             danger_fingerprint_bits: 64,
         }
     }
@@ -140,6 +144,16 @@ impl<D: Disk> Store<D> {
         random(&mut key);
         let fingerprinter = Fingerprinter::new(key, options.danger_fingerprint_bits);
         let recovered = recover::recover(&disk, &options, fingerprinter).await?;
+        let mut open_blobs = recovered.open_blobs;
+        // What an earlier run appended to with more classes takes nothing more; the committer seals it.
+        for (index, blob) in open_blobs.iter_mut().enumerate() {
+            let stays = blob
+                .as_ref()
+                .is_some_and(|blob| blob.class.within(options.append_points_max).index() == index);
+            if !stays {
+                *blob = None;
+            }
+        }
         let store = Self {
             disk,
             options,
@@ -147,7 +161,7 @@ impl<D: Disk> Store<D> {
             salts,
             index: RefCell::new(recovered.index),
             dead: RefCell::new(recovered.dead),
-            open_blobs: RefCell::new(recovered.open_blobs),
+            open_blobs: RefCell::new(open_blobs),
             blobs: RefCell::new(recovered.blobs.into_iter().map(Some).collect()),
             satellites: RefCell::new(recovered.satellites),
             next_blob: Cell::new(recovered.next_blob),
@@ -360,7 +374,8 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    pub(crate) fn enqueue(&self, item: Item) {
+    pub(crate) fn enqueue(&self, mut item: Item) {
+        item.class = item.class.within(self.options.append_points_max);
         self.queue.borrow_mut().push_back(item);
         self.work.set();
     }

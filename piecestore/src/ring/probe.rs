@@ -78,12 +78,22 @@ pub fn probe() -> Result<(), Unsupported> {
 /// Lifts the soft limit of locked memory to the hard one and gives what then holds, in bytes.
 #[must_use]
 pub fn raise_memory_lock_limit() -> u64 {
+    raise_limit(libc::RLIMIT_MEMLOCK)
+}
+
+/// Raises the limit of open files as far as the user may; gives what it is then.
+#[must_use]
+pub fn raise_open_files_limit() -> u64 {
+    raise_limit(libc::RLIMIT_NOFILE)
+}
+
+fn raise_limit(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` is a valid place for the answer.
-    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &raw mut limit) } != 0 {
         return 0;
     }
     if limit.rlim_cur < limit.rlim_max {
@@ -92,7 +102,7 @@ pub fn raise_memory_lock_limit() -> u64 {
             rlim_max: limit.rlim_max,
         };
         // SAFETY: `raised` is a valid value to read.
-        if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const raised) } == 0 {
+        if unsafe { libc::setrlimit(resource, &raw const raised) } == 0 {
             return raised.rlim_cur;
         }
     }
