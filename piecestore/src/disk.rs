@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
-use strand_blob::{BlobId, Disk, DiskError, IoBuffer};
+use strand_blob::{BlobId, Disk, DiskError, FailedWrite, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
 use crate::open_files::{BlobFile, OpenFiles};
@@ -217,6 +217,51 @@ impl<E: Executor> RingDisk<E> {
         self.is_buffered.get()
     }
 
+    /// Writes all of it, or fails; `is_durable`: each request returns once what it wrote is durable.
+    async fn write_all(
+        &self,
+        file: &Rc<OwnedFd>,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+        is_durable: bool,
+    ) -> (Result<(), DiskError>, IoBuffer) {
+        let (mut buffer, mut written) = (buffer, 0);
+        let buffer_len = buffer.len();
+        let (mut is_stuck, mut was_refused) = (false, false);
+        self.watch.wrote(len as u64);
+        while written < len {
+            let operation = FileOperation::Write {
+                file: Rc::clone(file),
+                offset: offset + written as u64,
+                buffer,
+                start: written,
+                end: len,
+                is_durable,
+            };
+            let Some(outcome) = self.perform(operation).await else {
+                let errno = libc::ETIMEDOUT;
+                return (Err(DiskError::Io { errno }), IoBuffer::zeroed(buffer_len));
+            };
+            buffer = outcome.operation.into_buffer();
+            match outcome.result {
+                // Direct I/O goes on at a block's start only; a torn block is written again.
+                Ok(count) => {
+                    let whole = count as usize / BLOCK_BYTES * BLOCK_BYTES;
+                    if whole == 0 && std::mem::replace(&mut is_stuck, true) {
+                        let (written, wanted) = (written as u64, len as u64);
+                        return (Err(DiskError::ShortWrite { written, wanted }), buffer);
+                    }
+                    written += whole;
+                }
+                Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
+                Err(libc::EINVAL) if self.tries_again(file, &mut was_refused) => {}
+                Err(errno) => return (Err(disk_error(errno)), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+
     async fn sync_directory(&self) -> Result<(), DiskError> {
         let file = self.directory.clone();
         self.perform_plainly(FileOperation::Sync {
@@ -324,44 +369,50 @@ impl<E: Executor> Disk for RingDisk<E> {
         buffer: IoBuffer,
         len: usize,
     ) -> (Result<(), DiskError>, IoBuffer) {
-        let (mut buffer, mut written) = (buffer, 0);
-        let buffer_len = buffer.len();
-        let (mut is_stuck, mut was_refused) = (false, false);
         let descriptor = match self.descriptor(file).await {
             Ok(descriptor) => descriptor,
             Err(error) => return (Err(error), buffer),
         };
         file.begin_write();
-        self.watch.wrote(len as u64);
-        while written < len {
-            let operation = FileOperation::Write {
-                file: Rc::clone(&descriptor),
-                offset: offset + written as u64,
-                buffer,
-                start: written,
-                end: len,
-            };
-            let Some(outcome) = self.perform(operation).await else {
-                let errno = libc::ETIMEDOUT;
-                return (Err(DiskError::Io { errno }), IoBuffer::zeroed(buffer_len));
-            };
-            buffer = outcome.operation.into_buffer();
-            match outcome.result {
-                // Direct I/O goes on at a block's start only; a torn block is written again.
-                Ok(count) => {
-                    let whole = count as usize / BLOCK_BYTES * BLOCK_BYTES;
-                    if whole == 0 && std::mem::replace(&mut is_stuck, true) {
-                        let (written, wanted) = (written as u64, len as u64);
-                        return (Err(DiskError::ShortWrite { written, wanted }), buffer);
-                    }
-                    written += whole;
-                }
-                Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
-                Err(libc::EINVAL) if self.tries_again(&descriptor, &mut was_refused) => {}
-                Err(errno) => return (Err(disk_error(errno)), buffer),
-            }
+        let (result, buffer) = self
+            .write_all(&descriptor, offset, buffer, len, false)
+            .await;
+        if result.is_ok() {
+            file.end_write();
         }
-        (Ok(()), buffer)
+        (result, buffer)
+    }
+
+    /// One request: write and sync with `RWF_DSYNC`. Through the page cache two, because a lack of space may there show at the sync
+    /// only, when bytes that were written are lost already.
+    async fn write_durably(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+    ) -> (Result<(), FailedWrite>, IoBuffer) {
+        let failed = |operation| move |error| FailedWrite { operation, error };
+        let is_direct = !self.is_buffered.get();
+        let descriptor = match self.descriptor(file).await {
+            Ok(descriptor) => descriptor,
+            Err(error) => return (Err(failed(WriteOperation::Write)(error)), buffer),
+        };
+        file.begin_write();
+        let written = self.write_all(&descriptor, offset, buffer, len, is_direct);
+        let (written, buffer) = written.await;
+        let result = match written {
+            Ok(()) if is_direct && !self.is_buffered.get() => {
+                file.end_durable_write();
+                Ok(())
+            }
+            Ok(()) => {
+                file.end_write();
+                self.sync(file).await.map_err(failed(WriteOperation::Sync))
+            }
+            Err(error) => Err(failed(WriteOperation::Write)(error)),
+        };
+        (result, buffer)
     }
 
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError> {

@@ -109,6 +109,7 @@ impl Node {
         let mut options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
         if is_spinning {
             options.append_points_max = SPINNING_APPEND_POINTS;
+            options.lanes_max = 1;
         }
         let now_s = u32::try_from(started_ms / 1000).unwrap_or(u32::MAX);
         let (store, recovery) = Store::open(disk.clone(), options, now_s, &mut fill_random).await?;

@@ -53,8 +53,12 @@ struct State {
     used: u64,
     /// Writes begun so far.
     writes_begun: u64,
-    /// Writes that had begun and ended when the last good sync began.
+    /// Those of them that ended well and wait for a sync, or had one.
+    writes_ended: u64,
+    /// Those of them that had ended when the last good sync began.
     writes_synced: u64,
+    /// Writes that were durable when they ended.
+    durable_writes: u64,
 }
 
 /// Says of a sync, once it is done well, which writes it covered.
@@ -170,10 +174,22 @@ impl BlobFile {
         self.0.table.clean.borrow_mut().remove(&used);
     }
 
+    /// After a write that was done well and is not durable. One that failed leaves the file open for good.
+    pub fn end_write(&self) {
+        self.0.state.borrow_mut().writes_ended += 1;
+    }
+
+    /// After a write that was done well and is durable.
+    pub fn end_durable_write(&self) {
+        self.0.state.borrow_mut().durable_writes += 1;
+        self.0.touch();
+        self.0.table.keep_bound();
+    }
+
     /// Before a sync.
     #[must_use]
     pub fn begin_sync(&self) -> SyncMark {
-        SyncMark(self.0.state.borrow().writes_begun)
+        SyncMark(self.0.state.borrow().writes_ended)
     }
 
     /// After a sync that was done well.
@@ -196,7 +212,7 @@ impl Inner {
     /// Makes it the most recently used.
     fn touch(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
-        let is_clean = state.writes_synced == state.writes_begun;
+        let is_clean = state.writes_synced + state.durable_writes == state.writes_begun;
         if state.descriptor.is_none()
             || !is_clean
             || (state.used != 0 && state.used == self.table.last_use.get())
@@ -302,6 +318,7 @@ mod tests {
                         .unwrap_or_else(|| file.adopt(descriptor()));
                     if random % 8 == 2 {
                         file.begin_write();
+                        file.end_write();
                         model.has_writes = true;
                         model.mark = None;
                     }
@@ -356,17 +373,41 @@ mod tests {
     }
 
     #[test]
+    fn a_durable_write_needs_no_sync_and_a_failed_one_keeps_its_file_open() {
+        let table = OpenFiles::new(1);
+        let queue = Rc::new(DiskQueue::default());
+        let file = BlobFile::new(BlobId(1), &table, &queue);
+        drop(file.adopt(descriptor()));
+        file.begin_write();
+        file.begin_write();
+        file.end_durable_write();
+        table.close_down_to(0);
+        assert!(file.is_open(), "one is under way");
+        file.end_durable_write();
+        table.close_down_to(0);
+        assert!(!file.is_open());
+        drop(file.adopt(descriptor()));
+        file.begin_write();
+        let mark = file.begin_sync();
+        file.end_sync(mark);
+        table.close_down_to(0);
+        assert!(file.is_open(), "a write has failed");
+    }
+
+    #[test]
     fn a_sync_covers_the_writes_before_it_and_not_those_that_came_meanwhile() {
         let table = OpenFiles::new(1);
         let queue = Rc::new(DiskQueue::default());
         let file = BlobFile::new(BlobId(1), &table, &queue);
         drop(file.adopt(descriptor()));
         file.begin_write();
+        file.end_write();
         let mark = file.begin_sync();
         file.begin_write();
         file.end_sync(mark);
         table.close_down_to(0);
         assert!(file.is_open(), "a write has not been synced");
+        file.end_write();
         let mark = file.begin_sync();
         file.end_sync(mark);
         table.close_down_to(0);

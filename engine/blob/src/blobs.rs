@@ -5,12 +5,16 @@ use std::rc::Rc;
 
 use crate::check::KeyedCheck;
 use crate::footer::{self, BLOB_RECORDS_MAX, Footer, FooterEntry};
+use crate::group::GroupHeader;
 use crate::header::{BlobHeader, ExpiryClass};
 use crate::layout::{BLOB_HEADER_BYTES, BlobId};
 use crate::record::{Kind, RecordHeader};
 
-/// The blob that takes the next group, per expiry class.
-pub(crate) type OpenBlobs<F> = [Option<Rc<Blob<F>>>; ExpiryClass::COUNT];
+/// Blobs of one class that take groups side by side; see [`StoreOptions::lanes_max`](crate::StoreOptions::lanes_max).
+pub(crate) const LANES_MAX: usize = 2;
+
+/// The blobs that take the next groups, per expiry class.
+pub(crate) type OpenBlobs<F> = [[Option<Rc<Blob<F>>>; LANES_MAX]; ExpiryClass::COUNT];
 
 /// All blobs of a store, by slot; `None` where one was removed.
 pub(crate) type Slots<F> = Vec<Option<Rc<Blob<F>>>>;
@@ -31,6 +35,28 @@ pub(crate) struct Blob<F> {
     pub(crate) tally: Cell<BlobTally>,
     /// Compaction could not work on it, and does not try again before the next opening.
     pub(crate) is_given_up: Cell<bool>,
+}
+
+/// A group's number and place in its blob, taken before it is written. Whatever becomes of the write, neither is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) number: u64,
+    pub(crate) offset: u64,
+    /// Bytes of the group.
+    pub(crate) len: u64,
+    /// Highest group of the blob that was durable then.
+    pub(crate) durable_number: u64,
+}
+
+impl Claim {
+    pub(crate) fn group_header(&self, record_count: u32) -> GroupHeader {
+        GroupHeader {
+            record_count,
+            number: self.number,
+            durable_number: self.durable_number,
+            group_len: self.len,
+        }
+    }
 }
 
 /// What of a blob is worth keeping.
@@ -118,6 +144,22 @@ impl<F> Blob<F> {
             tally: Cell::default(),
             is_given_up: Cell::new(false),
         }
+    }
+
+    /// Takes the place of the next group.
+    pub(crate) fn claim(&self, len: u64) -> Claim {
+        let tail = self.tail.get();
+        let claim = Claim {
+            number: tail.last_number + 1,
+            offset: tail.append_at,
+            len,
+            durable_number: tail.synced_number,
+        };
+        self.update_tail(|tail| {
+            tail.append_at += len;
+            tail.last_number = claim.number;
+        });
+        claim
     }
 
     pub(crate) fn give_up_compacting(&self) {

@@ -1,30 +1,36 @@
-//! Group commit without a timer: while one group is on its way, everything queued waits for the next one.
+//! Group commit without a timer: while a class's group is on its way, everything queued for it waits for the next one.
 //!
-//! One task runs [`Store::run_commits`]. It takes what is queued for one expiry class, lays it out as one group, writes it, syncs, and
-//! only then enters the records into the index and answers. What must stay true: **an ack leaves after the sync that
-//! covers it ended** (counted when it does not), a place in a blob is written once, and no sync is repeated.
+//! One task runs [`Store::run_commits`]. It takes what is queued for one expiry class, lays it out as one group and has it written durably,
+//! and only then enters the records into the index and answers. Groups of several classes are on their way at once. A class that has a
+//! group on its way gets a second one, in another blob (its second *lane*), only if what waits is worth a request of its own, so that
+//! copying and checking go on while the disk works. What must stay true: **an ack leaves after the sync that covers it ended** (counted when it
+//! does not), a blob has one group on its way at most, a place in it is written once, and no sync is repeated.
+//!
+//! Which blob takes a group, and how blobs begin and end, is in `seal`.
 
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 
-use crate::blobs::{Blob, BlobLog, Tail};
+use crate::blobs::{Blob, Claim, LANES_MAX};
 use crate::buffer::IoBuffer;
 use crate::bug;
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, FailedWrite};
 use crate::error::PutError;
 use crate::footer::FooterEntry;
-use crate::group::{GroupHeader, GroupPlan};
-use crate::header::{BlobHeader, ExpiryClass};
-use crate::index::{BLOBS_MAX, Entry, Place};
-use crate::layout::{
-    BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES,
-};
+use crate::group::GroupPlan;
+use crate::header::ExpiryClass;
+use crate::index::{Entry, Place};
+use crate::layout::{GROUP_HEADER_BYTES, RECORD_HEADER_BYTES};
 use crate::piece::NewPiece;
 use crate::poison::WriteOperation;
 use crate::record::{self, Kind, RecordHeader};
-use crate::store::Store;
-use crate::wait::{KeyGuard, Sender};
+use crate::store::{Store, StoreOptions};
+use crate::wait::{KeyGuard, Sender, yield_now};
 
 /// A record on its way to disk.
 pub(crate) struct Item {
@@ -65,7 +71,7 @@ pub(crate) struct Replaced {
 }
 
 /// A record that was laid out: all that is needed once it is durable. Its body is in the group's buffer by now.
-struct Placed {
+pub(crate) struct Placed {
     fingerprint: u64,
     /// `None` for a tombstone.
     entry: Option<Entry>,
@@ -80,11 +86,44 @@ struct Placed {
     guard: Option<KeyGuard>,
 }
 
-/// What is taken off the queue at once.
-struct Batch {
-    class: ExpiryClass,
-    items: Vec<Item>,
-    plan: GroupPlan,
+/// What is taken off a queue at once.
+pub(crate) struct Batch {
+    pub(crate) class: ExpiryClass,
+    /// Which of the class's open blobs takes it.
+    pub(crate) lane: usize,
+    pub(crate) items: Vec<Item>,
+    pub(crate) plan: GroupPlan,
+}
+
+/// What waits for a group of one expiry class.
+#[derive(Default)]
+pub(crate) struct Queue {
+    items: VecDeque<Item>,
+    /// Their records.
+    bytes: u64,
+}
+
+/// A class that has a group on its way begins another once this part of the longest group waits: enough to be worth a request of its own.
+const EAGER_PARTS: u64 = 4;
+
+/// Bytes of groups on their way, after which no further one is begun; each group is copied from its pieces' bodies.
+const FLIGHT_BYTES_MAX: u64 = 8 << 20;
+
+/// A group on its way to disk.
+struct Flight<'a, F> {
+    class: usize,
+    lane: usize,
+    blob: Rc<Blob<F>>,
+    claim: Claim,
+    placed: Vec<Placed>,
+    writing: Pin<Box<dyn Future<Output = Result<(), FailedWrite>> + 'a>>,
+}
+
+/// All groups on their way.
+struct Flights<'a, F> {
+    list: Vec<Flight<'a, F>>,
+    /// The class whose turn is next.
+    next_class: usize,
 }
 
 impl Item {
@@ -126,6 +165,105 @@ impl Item {
     }
 }
 
+impl Queue {
+    pub(crate) fn push(&mut self, item: Item) {
+        self.bytes += item.record_len();
+        self.items.push_back(item);
+    }
+
+    /// Takes everything, to refuse it.
+    pub(crate) fn take_all(&mut self) -> VecDeque<Item> {
+        self.bytes = 0;
+        std::mem::take(&mut self.items)
+    }
+
+    /// Takes what fits into one group.
+    fn take_batch(&mut self, lane: usize, options: &StoreOptions) -> Batch {
+        let mut plan = GroupPlan::new();
+        let mut items: Vec<Item> = Vec::new();
+        while let Some(item) = self.items.pop_front() {
+            let mut longer = plan;
+            longer.push(item.record_len());
+            let is_full = longer.group_len() > options.group_bytes_max as u64
+                || longer.record_count() > options.blob_records_max;
+            if is_full && !items.is_empty() {
+                self.items.push_front(item);
+                break;
+            }
+            plan = longer;
+            items.push(item);
+        }
+        // Many small records that just spill into another block: the last one goes with the next group.
+        if items.len() >= SPILL_RECORDS_MIN
+            && let Some(last) = items.pop()
+        {
+            let mut shorter = GroupPlan::new();
+            for item in &items {
+                shorter.push(item.record_len());
+            }
+            let is_spill = last.record_len() <= SPILL_RECORD_BYTES_MAX
+                && shorter.group_len() < plan.group_len();
+            if is_spill {
+                plan = shorter;
+                self.items.push_front(last);
+            } else {
+                items.push(last);
+            }
+        }
+        let taken: u64 = items.iter().map(Item::record_len).sum();
+        self.bytes -= taken;
+        Batch {
+            class: items[0].class,
+            lane,
+            items,
+            plan,
+        }
+    }
+}
+
+/// A group of fewer records is never shortened: the one left out waits for a whole group more.
+const SPILL_RECORDS_MIN: usize = 32;
+
+/// Nor is a group of longer records, whose last one fills much of the block that it begins.
+const SPILL_RECORD_BYTES_MAX: u64 = 1_024;
+
+impl<'a, F> Flights<'a, F> {
+    fn new() -> Self {
+        Self {
+            list: Vec::new(),
+            next_class: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let bytes: u64 = self.list.iter().map(|flight| flight.claim.len).sum();
+        bytes >= FLIGHT_BYTES_MAX
+    }
+
+    fn has_lane(&self, class: usize, lane: usize) -> bool {
+        self.list
+            .iter()
+            .any(|flight| (flight.class, flight.lane) == (class, lane))
+    }
+
+    /// Waits until one more group is down, or `other` is there.
+    async fn landed_or(
+        &mut self,
+        other: impl Future<Output = ()>,
+    ) -> Option<(Flight<'a, F>, Result<(), FailedWrite>)> {
+        let mut other = pin!(other);
+        poll_fn(|context| {
+            for at in 0..self.list.len() {
+                if let Poll::Ready(outcome) = self.list[at].writing.as_mut().poll(context) {
+                    return Poll::Ready(Some((self.list.remove(at), outcome)));
+                }
+            }
+            other.as_mut().poll(context).map(|()| None)
+        })
+        .await
+    }
+}
+
 impl<D: Disk> Store<D> {
     /// Runs group commits until [`close`](Self::close); the owner spawns it once on its executor.
     ///
@@ -135,41 +273,52 @@ impl<D: Disk> Store<D> {
     pub async fn run_commits(self: Rc<Self>) {
         assert!(!self.is_running.replace(true), "one committer a store");
         self.seal_leftovers().await;
+        let store: &Self = &self;
+        let mut flights = Flights::new();
         loop {
-            if let Some(batch) = self.next_batch() {
-                self.commit(batch).await;
-            } else if self.is_closing.get() {
+            while let Some(batch) = store.next_batch(&mut flights) {
+                store.launch(batch, &mut flights).await;
+            }
+            if !flights.list.is_empty() {
+                if let Some((flight, outcome)) = flights.landed_or(store.work.take()).await {
+                    store.retire(flight, outcome);
+                    // Who was answered may have more: it goes into one group.
+                    yield_now().await;
+                }
+            } else if store.is_closing.get() {
                 break;
             } else {
-                self.work.take().await;
+                store.work.take().await;
             }
         }
         self.attest_all().await;
         self.stopped.set();
     }
 
-    fn next_batch(&self) -> Option<Batch> {
-        let mut queue = self.queue.borrow_mut();
-        let class = queue.front()?.class;
-        let mut plan = GroupPlan::new();
-        let mut items = Vec::new();
-        let mut others = std::collections::VecDeque::new();
-        while let Some(item) = queue.pop_front() {
-            let is_full = plan.record_count() > 0
-                && (plan.group_len() >= self.options.group_bytes_max as u64
-                    || plan.record_count() >= self.options.blob_records_max);
-            if is_full || item.class != class {
-                others.push_back(item);
-            } else {
-                plan.push(item.record_len());
-                items.push(item);
-            }
+    /// What is queued for the next class in turn that may have a group written now.
+    fn next_batch(&self, flights: &mut Flights<'_, D::File>) -> Option<Batch> {
+        if flights.is_full() {
+            return None;
         }
-        *queue = others;
-        Some(Batch { class, items, plan })
+        let mut queues = self.queues.borrow_mut();
+        let class_count = queues.len();
+        let lane_count = self.options.lanes_max.clamp(1, LANES_MAX as u8) as usize;
+        let eager_bytes = (self.options.group_bytes_max as u64 / EAGER_PARTS).max(1);
+        let free_lane = |class: usize| {
+            let lane = (0..lane_count).find(|&lane| !flights.has_lane(class, lane))?;
+            let is_busy = (0..lane_count).any(|lane| flights.has_lane(class, lane));
+            let bytes_min = if is_busy { eager_bytes } else { 1 };
+            (queues[class].bytes >= bytes_min).then_some((class, lane))
+        };
+        let (class, lane) = (0..class_count)
+            .map(|turn| (flights.next_class + turn) % class_count)
+            .find_map(free_lane)?;
+        flights.next_class = (class + 1) % class_count;
+        Some(queues[class].take_batch(lane, &self.options))
     }
 
-    async fn commit(&self, batch: Batch) {
+    /// Starts writing a group.
+    async fn launch<'a>(&'a self, batch: Batch, flights: &mut Flights<'a, D::File>) {
         if self.is_read_only() {
             return self.refuse(batch.items, PutError::ReadOnly);
         }
@@ -177,51 +326,74 @@ impl<D: Disk> Store<D> {
             Ok(blob) => blob,
             Err(error) => return self.refuse(batch.items, error),
         };
-        let (buffer, mut placed) = self.lay_out(&blob, batch);
+        let (class, lane) = (batch.class.index(), batch.lane);
+        let claim = blob.claim(batch.plan.group_len());
+        let (buffer, mut placed) = self.lay_out(&blob, &claim, batch);
         if bug::is_planted("index-before-data") {
             self.publish(&mut placed);
         }
-        let number = match self.append(&blob, buffer, &placed).await {
-            Ok(number) => number,
-            Err(error) => return self.answer_all(placed, Err(error)),
-        };
+        let (file, offset) = (blob.file.clone(), claim.offset);
+        let writing = Box::pin(async move { self.write_group(&file, offset, buffer).await });
+        flights.list.push(Flight {
+            class,
+            lane,
+            blob,
+            claim,
+            placed,
+            writing,
+        });
+    }
+
+    async fn write_group(
+        &self,
+        file: &D::File,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<(), FailedWrite> {
+        let len = buffer.len();
         if bug::is_planted("ack-before-sync") {
-            self.publish(&mut placed);
-            self.acknowledge(&blob, number, placed);
-            // The bug's point: whatever the sync says comes too late.
-            let _too_late = self.sync(&blob, number).await;
-            return;
+            let (written, _) = self.disk.write(file, offset, buffer, len).await;
+            return WriteOperation::Write.check(written);
         }
-        match self.sync(&blob, number).await {
+        self.disk.write_durably(file, offset, buffer, len).await.0
+    }
+
+    /// Answers a group that is down.
+    fn retire(&self, flight: Flight<'_, D::File>, outcome: Result<(), FailedWrite>) {
+        let Flight {
+            blob,
+            claim,
+            mut placed,
+            ..
+        } = flight;
+        match self.settle_group(&blob, &claim, &placed, outcome) {
             Ok(()) => {
                 self.publish(&mut placed);
-                self.acknowledge(&blob, number, placed);
+                self.acknowledge(&blob, &claim, placed);
             }
             Err(error) => self.answer_all(placed, Err(error)),
         }
     }
 
     /// Gives each record its sequence and place, and fills the group's buffer.
-    fn lay_out(&self, blob: &Blob<D::File>, batch: Batch) -> (IoBuffer, Vec<Placed>) {
-        let tail = blob.tail.get();
-        let group_len = batch.plan.group_len();
-        let mut buffer = IoBuffer::for_overwriting(group_len as usize);
-        let header = GroupHeader {
-            record_count: batch.plan.record_count(),
-            number: tail.last_number + 1,
-            durable_number: tail.synced_number,
-            group_len,
-        };
-        header.encode_into(&blob.check, blob.id, tail.append_at, &mut buffer);
+    fn lay_out(
+        &self,
+        blob: &Blob<D::File>,
+        claim: &Claim,
+        batch: Batch,
+    ) -> (IoBuffer, Vec<Placed>) {
+        let mut buffer = IoBuffer::for_overwriting(claim.len as usize);
+        let header = claim.group_header(batch.plan.record_count());
+        header.encode_into(&blob.check, blob.id, claim.offset, &mut buffer);
         let mut plan = GroupPlan::new();
         let placed = batch
             .items
             .into_iter()
-            .map(|item| self.place(blob, item, &mut plan, &mut buffer))
+            .map(|item| self.place(blob, claim, item, &mut plan, &mut buffer))
             .collect();
         assert_eq!(
             plan.group_len(),
-            group_len,
+            claim.len,
             "a group's plan and its records disagree"
         );
         buffer.zero_from(plan.end() as usize);
@@ -231,6 +403,7 @@ impl<D: Disk> Store<D> {
     fn place(
         &self,
         blob: &Blob<D::File>,
+        claim: &Claim,
         item: Item,
         plan: &mut GroupPlan,
         buffer: &mut IoBuffer,
@@ -252,7 +425,7 @@ impl<D: Disk> Store<D> {
         let before = plan.end();
         let at = plan.push(record_len);
         buffer[before as usize..at as usize].fill(0);
-        let offset = blob.tail.get().append_at + at;
+        let offset = claim.offset + at;
         let (head, rest) =
             buffer[at as usize..][..record_len as usize].split_at_mut(RECORD_HEADER_BYTES);
         header.encode_into(&blob.check, blob.id, offset, head);
@@ -283,38 +456,36 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Writes a group at the end of the blob; returns its number.
-    async fn append(
+    /// Enters into the books of a blob what became of one of its groups.
+    pub(crate) fn settle_group(
         &self,
         blob: &Blob<D::File>,
-        buffer: IoBuffer,
+        claim: &Claim,
         placed: &[Placed],
-    ) -> Result<u64, PutError> {
-        let before = blob.tail.get();
-        let (offset, number, len) = (before.append_at, before.last_number + 1, buffer.len());
-        // Whatever becomes of the write, neither its place nor its number is used again.
-        blob.update_tail(|tail| {
-            tail.append_at += len as u64;
-            tail.last_number = number;
-        });
-        let (result, buffer) = self.disk.write(&blob.file, offset, buffer, len).await;
-        drop(buffer);
-        if let Err(error) = result {
+        outcome: Result<(), FailedWrite>,
+    ) -> Result<(), PutError> {
+        if let Err(FailedWrite {
+            operation: WriteOperation::Write,
+            error,
+        }) = outcome
+        {
             self.has_failed_writes.set(true);
             return Err(self.write_failed(blob.id, WriteOperation::Write, error));
         }
+        let grown_bytes = claim.offset + claim.len - blob.tail.get().file_len;
+        let skipped_bytes = grown_bytes - claim.len;
         blob.update_tail(|tail| {
-            tail.file_len = offset + len as u64;
-            tail.attested_number = before.synced_number;
+            tail.file_len += grown_bytes;
+            tail.attested_number = claim.durable_number;
             if !placed.is_empty() {
-                tail.last_full_number = number;
+                tail.last_full_number = claim.number;
             }
         });
         if let Some(log) = &mut *blob.log.borrow_mut() {
             log.entries
                 .extend(placed.iter().map(|record| record.footer_entry));
             log.group_count += 1;
-            log.skipped_bytes += offset - before.file_len;
+            log.skipped_bytes += skipped_bytes;
         }
         for record in placed {
             blob.count_record(&record.footer_entry.record);
@@ -324,27 +495,25 @@ impl<D: Disk> Store<D> {
         let overhead_bytes = record_overheads + GROUP_HEADER_BYTES as u64;
         self.count(|counters| {
             counters.groups += 1;
-            counters.bytes_written += len as u64;
+            counters.bytes_written += claim.len;
             counters.piece_bytes_written += body_bytes;
         });
         self.account(|space| {
-            space.file_bytes += offset + len as u64 - before.file_len;
-            space.skipped_bytes += offset - before.file_len;
+            space.file_bytes += grown_bytes;
+            space.skipped_bytes += skipped_bytes;
             // Dead until durable: `acknowledge` brings them to life.
             space.dead_bytes += body_bytes;
             space.overhead_bytes += overhead_bytes;
-            space.padding_bytes += len as u64 - body_bytes - overhead_bytes;
+            space.padding_bytes += claim.len - body_bytes - overhead_bytes;
         });
-        Ok(number)
-    }
-
-    async fn sync(&self, blob: &Blob<D::File>, number: u64) -> Result<(), PutError> {
-        if let Err(error) = self.disk.sync(&blob.file).await {
-            self.poison.set(blob.id, WriteOperation::Sync, error);
-            return Err(PutError::ReadOnly);
+        if let Err(FailedWrite { operation, error }) = outcome {
+            return Err(self.write_failed(blob.id, operation, error));
+        }
+        if bug::is_planted("ack-before-sync") {
+            return Ok(());
         }
         self.count(|counters| counters.syncs += 1);
-        blob.update_tail(|tail| tail.synced_number = tail.synced_number.max(number));
+        blob.update_tail(|tail| tail.synced_number = claim.number);
         Ok(())
     }
 
@@ -371,8 +540,8 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn acknowledge(&self, blob: &Blob<D::File>, number: u64, placed: Vec<Placed>) {
-        let is_early = number > blob.tail.get().synced_number;
+    fn acknowledge(&self, blob: &Blob<D::File>, claim: &Claim, placed: Vec<Placed>) {
+        let is_early = claim.number > blob.tail.get().synced_number;
         for record in &placed {
             let dead_bytes: u64 = record
                 .replaced
@@ -415,199 +584,6 @@ impl<D: Disk> Store<D> {
         for item in items {
             self.account(|space| space.reserved_bytes -= item.reserved_bytes);
             item.done.send(Err(error));
-        }
-    }
-
-    /// The blob that takes this batch: the open one of its class, or a new one.
-    async fn blob_for(&self, batch: &Batch) -> Result<Rc<Blob<D::File>>, PutError> {
-        let group_len = batch.plan.group_len();
-        let open = self.open_blobs.borrow()[batch.class.index()].clone();
-        if let Some(blob) = open {
-            let tail = blob.tail.get();
-            let record_count = batch.items.len();
-            let footer_len = blob.footer_len(record_count);
-            let fits = tail.append_at + group_len + footer_len <= self.options.blob_bytes_max
-                && blob.has_places(record_count, self.options.blob_records_max);
-            let knows_all = batch
-                .items
-                .iter()
-                .all(|item| blob.satellite_slot(&item.satellite).is_some());
-            if (fits || tail.last_number == 0) && knows_all {
-                return Ok(blob);
-            }
-            self.open_blobs.borrow_mut()[batch.class.index()] = None;
-            self.seal(&blob).await;
-            if self.is_read_only() {
-                return Err(PutError::ReadOnly);
-            }
-        }
-        let blob = self.create_blob(batch.class).await?;
-        self.open_blobs.borrow_mut()[batch.class.index()] = Some(Rc::clone(&blob));
-        Ok(blob)
-    }
-
-    async fn create_blob(&self, class: ExpiryClass) -> Result<Rc<Blob<D::File>>, PutError> {
-        if self.blobs.borrow().len() >= BLOBS_MAX as usize {
-            return Err(PutError::Full);
-        }
-        let id = BlobId(self.next_blob.get());
-        self.next_blob.set(id.0 + 1);
-        let header = self.new_header(id, class);
-        let file = match self.disk.create(id).await {
-            Ok(file) => file,
-            Err(error) => return Err(self.write_failed(id, WriteOperation::Create, error)),
-        };
-        let mut buffer = IoBuffer::zeroed(BLOB_HEADER_BYTES as usize);
-        let (first, second) = buffer.split_at_mut(BLOCK_BYTES);
-        header.encode_into(first);
-        header.encode_into(second);
-        let len = buffer.len();
-        if let (Err(error), _) = self.disk.write(&file, 0, buffer, len).await {
-            return Err(self.write_failed(id, WriteOperation::Write, error));
-        }
-        // The header is durable before any group: a blob with groups and no header is rot.
-        if let Err(error) = self.disk.sync(&file).await {
-            self.poison.set(id, WriteOperation::Sync, error);
-            return Err(PutError::ReadOnly);
-        }
-        self.count(|counters| {
-            counters.blobs_created += 1;
-            counters.syncs += 1;
-            counters.bytes_written += BLOB_HEADER_BYTES;
-        });
-        self.account(|space| {
-            space.file_bytes += BLOB_HEADER_BYTES;
-            space.header_bytes += BLOB_HEADER_BYTES;
-        });
-        let mut blobs = self.blobs.borrow_mut();
-        let log = Some(BlobLog::default());
-        let blob = Rc::new(Blob::new(
-            blobs.len() as u32,
-            header,
-            file,
-            Tail::new(),
-            log,
-        ));
-        blobs.push(Some(Rc::clone(&blob)));
-        Ok(blob)
-    }
-
-    fn new_header(&self, id: BlobId, class: ExpiryClass) -> BlobHeader {
-        BlobHeader {
-            class,
-            node_id: self.options.node_id,
-            blob: id,
-            created_s: u64::from(self.now_s.get()),
-            salt: self.salts.of(id),
-            satellites: self.satellites.borrow().clone(),
-        }
-    }
-
-    /// Seals the blobs that neither grow nor have a footer: the last run ended before it was written.
-    async fn seal_leftovers(&self) {
-        let leftovers: Vec<_> = {
-            let blobs = self.blobs.borrow();
-            let open = self.open_blobs.borrow();
-            let is_open =
-                |blob: &Blob<D::File>| open.iter().flatten().any(|open| open.id == blob.id);
-            let is_leftover =
-                |blob: &&Rc<Blob<D::File>>| !is_open(blob) && blob.log.borrow().is_some();
-            blobs
-                .iter()
-                .flatten()
-                .filter(is_leftover)
-                .cloned()
-                .collect()
-        };
-        for blob in leftovers {
-            self.seal(&blob).await;
-        }
-    }
-
-    /// Ends a blob with its footer. Where that is not possible the blob stays as it is, is only attested, and is read whole at
-    /// the next opening.
-    async fn seal(&self, blob: &Blob<D::File>) {
-        let Some(footer) = blob.footer().filter(|_| !self.is_read_only()) else {
-            return self.attest(blob).await;
-        };
-        let tail = blob.tail.get();
-        let buffer = footer.encode(&blob.check, &blob.header);
-        let len = buffer.len();
-        // Nothing is ever appended after a footer, whether it was written well or not.
-        blob.update_tail(|tail| tail.append_at += len as u64);
-        let (result, buffer) = self
-            .disk
-            .write(&blob.file, footer.offset, buffer, len)
-            .await;
-        drop(buffer);
-        if let Err(error) = result {
-            self.has_failed_writes.set(true);
-            self.write_failed(blob.id, WriteOperation::Write, error);
-            return;
-        }
-        blob.update_tail(|tail| tail.file_len = footer.offset + len as u64);
-        self.count(|counters| counters.bytes_written += len as u64);
-        self.account(|space| {
-            space.file_bytes += footer.offset + len as u64 - tail.file_len;
-            space.skipped_bytes += footer.offset - tail.file_len;
-            space.header_bytes += len as u64;
-        });
-        if let Err(error) = self.disk.sync(&blob.file).await {
-            self.poison.set(blob.id, WriteOperation::Sync, error);
-            return;
-        }
-        self.count(|counters| {
-            counters.syncs += 1;
-            counters.blobs_sealed += 1;
-        });
-        blob.update_tail(|tail| tail.attested_number = tail.last_number);
-        *blob.log.borrow_mut() = None;
-    }
-
-    async fn attest_all(&self) {
-        let open = self.open_blobs.borrow().clone();
-        for blob in open.into_iter().flatten() {
-            self.attest(&blob).await;
-        }
-    }
-
-    /// Ends a blob with an empty group that says its last records were durable, so that later damage to them is known as rot.
-    ///
-    /// Without it nothing is lost but that knowledge, so a failure only poisons.
-    async fn attest(&self, blob: &Blob<D::File>) {
-        let tail = blob.tail.get();
-        if self.is_read_only() || !tail.needs_attesting() {
-            return;
-        }
-        let mut buffer = IoBuffer::zeroed(BLOCK_BYTES);
-        let header = GroupHeader {
-            record_count: 0,
-            number: tail.last_number + 1,
-            durable_number: tail.synced_number,
-            group_len: BLOCK_BYTES as u64,
-        };
-        header.encode_into(&blob.check, blob.id, tail.append_at, &mut buffer);
-        if let Ok(number) = self.append(blob, buffer, &[]).await {
-            // A failure has poisoned the store, and there is nobody to tell.
-            let _is_poisoned = self.sync(blob, number).await.is_err();
-        }
-    }
-
-    /// Poisons, unless the disk is merely full; says what to answer.
-    pub(crate) fn write_failed(
-        &self,
-        blob: BlobId,
-        operation: WriteOperation,
-        error: DiskError,
-    ) -> PutError {
-        if !error.is_harmless_to_write() {
-            self.poison.set(blob, operation, error);
-            return PutError::ReadOnly;
-        }
-        if error == DiskError::NoSpace {
-            PutError::Full
-        } else {
-            PutError::Disk(error)
         }
     }
 }

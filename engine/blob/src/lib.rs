@@ -42,6 +42,7 @@ mod read;
 mod record;
 mod recover;
 mod scan;
+mod seal;
 mod space;
 mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -52,7 +53,7 @@ mod wait;
 pub use buffer::IoBuffer;
 pub use compact::Compaction;
 pub use counters::StoreCounters;
-pub use disk::{Disk, DiskError};
+pub use disk::{Disk, DiskError, FailedWrite};
 pub use error::{BadPiece, Damage, GetError, OpenError, PutError};
 pub use layout::BlobId;
 pub use piece::{NewPiece, Piece, Stored};

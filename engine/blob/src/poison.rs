@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use crate::disk::DiskError;
+use crate::disk::{DiskError, FailedWrite};
 use crate::layout::BlobId;
 
 /// What went wrong first.
@@ -32,6 +32,16 @@ pub enum WriteOperation {
     Sync,
     /// Removing a blob file.
     Remove,
+}
+
+impl WriteOperation {
+    /// Names the step that failed.
+    pub(crate) fn check(self, result: Result<(), DiskError>) -> Result<(), FailedWrite> {
+        result.map_err(|error| FailedWrite {
+            operation: self,
+            error,
+        })
+    }
 }
 
 /// The first cause, kept until the store is dropped.

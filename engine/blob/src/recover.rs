@@ -143,7 +143,6 @@ pub(crate) async fn recover<D: Disk>(
                 blob.count_record(&entry.record);
             }
             blobs.push(blob);
-            open_blobs[class] = None;
             continue;
         }
         let before = (
@@ -174,10 +173,13 @@ pub(crate) async fn recover<D: Disk>(
         for record in &records {
             blob.count_record(record);
         }
-        // The newest blob of a class goes on growing, if its header is whole and it has room for more than a block.
+        // The newest blobs of a class go on growing, if their headers are whole and they have room for more than a block.
         let has_room =
             tail.append_at + BLOCK_BYTES as u64 + blob.footer_len(1) <= options.blob_bytes_max;
-        open_blobs[class] = (is_whole && has_room && has_places).then(|| Rc::clone(&blob));
+        if is_whole && has_room && has_places {
+            open_blobs[class].rotate_right(1);
+            open_blobs[class][0] = Some(Rc::clone(&blob));
+        }
         blobs.push(blob);
     }
     let satellites = blobs

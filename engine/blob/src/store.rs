@@ -4,11 +4,10 @@
 //! queued is still finished. Committing is in `commit`, reading in `read`, opening in `recover`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::blobs::{OpenBlobs, Slots};
-use crate::commit::{Item, Work};
+use crate::commit::{Item, Queue, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
 use crate::error::{OpenError, PutError};
@@ -34,8 +33,11 @@ pub struct StoreOptions {
     pub capacity_bytes: u64,
     /// A blob that would grow beyond this is closed and another one begun. A blob takes at least one group.
     pub blob_bytes_max: u64,
-    /// A commit group takes no further record once it is this long.
+    /// A commit group takes no further record that would make it longer than this.
     pub group_bytes_max: usize,
+    /// Blobs of one expiry class that may take groups at the same time: 1 or 2. The second is used while much waits; on a disk that seeks
+    /// one is better.
+    pub lanes_max: u8,
     /// A sealed blob of which at most this share, in percent, is worth keeping is compacted.
     pub compact_live_percent_max: u8,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
@@ -48,7 +50,7 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// Blobs of 1 GiB or 32,768 records, groups of 8 MiB.
+    /// Blobs of 1 GiB or 32,768 records, groups of 4 MiB.
     #[must_use]
     pub fn new(node_id: [u8; 32], capacity_bytes: u64) -> Self {
         Self {
@@ -57,7 +59,8 @@ impl StoreOptions {
             blob_bytes_max: 1 << 30,
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
-            group_bytes_max: 8 << 20,
+            lanes_max: 2,
+            group_bytes_max: 4 << 20,
             append_points_max: ExpiryClass::COUNT as u8,
             danger_fingerprint_bits: 64,
         }
@@ -108,7 +111,8 @@ pub struct Store<D: Disk> {
     pub(crate) next_sequence: Cell<u64>,
     pub(crate) now_s: Cell<u32>,
     pub(crate) locks: Rc<KeyLocks>,
-    pub(crate) queue: RefCell<VecDeque<Item>>,
+    /// What waits to be written, per expiry class.
+    pub(crate) queues: RefCell<[Queue; ExpiryClass::COUNT]>,
     pub(crate) work: Event,
     pub(crate) is_running: Cell<bool>,
     pub(crate) is_closing: Cell<bool>,
@@ -145,13 +149,17 @@ impl<D: Disk> Store<D> {
         let fingerprinter = Fingerprinter::new(key, options.danger_fingerprint_bits);
         let recovered = recover::recover(&disk, &options, fingerprinter).await?;
         let mut open_blobs = recovered.open_blobs;
-        // What an earlier run appended to with more classes takes nothing more; the committer seals it.
-        for (index, blob) in open_blobs.iter_mut().enumerate() {
-            let stays = blob
-                .as_ref()
-                .is_some_and(|blob| blob.class.within(options.append_points_max).index() == index);
-            if !stays {
-                *blob = None;
+        // What an earlier run appended to with more classes or lanes takes nothing more; the committer seals it.
+        for lanes in &mut open_blobs {
+            for (lane, blob) in lanes.iter_mut().enumerate() {
+                let class = blob.as_ref().map(|blob| blob.class);
+                let stays = class.is_some_and(|class| {
+                    class.within(options.append_points_max) == class
+                        && lane < usize::from(options.lanes_max.max(1))
+                });
+                if !stays {
+                    *blob = None;
+                }
             }
         }
         let store = Self {
@@ -168,7 +176,7 @@ impl<D: Disk> Store<D> {
             next_sequence: Cell::new(recovered.next_sequence),
             now_s: Cell::new(now_s),
             locks: Rc::default(),
-            queue: RefCell::default(),
+            queues: RefCell::default(),
             work: Event::default(),
             is_running: Cell::new(false),
             is_closing: Cell::new(false),
@@ -194,8 +202,9 @@ impl<D: Disk> Store<D> {
         if self.is_running.get() {
             self.stopped.wait().await;
         } else {
-            let queued = self.queue.take();
-            self.refuse(queued, PutError::Closed);
+            for queue in &mut *self.queues.borrow_mut() {
+                self.refuse(queue.take_all(), PutError::Closed);
+            }
         }
     }
 
@@ -376,7 +385,7 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn enqueue(&self, mut item: Item) {
         item.class = item.class.within(self.options.append_points_max);
-        self.queue.borrow_mut().push_back(item);
+        self.queues.borrow_mut()[item.class.index()].push(item);
         self.work.set();
     }
 
@@ -386,6 +395,7 @@ impl<D: Disk> Store<D> {
             .open_blobs
             .borrow()
             .iter()
+            .flatten()
             .flatten()
             .map(|blob| blob.footer_len(1))
             .sum();

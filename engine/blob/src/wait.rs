@@ -91,7 +91,10 @@ impl Event {
             if self.is_set.get() {
                 return Poll::Ready(());
             }
-            self.wakers.borrow_mut().push(context.waker().clone());
+            let mut wakers = self.wakers.borrow_mut();
+            if !wakers.iter().any(|known| known.will_wake(context.waker())) {
+                wakers.push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await;
@@ -102,6 +105,23 @@ impl Event {
         self.wait().await;
         self.is_set.set(false);
     }
+}
+
+/// Lets every task that is ready run once.
+#[cfg_attr(
+    not(any(test, feature = "testing")),
+    expect(unreachable_pub, reason = "public with the feature `testing`")
+)]
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// One lock a fingerprint: what happens to one piece happens in turn.

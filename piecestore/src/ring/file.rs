@@ -50,6 +50,8 @@ pub enum FileOperation {
         start: usize,
         /// One past the last.
         end: usize,
+        /// Whether it is durable when it completes (`RWF_DSYNC`: as an `fdatasync` of these bytes).
+        is_durable: bool,
     },
     /// Makes a file's writes durable.
     Sync {
@@ -317,10 +319,13 @@ impl FileOperation {
                 buffer,
                 start,
                 end,
+                is_durable,
             } => {
                 let range = &buffer[*start..*end];
+                let flags = if *is_durable { libc::RWF_DSYNC } else { 0 };
                 opcode::Write::new(raw(file), range.as_ptr(), range.len() as u32)
                     .offset(*offset)
+                    .rw_flags(flags)
                     .build()
             }
             Self::Sync { file, data_only } => {
@@ -440,9 +445,10 @@ fn count(operation: &FileOperation, result: Result<u32, i32>, counters: &Counter
             counters.disk_reads.add(1);
             counters.disk_bytes_read.add(u64::from(len));
         }
-        (FileOperation::Write { .. }, Ok(len)) => {
+        (FileOperation::Write { is_durable, .. }, Ok(len)) => {
             counters.disk_writes.add(1);
             counters.disk_bytes_written.add(u64::from(len));
+            counters.disk_syncs.add(u64::from(*is_durable));
         }
         (FileOperation::Sync { .. }, Ok(_)) => counters.disk_syncs.add(1),
         _ => {}

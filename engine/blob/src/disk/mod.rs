@@ -6,6 +6,7 @@
 
 use crate::buffer::IoBuffer;
 use crate::layout::BlobId;
+use crate::poison::WriteOperation;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
@@ -44,6 +45,15 @@ impl DiskError {
     }
 }
 
+/// A durable write that failed, and in which of its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedWrite {
+    /// [`WriteOperation::Write`] or [`WriteOperation::Sync`].
+    pub operation: WriteOperation,
+    /// The disk's answer.
+    pub error: DiskError,
+}
+
 /// A directory of blob files on one disk. Single-threaded; futures need not be `Send`.
 #[expect(
     async_fn_in_trait,
@@ -78,6 +88,25 @@ pub trait Disk: 'static {
         buffer: IoBuffer,
         len: usize,
     ) -> (Result<(), DiskError>, IoBuffer);
+
+    /// Writes as [`write`](Self::write), and returns once these bytes, and the file's length over them, are durable; says nothing of
+    /// other writes. Several may be under way in one file.
+    ///
+    /// A disk that can do both in one request is asked once.
+    async fn write_durably(
+        &self,
+        file: &Self::File,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+    ) -> (Result<(), FailedWrite>, IoBuffer) {
+        let (written, buffer) = self.write(file, offset, buffer, len).await;
+        let result = match written {
+            Ok(()) => WriteOperation::Sync.check(self.sync(file).await),
+            Err(_) => WriteOperation::Write.check(written),
+        };
+        (result, buffer)
+    }
 
     /// Makes durable every write that ended before this began, and the file's length (fdatasync).
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError>;

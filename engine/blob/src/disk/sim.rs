@@ -25,8 +25,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::buffer::IoBuffer;
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, FailedWrite};
 use crate::layout::{BLOCK_BYTES, BlobId};
+use crate::poison::WriteOperation;
 use crate::testing::{Random, yield_now};
 use crate::wait::Event;
 
@@ -352,6 +353,78 @@ impl SimDisk {
         failure.map_or(Ok(()), |failure| Err(failure.error(0, 0)))
     }
 
+    /// Writes; the number of the write, under which it waits to be synced.
+    async fn write_here(
+        &self,
+        id: BlobId,
+        offset: u64,
+        bytes: &[u8],
+    ) -> (Result<(), DiskError>, u64) {
+        let len = bytes.len();
+        assert!(
+            offset.is_multiple_of(BLOCK_BYTES as u64),
+            "writes begin at blocks"
+        );
+        assert!(len.is_multiple_of(BLOCK_BYTES), "writes are whole blocks");
+        let (polls, failure) = self.begin(Op::Write);
+        let number = self.begin_write(id, offset, bytes);
+        self.pass_time(Op::Write, polls).await;
+        let written = match failure {
+            None => len,
+            Some(_) => {
+                let sector_count = (len / SECTOR_BYTES) as u64;
+                let sectors = self.state.borrow_mut().random.below(sector_count);
+                sectors as usize * SECTOR_BYTES
+            }
+        };
+        let result = self.end_write(id, number, written);
+        let failed = failure.map(|failure| failure.error(written as u64, len as u64));
+        (failed.map_or(result, Err), number)
+    }
+
+    /// Makes writes durable, those that it `covers` when it begins.
+    async fn sync_writes(
+        &self,
+        id: BlobId,
+        covers: impl Fn(&Write) -> bool,
+    ) -> Result<(), DiskError> {
+        let (polls, failure) = self.begin(Op::Sync);
+        let covered: Vec<u64> = {
+            let state = self.state.borrow();
+            let file = state.files.get(&id).ok_or(DiskError::NotFound)?;
+            let covered = file
+                .unsynced
+                .iter()
+                .filter(|write| covers(write) && !write.is_forsaken);
+            covered.map(|write| write.number).collect()
+        };
+        self.pass_time(Op::Sync, polls).await;
+        let mut state = self.state.borrow_mut();
+        let Some(file) = state.files.get_mut(&id) else {
+            return Err(DiskError::NotFound);
+        };
+        let File {
+            durable, unsynced, ..
+        } = file;
+        if let Some(failure) = failure {
+            for write in unsynced
+                .iter_mut()
+                .filter(|write| covered.contains(&write.number))
+            {
+                write.is_forsaken = true;
+            }
+            return Err(failure.error(0, 0));
+        }
+        unsynced.retain(|write| {
+            let is_covered = covered.contains(&write.number);
+            if is_covered {
+                overlay(durable, write.offset, &write.bytes);
+            }
+            !is_covered
+        });
+        Ok(())
+    }
+
     fn begin_write(&self, id: BlobId, offset: u64, bytes: &[u8]) -> u64 {
         let mut state = self.state.borrow_mut();
         let number = state.next_write;
@@ -490,69 +563,31 @@ impl Disk for SimDisk {
         buffer: IoBuffer,
         len: usize,
     ) -> (Result<(), DiskError>, IoBuffer) {
-        assert!(
-            offset.is_multiple_of(BLOCK_BYTES as u64),
-            "writes begin at blocks"
-        );
-        assert!(
-            len.is_multiple_of(BLOCK_BYTES) && len <= buffer.len(),
-            "writes are whole blocks"
-        );
-        let (polls, failure) = self.begin(Op::Write);
-        let number = self.begin_write(file.id, offset, &buffer[..len]);
-        self.pass_time(Op::Write, polls).await;
-        let written = match failure {
-            None => len,
-            Some(_) => {
-                let sectors = self
-                    .state
-                    .borrow_mut()
-                    .random
-                    .below((len / SECTOR_BYTES) as u64);
-                sectors as usize * SECTOR_BYTES
+        let (result, _) = self.write_here(file.id, offset, &buffer[..len]).await;
+        (result, buffer)
+    }
+
+    /// Makes durable what it wrote and nothing else.
+    async fn write_durably(
+        &self,
+        file: &SimFile,
+        offset: u64,
+        buffer: IoBuffer,
+        len: usize,
+    ) -> (Result<(), FailedWrite>, IoBuffer) {
+        let (written, number) = self.write_here(file.id, offset, &buffer[..len]).await;
+        let result = match written {
+            Ok(()) => {
+                let synced = self.sync_writes(file.id, |write| write.number == number);
+                WriteOperation::Sync.check(synced.await)
             }
+            Err(_) => WriteOperation::Write.check(written),
         };
-        let result = self.end_write(file.id, number, written);
-        let failed = failure.map(|failure| failure.error(written as u64, len as u64));
-        (failed.map_or(result, Err), buffer)
+        (result, buffer)
     }
 
     async fn sync(&self, file: &SimFile) -> Result<(), DiskError> {
-        let (polls, failure) = self.begin(Op::Sync);
-        let covered: Vec<u64> = {
-            let state = self.state.borrow();
-            let file = state.files.get(&file.id).ok_or(DiskError::NotFound)?;
-            let covered = file
-                .unsynced
-                .iter()
-                .filter(|write| write.has_ended && !write.is_forsaken);
-            covered.map(|write| write.number).collect()
-        };
-        self.pass_time(Op::Sync, polls).await;
-        let mut state = self.state.borrow_mut();
-        let Some(file) = state.files.get_mut(&file.id) else {
-            return Err(DiskError::NotFound);
-        };
-        let File {
-            durable, unsynced, ..
-        } = file;
-        if let Some(failure) = failure {
-            for write in unsynced
-                .iter_mut()
-                .filter(|write| covered.contains(&write.number))
-            {
-                write.is_forsaken = true;
-            }
-            return Err(failure.error(0, 0));
-        }
-        unsynced.retain(|write| {
-            let is_covered = covered.contains(&write.number);
-            if is_covered {
-                overlay(durable, write.offset, &write.bytes);
-            }
-            !is_covered
-        });
-        Ok(())
+        self.sync_writes(file.id, |write| write.has_ended).await
     }
 
     async fn remove(&self, id: BlobId) -> Result<(), DiskError> {

@@ -385,7 +385,9 @@ fn a_piece_is_neither_visible_nor_acked_again_before_its_sync() {
     assert_eq!(world.body(3), Err(GetError::NotFound));
     world.disk.release(Sync);
     world.executor.run_until_stalled();
-    assert_eq!(*answers.borrow(), [Ok(Stored::New), Ok(Stored::Already)]);
+    let answers = answers.borrow();
+    assert_eq!(answers.len(), 2);
+    assert!(answers.contains(&Ok(Stored::New)) && answers.contains(&Ok(Stored::Already)));
     assert_eq!(world.body(3), Ok(variant_piece(3, 0).body.concat()));
 }
 

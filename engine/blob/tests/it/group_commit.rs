@@ -62,15 +62,60 @@ fn a_group_stops_at_its_bound_and_long_pieces_still_fit() {
     // Each record alone is longer than the bound of 64 KiB, so each comes alone.
     assert_eq!(world.store.counters().groups, 6);
     world.close();
+    // The class has two lanes, each with a blob.
     let files = world.disk.files();
-    assert_eq!(files.len(), 1);
-    for bytes in files.values() {
-        assert_eq!(independent::read_blob(bytes).pieces.len(), 6);
-    }
+    assert_eq!(files.len(), 2);
+    let counts: Vec<_> = files
+        .values()
+        .map(|bytes| independent::read_blob(bytes).pieces.len())
+        .collect();
+    assert_eq!(counts, [3, 3]);
     let world = open(&world.disk, options, 3);
     for key in 0..6 {
         check_same(&world, &piece(key, 300_000));
     }
+}
+
+#[test]
+fn both_lanes_go_on_after_reopening_and_one_is_enough_on_demand() {
+    for (lanes_max, files) in [(2, 2), (1, 1)] {
+        let mut options = small_options();
+        options.blob_bytes_max = 64 << 20;
+        options.lanes_max = lanes_max;
+        let mut world = World::new(1).reopen(options, 2);
+        for round in 0..3 {
+            put_all_at_once(&world, round * 6..round * 6 + 6, 30_000);
+            world = world.reopen(options, round);
+            assert_eq!(world.disk.files().len(), files, "{lanes_max} lanes");
+            assert_eq!(world.store.counters().blobs_sealed, 0);
+        }
+        for key in 0..18 {
+            check_same(&world, &piece(key, 30_000));
+        }
+    }
+}
+
+#[test]
+fn records_that_would_just_spill_into_another_block_wait() {
+    let mut options = small_options();
+    options.lanes_max = 1;
+    let world = World::new(1).reopen(options, 2);
+    put_all_at_once(&world, 0..1, 576);
+    world.disk.hold(Op::Write);
+    for keys in [1..2, 2..66] {
+        for key in keys {
+            let store = Rc::clone(&world.store);
+            let put = async move { assert_eq!(store.put(piece(key, 576)).await, Ok(Stored::New)) };
+            world.executor.spawn(put);
+        }
+        world.executor.run_until_stalled();
+    }
+    world.disk.release(Op::Write);
+    world.executor.run_until_stalled();
+    // A record takes 960 bytes: 64 of them and the group's header are 15 blocks and 64 bytes.
+    let lens: Vec<_> = world.disk.files().values().map(Vec::len).collect();
+    assert_eq!(lens, [8_192 + (1 + 1 + 15 + 1) * 4_096]);
+    assert_eq!(world.store.counters().acks, 66);
 }
 
 #[test]

@@ -160,8 +160,9 @@ impl World {
         found
     }
 
-    /// Every byte of every file must have a use.
+    /// Every byte of every file must have a use, once nothing is on its way.
     pub(crate) fn check_space(&self) {
+        self.executor.run_until_stalled();
         let space = self.store.space();
         let file_bytes: usize = self.disk.files().values().map(Vec::len).sum();
         assert!(space.adds_up(), "{space:?}");
