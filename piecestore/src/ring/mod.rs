@@ -30,5 +30,5 @@ mod turn;
 
 pub use datagram::{Outgoing, Received, SocketId};
 pub use file::{DISK_IN_FLIGHT_MAX, DiskQueue, FileOperation, FileOutcome};
-pub use probe::{Unsupported, probe, raise_memory_lock_limit, raise_open_files_limit};
+pub use probe::{Unsupported, boot_ms, probe, raise_memory_lock_limit, raise_open_files_limit};
 pub use turn::{Ring, RingOptions};

@@ -87,6 +87,19 @@ pub fn raise_open_files_limit() -> u64 {
     raise_limit(libc::RLIMIT_NOFILE)
 }
 
+/// Milliseconds since the machine started, those it slept included. Nobody can set this clock.
+#[must_use]
+pub fn boot_ms() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid place for the answer.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    assert_eq!(result, 0, "Linux has had this clock since 2.6.39");
+    time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000
+}
+
 fn raise_limit(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
