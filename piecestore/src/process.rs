@@ -199,7 +199,7 @@ fn open(
             })?;
         sockets.push(socket);
         let hardware = Hardware::under(&directory.blobs());
-        let says = spinning.or(directory.config().spinning);
+        let says = spinning.or_else(|| directory.config().spinning);
         let is_spinning = says.or(hardware.is_spinning).unwrap_or(false);
         tracing::info!(directory = %path.display(), "{}", hardware.line(is_spinning));
         seats.push(Seat {

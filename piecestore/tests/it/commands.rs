@@ -269,13 +269,16 @@ fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
+/// What is wrong, how it comes about, and what must be said.
+type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
+
 #[test]
 fn every_command_refuses_a_bad_directory_in_one_sentence_and_changes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let make = |name: &str| set_up(root.path(), name, &nowhere(), &[]).0;
     let other = make("other");
     let target = root.path().join("target");
-    let cases: [(&str, &dyn Fn(&Path), &str); 6] = [
+    let cases: [Case<'_>; 6] = [
         (
             "no settings",
             &|dir| std::fs::remove_file(dir.join("node.toml")).unwrap(),
