@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use futures_lite::future::block_on;
 use serde::Serialize;
-use strand_blob::verify::{Finding, PieceName, Progress, Verdict};
+use strand_blob::verify::{Finding, PieceName, Progress, RootHash, Verdict};
 use strand_blob::{DiskError, verify};
+use strand_codec::{PieceHasher, SHARE_BYTES};
+use strand_protocol::limits::PIECE_BYTES_MAX;
 use strand_protocol::{NodeId, PieceId};
 
 use crate::directory::{Directory, DirectoryError};
@@ -122,10 +124,11 @@ pub fn check(path: &Path) -> Result<VerifyReport, VerifyError> {
     let mut meter = Meter::new();
     let mut key = [0; 32];
     crate::node::fill_random(&mut key);
-    let verdict = block_on(verify::verify(
+    let verdict = block_on(verify::verify_content(
         &disk,
         *node_id.as_bytes(),
         key,
+        Some(&mut PieceRoots::default()),
         &mut |now| {
             meter.show(|| said(now));
         },
@@ -136,6 +139,37 @@ pub fn check(path: &Path) -> Result<VerifyReport, VerifyError> {
         error,
     })?;
     Ok(VerifyReport::new(node_id, path, &verdict, read_bytes.get()))
+}
+
+/// The roots of pieces, share by share.
+#[derive(Default)]
+struct PieceRoots {
+    hasher: Option<PieceHasher>,
+    missing_bytes: u64,
+}
+
+impl RootHash for PieceRoots {
+    fn begin(&mut self, body_len: u64) {
+        let is_piece = (1..=PIECE_BYTES_MAX).contains(&body_len);
+        self.hasher = is_piece.then(|| PieceHasher::new(body_len));
+        self.missing_bytes = body_len;
+    }
+
+    fn share(&mut self, share: &[u8]) {
+        // A share that the file ends in is a fault already, and nobody asks for a root then.
+        let wanted = self.missing_bytes.min(SHARE_BYTES as u64);
+        match &mut self.hasher {
+            Some(hasher) if share.len() as u64 == wanted => hasher.push_share(share),
+            _ => self.hasher = None,
+        }
+        self.missing_bytes -= wanted;
+    }
+
+    fn root(&mut self) -> [u8; 32] {
+        self.hasher
+            .take()
+            .map_or([0; 32], |hasher| hasher.finish().root)
+    }
 }
 
 fn said(now: &Progress) -> String {

@@ -99,6 +99,18 @@ fn a_bad_share_of_a_sealed_blob_is_found_though_the_footer_vouches_for_it() {
 }
 
 #[test]
+fn every_bad_share_of_a_piece_is_named() {
+    let files = filled();
+    let record = place(&files, 1);
+    let mut files = flipped(&files, record.share_range(0).start);
+    files = flipped(&files, record.share_range(2).start);
+    let verdict = check(&files);
+    let wanted = [0, 2].map(|share| Fault::Damaged(Damage::Share(share)));
+    assert_eq!(faults(&verdict), wanted);
+    assert_eq!(verdict.lost().len(), 1);
+}
+
+#[test]
 fn a_bad_share_of_a_deleted_piece_costs_nothing() {
     let files = filled();
     let record = place(&files, GONE);
