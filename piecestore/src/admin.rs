@@ -1,6 +1,7 @@
 //! The socket in a node's directory through which its owner asks how it is.
 //!
-//! One connection is one question: a line `status`, and one JSON object back. The sockets are served by a thread of
+//! One connection is one question: a line `status`, `compact` (begins a job or joins the one that runs) or `job` (how far it is), and one
+//! JSON object back. The sockets are served by a thread of
 //! their own with plain blocking I/O, so that no owner's script ever costs a core anything but the figures themselves:
 //! the thread raises a number on the node's [`Board`], and the core, which looks ten times a second, puts the answer up.
 
@@ -15,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::jobs::{JobBoard, JobFigures};
 
 /// The socket's name in a node's directory.
 pub const SOCKET_FILE: &str = "node.sock";
@@ -34,6 +37,8 @@ const QUESTION_BYTES_MAX: u64 = 256;
 /// Where a core puts one node's figures up when asked.
 #[derive(Debug, Default)]
 pub struct Board {
+    /// What the owner asked the node to do.
+    pub jobs: JobBoard,
     asked: AtomicU64,
     shown: Mutex<Shown>,
     changed: Condvar,
@@ -153,12 +158,34 @@ pub fn serve(sockets: Vec<Socket>) -> io::Result<()> {
 
 /// Asks the process that serves a directory for the node's status: one JSON object.
 pub fn ask_status(directory: &Path) -> Result<String, AskError> {
+    ask(directory, "status")
+}
+
+/// Asks a running node to compact everything that is worth it, or joins the compaction that runs.
+pub fn ask_compact(directory: &Path) -> Result<JobFigures, AskError> {
+    ask_for_job(directory, "compact")
+}
+
+/// Asks a running node how far its job is.
+pub fn ask_job(directory: &Path) -> Result<JobFigures, AskError> {
+    ask_for_job(directory, "job")
+}
+
+fn ask_for_job(directory: &Path, question: &str) -> Result<JobFigures, AskError> {
+    let answer = ask(directory, question)?;
+    serde_json::from_str(&answer).map_err(|error| AskError::NoAnswer {
+        path: directory.to_owned(),
+        error: error.into(),
+    })
+}
+
+fn ask(directory: &Path, question: &str) -> Result<String, AskError> {
     let stream = with_short_path(directory, |path| UnixStream::connect(path))
         .map_err(|_| AskError::NotRunning(directory.to_owned()))?;
     let ask = || -> io::Result<String> {
         let mut stream = stream;
         stream.set_read_timeout(Some(ANSWER_WAIT + QUESTION_WAIT))?;
-        stream.write_all(b"status\n")?;
+        stream.write_all(format!("{question}\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         if answer.is_empty() {
@@ -182,9 +209,15 @@ fn answer(stream: UnixStream, board: &Board) -> io::Result<()> {
         "status" => board
             .ask()
             .unwrap_or_else(|| r#"{"error":"the core does not answer"}"#.to_owned()),
+        "compact" => job_answer(&board.jobs.ask()),
+        "job" => job_answer(&board.jobs.figures()),
         _ => r#"{"error":"unknown question"}"#.to_owned(),
     };
     (&stream).write_all(answer.as_bytes())
+}
+
+fn job_answer(figures: &JobFigures) -> String {
+    serde_json::to_string(figures).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 /// Runs `operation` on the socket's path, or on a short one to the same place where the real one is too long for a

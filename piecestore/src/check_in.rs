@@ -400,6 +400,7 @@ mod tests {
             capacity: "1GB".parse().unwrap(),
             listen: "0.0.0.0:7778".parse().unwrap(),
             advertise: advertise.map(|text| text.parse().unwrap()),
+            spinning: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`.
+//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`, `compact`, `rebuild-index`, `move-dir`.
 //!
 //! [`cli_main`] is the whole program, so that others can be this program: a test network starts itself again as a node.
 //! Errors are one sentence on standard error with the next step in it; exit code 1 for those, 2 for a misspelt command.
@@ -16,6 +16,8 @@ use crate::admin::{AskError, ask_status};
 use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddress};
 use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
+use crate::move_dir::{self, MoveError};
+use crate::offline_store::{self, OfflineError};
 use crate::process::{self, Line, ProcessError, ProcessOptions};
 use crate::space::{self, SpaceError};
 use crate::status::{for_people, human_bytes};
@@ -56,6 +58,28 @@ enum Verb {
                       It may be interrupted at any moment."
     )]
     Verify(VerifyOptions),
+    /// Give the space of deleted pieces back to the disk now, of a running node or of a stopped one.
+    #[command(
+        after_help = "A node does this by itself, at most half of the time; this does it at once and at full speed. Blobs of which at \
+                      most 60 % is still wanted are written anew and removed, one after another; some room for one blob is needed.\n\n\
+                      A running node does the work itself, and goes on if this command is interrupted. Of a stopped node nothing \
+                      expires, because satellite time is not known. It may be interrupted at any moment."
+    )]
+    Compact(DirectoryOptions),
+    /// Read the blobs of a stopped node anew, and forget what was remembered of them.
+    #[command(
+        after_help = "The index is a cache of what the blobs say. A node reads it from them by itself where it must; this is for when you \
+                      doubt it. Pieces are not touched. It may be interrupted at any moment."
+    )]
+    RebuildIndex(DirectoryOptions),
+    /// Move a stopped node to another disk: copies it, compares every file, and marks the old directory as moved.
+    #[command(
+        after_help = "Each blob is read back after it was written and compared (BLAKE3). Blocks that the old disk cannot read become zeros \
+                      and cost the pieces in them alone; they are counted.\n\nThe new directory starts only after the old one has been marked, so \
+                      that never both can: two nodes with one identity would lose each other's pieces. It may be interrupted at any moment; the \
+                      same command goes on where it was. Until the last step the old directory is the node's and may be run."
+    )]
+    MoveDir(MoveOptions),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +112,12 @@ struct Run {
     /// Memory for pieces being received, for each core. Uploads that find it full are told to come back later.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_write_buffer)]
     write_buffer: u64,
+    /// Take the disks for spinning ones, whatever the kernel or node.toml (`spinning = true`) say: fewer places to append at.
+    #[arg(long, conflicts_with = "no_spinning")]
+    spinning: bool,
+    /// Take the disks for ones that do not spin.
+    #[arg(long)]
+    no_spinning: bool,
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +136,32 @@ struct SpaceOptions {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// One JSON object with every figure in bytes.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DirectoryOptions {
+    /// The node's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// One JSON object with every figure.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct MoveOptions {
+    /// The directory to move. The node must not run.
+    #[arg(value_name = "FROM")]
+    from: PathBuf,
+    /// Where to: a directory that is empty or not there yet.
+    #[arg(value_name = "TO")]
+    to: PathBuf,
+    /// Remove the old directory once everything is done; also of a move that was done before.
+    #[arg(long)]
+    remove: bool,
+    /// One JSON object with every figure.
     #[arg(long)]
     json: bool,
 }
@@ -141,6 +197,10 @@ enum CliError {
     Space(#[from] SpaceError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
+    #[error(transparent)]
+    Move(#[from] MoveError),
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
 }
@@ -161,6 +221,9 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Run(options) => run(options),
         Verb::Status(options) => status(&options),
         Verb::Space(options) => space(&options),
+        Verb::Compact(options) => compact(&options),
+        Verb::RebuildIndex(options) => rebuild_index(&options),
+        Verb::MoveDir(options) => move_dir(&options),
         Verb::Verify(options) => match verify(&options) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
@@ -232,6 +295,10 @@ fn run(options: Run) -> Result<(), CliError> {
             .min(options.dir.len()),
         directories: options.dir,
         write_budget_bytes: options.write_buffer,
+        spinning: match (options.spinning, options.no_spinning) {
+            (false, false) => None,
+            (spinning, _) => Some(spinning),
+        },
     };
     process::run(&options, |line| {
         // If nobody reads the lines any more, the node serves all the same.
@@ -286,6 +353,33 @@ fn verify(options: &VerifyOptions) -> Result<bool, CliError> {
         print_text(&report.for_people())?;
     }
     Ok(report.ok)
+}
+
+fn compact(options: &DirectoryOptions) -> Result<(), CliError> {
+    let report = offline_store::compact(&options.dir)?;
+    print_report(options.json, &report, || report.for_people())
+}
+
+fn rebuild_index(options: &DirectoryOptions) -> Result<(), CliError> {
+    let report = offline_store::rebuild_index(&options.dir)?;
+    print_report(options.json, &report, || report.for_people())
+}
+
+fn move_dir(options: &MoveOptions) -> Result<(), CliError> {
+    let report = move_dir::move_dir(&options.from, &options.to, options.remove)?;
+    print_report(options.json, &report, || report.for_people())
+}
+
+fn print_report(
+    json: bool,
+    report: &impl serde::Serialize,
+    for_people: impl FnOnce() -> String,
+) -> Result<(), CliError> {
+    if json {
+        print_json(report)
+    } else {
+        print_text(&for_people())
+    }
 }
 
 fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {

@@ -35,6 +35,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `host:port` under which others reach it; none: as the satellite sees it.
     pub advertise: Option<HostPort>,
+    /// Whether its disk spins; none: as the kernel says.
+    pub spinning: Option<bool>,
 }
 
 /// `NODEID@HOST:PORT`.
@@ -169,6 +171,7 @@ impl Config {
         let mut capacity = None;
         let mut listen = None;
         let mut advertise = None;
+        let mut spinning = None;
         for (index, line) in text.lines().enumerate() {
             let problem = |problem: String| ConfigError::Line {
                 path: path.to_owned(),
@@ -221,6 +224,13 @@ impl Config {
                             .map_err(|e: ValueError| problem(e.to_string()))?,
                     )
                     .is_none(),
+                "spinning" => spinning
+                    .replace(
+                        value
+                            .parse()
+                            .map_err(|_| problem("spinning is true or false".to_owned()))?,
+                    )
+                    .is_none(),
                 _ => return Err(problem(format!("unknown setting `{key}`"))),
             };
             if !is_new {
@@ -238,6 +248,7 @@ impl Config {
             capacity: capacity.ok_or_else(|| missing("capacity"))?,
             listen: listen.ok_or_else(|| missing("listen"))?,
             advertise,
+            spinning,
         })
     }
 }
@@ -258,6 +269,9 @@ impl fmt::Display for Config {
         writeln!(f, "satellite = \"{}\"", self.satellite)?;
         writeln!(f, "capacity = \"{}\"", self.capacity)?;
         writeln!(f, "listen = \"{}\"", self.listen)?;
+        if let Some(spinning) = self.spinning {
+            writeln!(f, "spinning = {spinning}")?;
+        }
         match &self.advertise {
             Some(advertise) => writeln!(f, "advertise = \"{advertise}\""),
             None => writeln!(
@@ -456,6 +470,7 @@ mod tests {
             capacity: "2TB".parse().unwrap(),
             listen: "0.0.0.0:7778".parse().unwrap(),
             advertise: Some("[2001:db8::1]:7778".parse().unwrap()),
+            spinning: Some(true),
         }
     }
 
@@ -469,6 +484,7 @@ mod tests {
         assert_eq!(parse(&config.to_string()).unwrap(), config);
         let plain = Config {
             advertise: None,
+            spinning: None,
             ..config
         };
         assert_eq!(parse(&plain.to_string()).unwrap(), plain);

@@ -2,10 +2,11 @@
 //!
 //! What must stay true: an identity is never overwritten; a directory is served only under the identity it was set up
 //! with; two processes never serve one directory (the lock is the kernel's, so it ends with the process however that
-//! ends). The blobs inside are the store's.
+//! ends); blobs are served only from a folder that says whose it is, because an empty one may be what lies under a disk that is not
+//! mounted; a directory that was moved away is never served again. The blobs inside are the store's.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,16 +18,24 @@ use strand_transport::{Identity, IdentityError};
 use crate::config::{Capacity, Config, ConfigError, HostPort, SatelliteAddress};
 
 /// The identity's file.
-const IDENTITY_FILE: &str = "identity.key";
+pub(crate) const IDENTITY_FILE: &str = "identity.key";
 
 /// The file whose lock says that a process serves the directory.
-const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 
 /// The folder of the store.
 const BLOBS_FOLDER: &str = "blobs";
 
 /// Where checkpoints lie, beside the blobs.
 pub(crate) const CHECKPOINTS_FOLDER: &str = "checkpoint";
+/// Says in the folder of the store whose blobs these are: node id in text form and a newline (docs/format.md section 6).
+pub(crate) const MARKER_FILE: &str = ".strand-node";
+
+/// Says in a directory that its node lives elsewhere now (docs/format.md section 6).
+pub(crate) const MOVED_FILE: &str = "moved-to";
+
+/// Says in a directory that it is a copy under way (docs/format.md section 6).
+pub(crate) const MOVING_FILE: &str = "moving";
 
 /// A directory that this process has locked.
 #[derive(Debug)]
@@ -94,6 +103,34 @@ pub enum DirectoryError {
         "{0} has no {BLOBS_FOLDER} folder: mount the disk that it is on, or restore it; nothing was changed"
     )]
     NoBlobs(PathBuf),
+    /// The folder of the store is an empty one that is not the node's.
+    #[error(
+        "{0}/{BLOBS_FOLDER} is empty and has no {MARKER_FILE}: the disk with the blobs is not mounted; mount it, nothing was changed"
+    )]
+    NotMounted(PathBuf),
+    /// The folder of the store is another node's.
+    #[error(
+        "{path}/{BLOBS_FOLDER} holds the blobs of another node ({found}), not of {node_id}: mount the right disk; nothing was changed"
+    )]
+    OtherBlobs {
+        /// The directory.
+        path: PathBuf,
+        /// Its node.
+        node_id: NodeId,
+        /// What the folder says.
+        found: String,
+    },
+    /// The node lives elsewhere now.
+    #[error("the node of {path} was moved to {to}: use that directory; nothing was changed")]
+    Moved {
+        /// The directory.
+        path: PathBuf,
+        /// Where the node is.
+        to: String,
+    },
+    /// A copy that is not complete.
+    #[error("{0} is an unfinished copy of another directory: run that `piecestore move-dir` again")]
+    Moving(PathBuf),
     /// A node cannot serve what it cannot write.
     #[error(
         "{0} is on a disk that is mounted read-only, as the kernel does after errors (see dmesg): check it and mount it writable"
@@ -139,6 +176,9 @@ impl Directory {
             Err(ConfigError::Missing(_)) => {}
             Err(error) => return Err(error.into()),
         }
+        if path.join(MOVING_FILE).exists() {
+            return Err(DirectoryError::Moving(path.to_owned()));
+        }
         make_folder(path)?;
         let _lock = lock(path)?;
         make_folder(&path.join(BLOBS_FOLDER))?;
@@ -163,7 +203,11 @@ impl Directory {
             capacity,
             listen,
             advertise,
+            spinning: None,
         };
+        if read_marker(path, config.node_id)?.is_none() {
+            write_marker(path, config.node_id)?;
+        }
         config.create(path)?;
         Ok(config)
     }
@@ -172,6 +216,10 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         let config = Config::load(path)?;
         let lock = lock(path)?;
+        if let Some(to) = moved_to(path)? {
+            let path = path.to_owned();
+            return Err(DirectoryError::Moved { path, to });
+        }
         let key_path = path.join(IDENTITY_FILE);
         if !key_path
             .try_exists()
@@ -187,7 +235,9 @@ impl Directory {
                 found: identity.node_id(),
             });
         }
-        check_blobs(path)?;
+        if !has_marker(path, config.node_id)? {
+            write_marker(path, config.node_id)?;
+        }
         let blobs = blobs_of(path);
         let blobs = File::open(&blobs).map_err(|error| failed("open", &blobs, error))?;
         Ok(Self {
@@ -205,7 +255,7 @@ impl Directory {
         let lock_path = path.join(LOCK_FILE);
         let lock = File::open(&lock_path).map_err(|error| failed("open", &lock_path, error))?;
         take_lock(path, &lock)?;
-        check_blobs(path)?;
+        has_marker(path, config.node_id)?;
         Ok(Inspected {
             blobs: blobs_of(path),
             config,
@@ -274,13 +324,75 @@ pub fn blobs_of(directory: &Path) -> PathBuf {
     directory.join(BLOBS_FOLDER)
 }
 
-/// A folder that is not there is never made anew: it may be on a disk that is not mounted.
-fn check_blobs(directory: &Path) -> Result<(), DirectoryError> {
-    if blobs_of(directory).is_dir() {
-        Ok(())
-    } else {
-        Err(DirectoryError::NoBlobs(directory.to_owned()))
+/// Whether the folder of the store says that it is the node's. One with blobs and without a word is from before there were markers.
+///
+/// A folder that is not there is never made anew, and an empty one without a word never used: it may be on a disk that is not mounted.
+pub(crate) fn has_marker(directory: &Path, node_id: NodeId) -> Result<bool, DirectoryError> {
+    let blobs = blobs_of(directory);
+    if !blobs.is_dir() {
+        return Err(DirectoryError::NoBlobs(directory.to_owned()));
     }
+    if read_marker(directory, node_id)?.is_some() {
+        return Ok(true);
+    }
+    let files = crate::offline::files_on_disk(&blobs);
+    match files.map_err(|error| failed("list", &blobs, error))?.count {
+        0 => Err(DirectoryError::NotMounted(directory.to_owned())),
+        _ => Ok(false),
+    }
+}
+
+fn read_marker(directory: &Path, node_id: NodeId) -> Result<Option<()>, DirectoryError> {
+    let path = blobs_of(directory).join(MARKER_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim_end() == node_id.to_string() => Ok(Some(())),
+        Ok(text) => Err(DirectoryError::OtherBlobs {
+            path: directory.to_owned(),
+            node_id,
+            found: text.trim_end().chars().take(80).collect(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", &path, error)),
+    }
+}
+
+fn write_marker(directory: &Path, node_id: NodeId) -> Result<(), DirectoryError> {
+    let path = blobs_of(directory).join(MARKER_FILE);
+    write_whole(&path, format!("{node_id}\n").as_bytes()).map_err(|error| match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => DirectoryError::ReadOnly(directory.to_owned()),
+        _ => failed("write", &path, error),
+    })
+}
+
+/// Where the node of a directory was moved to, if it was.
+pub(crate) fn moved_to(directory: &Path) -> Result<Option<String>, DirectoryError> {
+    let path = directory.join(MOVED_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", &path, error)),
+    }
+}
+
+/// Writes a small file whole or not at all, and durably.
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".draft");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    sync_folder(path.parent().unwrap_or(path))
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// The free and total bytes of the file system under a path, for advice at setup. One that does not count has room.
@@ -295,14 +407,14 @@ pub fn file_system_bytes(path: &Path) -> io::Result<(u64, u64)> {
     ))
 }
 
-fn make_folder(path: &Path) -> Result<(), DirectoryError> {
+pub(crate) fn make_folder(path: &Path) -> Result<(), DirectoryError> {
     match DirBuilder::new().mode(0o700).recursive(true).create(path) {
         Ok(()) => Ok(()),
         Err(error) => Err(failed("create", path, error)),
     }
 }
 
-fn lock(directory: &Path) -> Result<File, DirectoryError> {
+pub(crate) fn lock(directory: &Path) -> Result<File, DirectoryError> {
     let path = directory.join(LOCK_FILE);
     let file = OpenOptions::new()
         .create(true)
@@ -326,7 +438,7 @@ fn take_lock(directory: &Path, file: &File) -> Result<(), DirectoryError> {
     }
 }
 
-fn failed(what: &'static str, path: &Path, error: io::Error) -> DirectoryError {
+pub(crate) fn failed(what: &'static str, path: &Path, error: io::Error) -> DirectoryError {
     DirectoryError::Io {
         what,
         path: path.to_owned(),
@@ -385,6 +497,54 @@ mod tests {
         let before = Config::load(&path).unwrap();
         std::fs::remove_file(path.join(crate::config::FILE_NAME)).unwrap();
         assert_eq!(Directory::set_up(&path, choices()).unwrap(), before);
+    }
+
+    #[test]
+    fn blobs_are_served_only_from_a_folder_that_says_whose_it_is() {
+        let (_root, path) = set_up();
+        let (_other_root, other) = set_up();
+        let marker = blobs_of(&path).join(MARKER_FILE);
+        std::fs::remove_file(&marker).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(
+                Directory::open(&path),
+                Err(DirectoryError::NotMounted(_))
+            ));
+            assert!(matches!(
+                Directory::inspect(&path),
+                Err(DirectoryError::NotMounted(_))
+            ));
+            assert!(!marker.exists(), "an empty folder was claimed");
+        }
+        // A directory from before there were markers.
+        std::fs::write(blobs_of(&path).join("0000000000000001.blob"), "").unwrap();
+        drop(Directory::inspect(&path).unwrap());
+        assert!(!marker.exists(), "looking changed something");
+        drop(Directory::open(&path).unwrap());
+        assert!(marker.exists());
+        std::fs::copy(blobs_of(&other).join(MARKER_FILE), &marker).unwrap();
+        let error = Directory::open(&path).unwrap_err();
+        assert!(
+            matches!(error, DirectoryError::OtherBlobs { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_directory_that_was_moved_away_and_a_copy_under_way_are_not_served() {
+        let (_root, path) = set_up();
+        write_whole(&path.join(MOVED_FILE), b"/volume2/node\n").unwrap();
+        let error = Directory::open(&path).unwrap_err();
+        assert!(
+            error.to_string().contains("moved to /volume2/node"),
+            "{error}"
+        );
+        let (_root, path) = set_up();
+        std::fs::remove_file(path.join(crate::config::FILE_NAME)).unwrap();
+        std::fs::write(path.join(MOVING_FILE), "").unwrap();
+        let error = Directory::set_up(&path, choices()).unwrap_err();
+        assert!(matches!(error, DirectoryError::Moving(_)), "{error}");
+        assert!(!path.join(crate::config::FILE_NAME).exists());
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! Names are made durable by syncing the folder.
 //! What stays true: a write is whole or an error; nothing retries a failed sync; an operation
 //! that takes longer than [`OPERATION_TIMEOUT`] is an error to its caller, while its memory
-//! stays with the kernel until it comes back.
+//! stays with the kernel until it comes back; while any such operation is out, reads fail at once, so
+//! that a disk that hangs costs each request little and the other disks of the core nothing.
+//! Which files are open is `open_files`; what is known of the disk without asking it is `watch`.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -22,13 +24,21 @@ use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
 use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
-use crate::ring::{FileOperation, FileOutcome, Ring};
+use crate::open_files::{BlobFile, OpenFiles};
+use crate::ring::{DiskQueue, FileOperation, FileOutcome, Ring};
+use crate::watch::{DiskState, DiskWatch};
 
 /// A hung disk costs its requests within this time (design: 10 s), never the process.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 const BLOB_SUFFIX: &str = ".blob";
 const CHECKPOINT_SUFFIX: &str = ".ckpt";
+
+/// How long the names in a folder may take to read: 22,000 files of a slow disk, each looked at on its own.
+const LIST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How often something is looked at that no completion announces.
+const POLL_PERIOD: Duration = Duration::from_millis(5);
 
 /// The blob files in one folder, and the checkpoints in another. Clones are the same disk.
 #[derive(Clone)]
@@ -38,6 +48,9 @@ pub struct RingDisk<E> {
     path: PathBuf,
     directory: Rc<OwnedFd>,
     checkpoints: Option<Rc<OwnedFd>>,
+    files: Rc<OpenFiles>,
+    queue: Rc<DiskQueue>,
+    watch: Rc<DiskWatch>,
     /// Whether direct I/O was refused here once.
     is_buffered: Rc<Cell<bool>>,
 }
@@ -48,21 +61,48 @@ impl<E: Executor> RingDisk<E> {
     /// # Errors
     ///
     /// If the folder cannot be opened.
-    pub fn open(ring: Rc<Ring>, executor: E, path: &Path) -> std::io::Result<Self> {
+    pub fn open(
+        ring: Rc<Ring>,
+        executor: E,
+        files: &Rc<OpenFiles>,
+        path: &Path,
+    ) -> std::io::Result<Self> {
         let folder = OwnedFd::from(File::open(path)?);
-        Ok(Self::in_folder(ring, executor, path, folder))
+        Self::in_folder(ring, executor, files, path, folder)
     }
 
-    /// The files in a folder that is open already; `path` is only for what people read.
-    #[must_use]
-    pub fn in_folder(ring: Rc<Ring>, executor: E, path: &Path, folder: OwnedFd) -> Self {
-        Self {
+    /// The files in a folder that is open already; its path is only looked at to see whether it still leads there.
+    ///
+    /// # Errors
+    ///
+    /// If the thread that watches the disk cannot be started.
+    pub fn in_folder(
+        ring: Rc<Ring>,
+        executor: E,
+        files: &Rc<OpenFiles>,
+        path: &Path,
+        folder: OwnedFd,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
             ring,
             executor,
             path: path.to_owned(),
+            files: Rc::clone(files),
+            queue: Rc::default(),
+            watch: Rc::new(DiskWatch::start(path, &folder)?),
             directory: Rc::new(folder),
             checkpoints: None,
             is_buffered: Rc::default(),
+        })
+    }
+
+    /// How the disk is, as far as is known without asking it.
+    #[must_use]
+    pub fn state(&self) -> DiskState {
+        if self.queue.abandoned_count() > 0 {
+            DiskState::Hangs
+        } else {
+            self.watch.state()
         }
     }
 
@@ -82,12 +122,37 @@ impl<E: Executor> RingDisk<E> {
     }
 
     async fn perform(&self, operation: FileOperation) -> Option<FileOutcome> {
-        let outcome = timeout(&self.executor, OPERATION_TIMEOUT, self.ring.file(operation)).await;
+        self.close_files();
+        // A write in the queue of a disk that hangs waits its time: its store is closed for writing if it fails.
+        let is_read = matches!(operation, FileOperation::Read { .. });
+        if is_read && self.queue.abandoned_count() > 0 {
+            return None;
+        }
+        let outcome = self.ring.file(&self.queue, operation);
+        let outcome = timeout(&self.executor, OPERATION_TIMEOUT, outcome).await;
         if outcome.is_none() {
             self.ring.count_disk_timeout();
             tracing::error!(directory = %self.path.display(), "disk did not answer");
         }
         outcome
+    }
+
+    /// Closes what the table of open files has given up. Nobody waits for it.
+    fn close_files(&self) {
+        for (file, queue) in self.files.take_closable() {
+            let ring = Rc::clone(&self.ring);
+            self.executor.spawn(async move {
+                ring.file(&queue, FileOperation::Close { file }).await;
+            });
+        }
+    }
+
+    /// A file's descriptor; opens it where it is not open.
+    async fn descriptor(&self, file: &BlobFile) -> Result<Rc<OwnedFd>, DiskError> {
+        match file.descriptor() {
+            Some(descriptor) => Ok(descriptor),
+            None => Ok(file.adopt(self.open_file(file.id(), 0).await?)),
+        }
     }
 
     /// For operations that own nothing anybody wants back.
@@ -100,7 +165,27 @@ impl<E: Executor> RingDisk<E> {
         }
     }
 
-    async fn open_file(&self, id: FileId, flags: i32) -> Result<Rc<OwnedFd>, DiskError> {
+    /// Where the process has too many files open, others are closed first; where none can be, waits until one can.
+    async fn open_file(&self, id: FileId, flags: i32) -> Result<OwnedFd, DiskError> {
+        let began = self.executor.now();
+        loop {
+            let result = self.try_open_file(id, flags).await;
+            let is_full = matches!(
+                result,
+                Err(DiskError::Io {
+                    errno: libc::EMFILE | libc::ENFILE
+                })
+            );
+            if !is_full || self.executor.now() - began > OPERATION_TIMEOUT {
+                return result;
+            }
+            self.files.close_down_to(self.files.open_count() / 2);
+            self.close_files();
+            self.executor.sleep(POLL_PERIOD).await;
+        }
+    }
+
+    async fn try_open_file(&self, id: FileId, flags: i32) -> Result<OwnedFd, DiskError> {
         let folder = self.folder_of(id)?;
         let open = |flags| {
             self.perform_plainly(FileOperation::Open {
@@ -126,7 +211,7 @@ impl<E: Executor> RingDisk<E> {
         };
         #[allow(unsafe_code, reason = "the ring opens files as numbers")]
         // SAFETY: the ring has just opened this descriptor for us; nobody else holds it.
-        Ok(Rc::new(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
     }
 
     /// From now on files are opened without direct I/O.
@@ -163,9 +248,10 @@ impl<E: Executor> RingDisk<E> {
         let (mut buffer, mut written) = (buffer, 0);
         let buffer_len = buffer.len();
         let (mut is_stuck, mut was_refused) = (false, false);
+        self.watch.wrote(len as u64);
         while written < len {
             let operation = FileOperation::Write {
-                file: file.clone(),
+                file: Rc::clone(file),
                 offset: offset + written as u64,
                 buffer,
                 start: written,
@@ -207,22 +293,33 @@ impl<E: Executor> RingDisk<E> {
 }
 
 impl<E: Executor> Disk for RingDisk<E> {
-    type File = Rc<OwnedFd>;
+    type File = BlobFile;
 
-    /// Reads the folder without the ring: once, before a node serves.
+    /// Reads the folder without the ring: once, before a node serves, and in a thread, which a disk may keep for good.
     async fn list(&self) -> Result<Vec<(BlobId, u64)>, DiskError> {
-        let mut blobs = Vec::new();
-        for entry in Dir::read_from(&self.directory).map_err(errno_error)? {
-            let entry = entry.map_err(errno_error)?;
-            let name = entry.file_name();
-            let Some(id) = name.to_str().ok().and_then(parse_blob_name) else {
-                continue;
-            };
-            let status = statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
-            let status = status.map_err(errno_error)?;
-            blobs.push((id, u64::try_from(status.st_size).unwrap_or_default()));
+        let folder = self
+            .directory
+            .try_clone()
+            .map_err(|error| io_error(&error))?;
+        let (sender, answer) = std::sync::mpsc::channel();
+        std::thread::Builder::new()
+            .name("list".to_owned())
+            .stack_size(256 << 10)
+            // Nobody listens any more where this took too long.
+            .spawn(move || drop(sender.send(list_folder(&folder))))
+            .map_err(|error| io_error(&error))?;
+        let began = self.executor.now();
+        while self.executor.now() - began < LIST_TIMEOUT {
+            match answer.try_recv() {
+                Ok(listed) => return listed,
+                Err(std::sync::mpsc::TryRecvError::Empty) => {}
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => break,
+            }
+            self.executor.sleep(POLL_PERIOD).await;
         }
-        Ok(blobs)
+        Err(DiskError::Io {
+            errno: libc::ETIMEDOUT,
+        })
     }
 
     /// Reads the folder without the ring: once, before a node serves.
@@ -241,13 +338,19 @@ impl<E: Executor> Disk for RingDisk<E> {
 
     async fn create(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError> {
         let id = id.into();
-        let file = self.open_file(id, libc::O_CREAT | libc::O_EXCL).await?;
+        let opened = self.open_file(id, libc::O_CREAT | libc::O_EXCL).await?;
+        let file = BlobFile::new(id, &self.files, &self.queue);
+        let _held = file.adopt(opened);
         self.sync_folder_of(id).await?;
         Ok(file)
     }
 
+    /// Opens the file, to know that it is there; it may be closed and opened again at any time.
     async fn open(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError> {
-        self.open_file(id.into(), 0).await
+        let id = id.into();
+        let file = BlobFile::new(id, &self.files, &self.queue);
+        let _held = file.adopt(self.open_file(id, 0).await?);
+        Ok(file)
     }
 
     async fn read(
@@ -259,9 +362,13 @@ impl<E: Executor> Disk for RingDisk<E> {
         let end = buffer.len();
         let (mut buffer, mut filled) = (buffer, 0);
         let mut was_refused = false;
+        let descriptor = match self.descriptor(file).await {
+            Ok(descriptor) => descriptor,
+            Err(error) => return (Err(error), buffer),
+        };
         while filled < end {
             let operation = FileOperation::Read {
-                file: file.clone(),
+                file: Rc::clone(&descriptor),
                 offset: offset + filled as u64,
                 buffer,
                 start: filled,
@@ -283,7 +390,7 @@ impl<E: Executor> Disk for RingDisk<E> {
                     }
                 }
                 Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
-                Err(libc::EINVAL) if self.tries_again(file, &mut was_refused) => {}
+                Err(libc::EINVAL) if self.tries_again(&descriptor, &mut was_refused) => {}
                 Err(errno) => return (Err(disk_error(errno)), buffer),
             }
         }
@@ -297,7 +404,18 @@ impl<E: Executor> Disk for RingDisk<E> {
         buffer: IoBuffer,
         len: usize,
     ) -> (Result<(), DiskError>, IoBuffer) {
-        self.write_all(file, offset, buffer, len, false).await
+        let descriptor = match self.descriptor(file).await {
+            Ok(descriptor) => descriptor,
+            Err(error) => return (Err(error), buffer),
+        };
+        file.begin_write();
+        let (result, buffer) = self
+            .write_all(&descriptor, offset, buffer, len, false)
+            .await;
+        if result.is_ok() {
+            file.end_write();
+        }
+        (result, buffer)
     }
 
     /// One request: write and sync with `RWF_DSYNC`. Through the page cache two, because a lack of space may there show at the sync
@@ -309,25 +427,39 @@ impl<E: Executor> Disk for RingDisk<E> {
         buffer: IoBuffer,
         len: usize,
     ) -> (Result<(), FailedWrite>, IoBuffer) {
-        let is_direct = !self.is_buffered.get();
-        let (written, buffer) = self.write_all(file, offset, buffer, len, is_direct).await;
         let failed = |operation| move |error| FailedWrite { operation, error };
+        let is_direct = !self.is_buffered.get();
+        let descriptor = match self.descriptor(file).await {
+            Ok(descriptor) => descriptor,
+            Err(error) => return (Err(failed(WriteOperation::Write)(error)), buffer),
+        };
+        file.begin_write();
+        let written = self.write_all(&descriptor, offset, buffer, len, is_direct);
+        let (written, buffer) = written.await;
         let result = match written {
-            Ok(()) if is_direct && !self.is_buffered.get() => Ok(()),
-            Ok(()) => self.sync(file).await.map_err(failed(WriteOperation::Sync)),
+            Ok(()) if is_direct && !self.is_buffered.get() => {
+                file.end_durable_write();
+                Ok(())
+            }
+            Ok(()) => {
+                file.end_write();
+                self.sync(file).await.map_err(failed(WriteOperation::Sync))
+            }
             Err(error) => Err(failed(WriteOperation::Write)(error)),
         };
         (result, buffer)
     }
 
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError> {
-        let file = file.clone();
+        let descriptor = self.descriptor(file).await?;
+        let mark = file.begin_sync();
         self.perform_plainly(FileOperation::Sync {
-            file,
+            file: descriptor,
             data_only: true,
         })
-        .await
-        .map(drop)
+        .await?;
+        file.end_sync(mark);
+        Ok(())
     }
 
     async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError> {
@@ -339,8 +471,25 @@ impl<E: Executor> Disk for RingDisk<E> {
     }
 
     fn free_bytes(&self) -> Result<u64, DiskError> {
-        crate::ring::free_bytes(self.directory.as_fd()).map_err(|error| io_error(&error))
+        self.watch.free_bytes().ok_or(DiskError::Io {
+            errno: libc::ETIMEDOUT,
+        })
     }
+}
+
+fn list_folder(folder: &OwnedFd) -> Result<Vec<(BlobId, u64)>, DiskError> {
+    let mut blobs = Vec::new();
+    for entry in Dir::read_from(folder).map_err(errno_error)? {
+        let entry = entry.map_err(errno_error)?;
+        let name = entry.file_name();
+        let Some(id) = name.to_str().ok().and_then(parse_blob_name) else {
+            continue;
+        };
+        let status = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        let status = status.map_err(errno_error)?;
+        blobs.push((id, u64::try_from(status.st_size).unwrap_or_default()));
+    }
+    Ok(blobs)
 }
 
 impl<E> std::fmt::Debug for RingDisk<E> {

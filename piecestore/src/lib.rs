@@ -2,6 +2,7 @@
 
 pub mod core;
 pub mod disk;
+pub mod open_files;
 pub mod quic;
 pub mod ring;
 pub mod stream;
@@ -12,10 +13,15 @@ pub mod check_in;
 pub mod cli;
 pub mod config;
 pub mod directory;
+pub mod hardware;
+pub mod jobs;
 pub mod limits;
 pub mod map;
+mod meter;
+pub mod move_dir;
 pub mod node;
 pub mod offline;
+pub mod offline_store;
 pub mod permission;
 pub mod process;
 pub mod serials;
@@ -24,5 +30,6 @@ pub mod space;
 pub mod status;
 pub mod upkeep;
 pub mod verify;
+pub mod watch;
 
 pub use cli::cli_main;

@@ -69,6 +69,40 @@ pub const CHECK_IN_RETRY: Duration = Duration::from_secs(1);
 /// How long a check-in may take, the satellite's dial-back included.
 pub const CHECK_IN_WAIT: Duration = Duration::from_secs(30);
 
+/// Blob files that each of a process's cores keeps open, for a limit of open files: what is left of the limit when sockets, rings and
+/// folders have theirs. A node has a socket, a lock, a folder twice, an admin socket and its connection; a core some 20 of its executor's.
+#[must_use]
+pub fn open_files_max(limit: u64, core_count: usize, node_count: usize) -> usize {
+    let others = open_files_of_others(core_count, node_count);
+    let left = usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(others);
+    // Half of it: operations in flight may need more than the bound for a moment.
+    (left / 2 / core_count.max(1)).clamp(OPEN_FILES_MIN, OPEN_FILES_MAX)
+}
+
+/// The least limit of open files with which a process starts.
+#[must_use]
+pub fn open_files_needed(core_count: usize, node_count: usize) -> u64 {
+    (open_files_of_others(core_count, node_count) + 2 * OPEN_FILES_MIN * core_count) as u64
+}
+
+fn open_files_of_others(core_count: usize, node_count: usize) -> usize {
+    64 + 24 * core_count + 12 * node_count
+}
+
+/// With fewer, a store of some nodes would open a file for nearly every operation.
+pub const OPEN_FILES_MIN: usize = 16;
+
+/// More would help nobody: opening a file costs some 20 us.
+pub const OPEN_FILES_MAX: usize = 8_192;
+
+/// Blobs that a store appends to at a time on a disk whose head has to go there.
+pub const SPINNING_APPEND_POINTS: u8 = 2;
+
+/// How long work in the background waits until it looks again whether its disk is free for it.
+pub const TURN_WAIT: Duration = Duration::from_millis(250);
+
 /// Nodes in one process.
 pub const NODES_MAX: usize = 256;
 

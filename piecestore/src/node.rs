@@ -18,11 +18,15 @@ use crate::core::executor::{Clock, Executor};
 use crate::core::{Core, CoreExecutor, Gate, Notify};
 use crate::directory::Directory;
 use crate::disk::RingDisk;
+use crate::hardware::DiskTurn;
+use crate::jobs::compact_all;
+use crate::limits::{SPINNING_APPEND_POINTS, TURN_WAIT};
 use crate::permission::Permission;
 use crate::quic::{BindError, Endpoint, Handler};
 use crate::serve::{Service, ServiceOptions};
-use crate::status::{CounterFigures, Status, disk_trouble};
+use crate::status::{CounterFigures, DiskFigures, Status, disk_trouble};
 use crate::upkeep;
+use crate::watch::DiskState;
 
 type NodeService = Service<RingDisk<CoreExecutor>, CoreExecutor, CoreExecutor>;
 
@@ -37,8 +41,12 @@ pub struct Node {
     tasks: Gate,
     stop_check_in: Rc<Notify>,
     stop_upkeep: Rc<Notify>,
+    stop_job: Rc<Notify>,
+    turn: DiskTurn,
     started_ms: u64,
     has_said_trouble: Cell<bool>,
+    disk: RingDisk<CoreExecutor>,
+    disk_state: Cell<DiskState>,
 }
 
 /// What a node is made of before it has a core.
@@ -48,6 +56,10 @@ pub struct Seat {
     pub directory: Directory,
     /// Where its status is asked for.
     pub board: Arc<Board>,
+    /// Whether its disk spins, or is to be taken for one that does.
+    pub is_spinning: bool,
+    /// For work in the background on its disk.
+    pub turn: DiskTurn,
 }
 
 /// The memory that all nodes of a core share.
@@ -77,7 +89,12 @@ pub enum NodeError {
 impl Node {
     /// Recovers the store, binds the socket, and begins to answer and to check in.
     pub async fn start(core: &Core, seat: Seat, budgets: Budgets) -> Result<Self, NodeError> {
-        let Seat { directory, board } = seat;
+        let Seat {
+            directory,
+            board,
+            is_spinning,
+            turn,
+        } = seat;
         let config = directory.config().clone();
         let executor = core.executor();
         let started_ms = executor.now_ms();
@@ -86,16 +103,22 @@ impl Node {
         // By the descriptor that was opened under the lock, not by the path: a disk that was unmounted meanwhile is
         // not replaced by what lies under it.
         let folder = directory.open_blobs().map_err(NodeError::Disk)?;
-        let mut disk = core.disk_in(&directory.blobs(), folder);
+        let mut disk = core
+            .disk_in(&directory.blobs(), folder)
+            .map_err(NodeError::Disk)?;
         match directory.open_checkpoints() {
             Ok(folder) => disk = disk.with_checkpoints(folder),
             Err(error) => {
                 tracing::warn!(node = %node_id, %error, "no folder for checkpoints: every start reads all blobs");
             }
         }
-        let options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
+        let mut options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
+        if is_spinning {
+            options.append_points_max = SPINNING_APPEND_POINTS;
+            options.lanes_max = 1;
+        }
         let now_s = u32::try_from(started_ms / 1000).unwrap_or(u32::MAX);
-        let (store, recovery) = Store::open(disk, options, now_s, &mut fill_random).await?;
+        let (store, recovery) = Store::open(disk.clone(), options, now_s, &mut fill_random).await?;
         for rot in &recovery.rotten {
             tracing::error!(node = %node_id, ?rot, "found damaged at start; what it held is lost to this node");
         }
@@ -143,8 +166,12 @@ impl Node {
             tasks,
             stop_check_in,
             stop_upkeep: Rc::default(),
+            stop_job: Rc::default(),
+            turn,
             started_ms,
             has_said_trouble: Cell::new(false),
+            disk,
+            disk_state: Cell::default(),
         };
         node.start_upkeep(core);
         node.start_check_ins(core);
@@ -162,8 +189,53 @@ impl Node {
         self.board.show(question, json);
     }
 
-    /// Says once in the log why nothing more is stored.
+    /// Begins what the owner asked for through the admin socket.
+    pub fn begin_job(&self, core: &Core) {
+        if !self.board.jobs.take() {
+            return;
+        }
+        let Some(pass) = self.tasks.enter() else {
+            self.board.jobs.end("the node is stopping".to_owned());
+            return;
+        };
+        let (executor, service) = (core.executor(), Rc::clone(&self.service));
+        let (board, turn) = (Arc::clone(&self.board), self.turn.clone());
+        let stop = Rc::clone(&self.stop_job);
+        executor.spawn(async move {
+            let _pass = pass;
+            let compact = async {
+                let _turn = loop {
+                    match turn.try_take() {
+                        Some(turn) => break turn,
+                        None => executor.sleep(TURN_WAIT).await,
+                    }
+                };
+                let now_s = upkeep::expiry_time_s(service.permission(), &executor);
+                let each = |figures: &_| board.jobs.report(*figures);
+                let done = compact_all(service.store(), now_s, each).await;
+                done.err()
+                    .map(|error| error.to_string())
+                    .unwrap_or_default()
+            };
+            let stopped = async {
+                stop.notified().await;
+                "the node is stopping".to_owned()
+            };
+            board.jobs.end(future::or(compact, stopped).await);
+        });
+    }
+
+    /// Says in the log when the disk's state changes, and once why nothing more is stored.
     pub fn watch_disk(&self) {
+        let state = self.disk.state();
+        if self.disk_state.replace(state) != state {
+            let node = self.directory.config().node_id;
+            if state == DiskState::Fine {
+                tracing::info!(%node, "the disk is as it should be again");
+            } else {
+                tracing::error!(%node, "{}", state.sentence());
+            }
+        }
         if let Some(cause) = self.service.store().poison_cause()
             && !self.has_said_trouble.replace(true)
         {
@@ -203,6 +275,7 @@ impl Node {
         self.drain();
         self.stop_check_in.notify();
         self.stop_upkeep.notify();
+        self.stop_job.notify();
         self.endpoint.close(Code::Shutdown).await;
         self.service.store().close().await;
         self.tasks.close().await;
@@ -217,10 +290,11 @@ impl Node {
         let executor = core.executor();
         let service = Rc::clone(&self.service);
         let node_id = self.endpoint.node_id();
-        let stop = Rc::clone(&self.stop_upkeep);
+        let (stop, turn) = (Rc::clone(&self.stop_upkeep), self.turn.clone());
         executor.spawn(async move {
             let _pass = pass;
-            let upkeep = upkeep::run(node_id, service.store(), service.permission(), &executor);
+            let (store, permission) = (service.store(), service.permission());
+            let upkeep = upkeep::run(node_id, store, permission, &executor, &turn);
             future::or(upkeep, stop.notified()).await;
         });
     }
@@ -302,6 +376,11 @@ impl Node {
                 .as_ref()
                 .map(disk_trouble)
                 .unwrap_or_default(),
+            disk: DiskFigures::new(
+                self.disk.state(),
+                store.is_read_only(),
+                store.has_room(strand_codec::SHARE_BYTES as u64),
+            ),
             space: store.space().into(),
             requests: self.service.counters(),
             write_budget: self.budgets.write.usage(),

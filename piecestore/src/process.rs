@@ -23,7 +23,8 @@ use crate::core::{
     timeout,
 };
 use crate::directory::{Directory, DirectoryError};
-use crate::limits::{DRAIN_WAIT, READ_BUDGET_BYTES};
+use crate::hardware::{DiskTurns, Hardware};
+use crate::limits::{DRAIN_WAIT, READ_BUDGET_BYTES, open_files_max, open_files_needed};
 use crate::node::{Budgets, Node, Seat};
 
 /// How often a core looks for questions and for the end.
@@ -41,6 +42,8 @@ pub struct ProcessOptions {
     pub core_count: usize,
     /// Bytes of bodies coming in that each core holds.
     pub write_budget_bytes: u64,
+    /// Whether the disks spin; none: as each node's settings or the kernel say.
+    pub spinning: Option<bool>,
 }
 
 /// Why a process does not run, or how it failed.
@@ -63,6 +66,18 @@ pub enum ProcessError {
         path: PathBuf,
         /// What happened.
         error: std::io::Error,
+    },
+    /// The limit of open files.
+    #[error(
+        "{node_count} nodes need at least {wanted} open files and the limit is {limit}: raise it with `ulimit -n` or LimitNOFILE="
+    )]
+    FewFiles {
+        /// How many nodes.
+        node_count: usize,
+        /// What they need.
+        wanted: u64,
+        /// What they may have.
+        limit: u64,
     },
     /// Threads or signal handlers.
     #[error("cannot start: {0}")]
@@ -105,9 +120,10 @@ enum News {
 /// Serves nodes until a signal. `print` is given each line for the owner's terminal.
 pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(), ProcessError> {
     core::probe()?;
-    let (seats, sockets) = open(&options.directories)?;
-    let total = seats.len();
+    let total = options.directories.len();
     let core_count = options.core_count.clamp(1, total);
+    let open_files_max = open_files(core_count, total)?;
+    let (seats, sockets) = open(&options.directories, options.spinning)?;
     let (news_sender, news) = channel();
     watch_signals(news_sender.clone()).map_err(ProcessError::Start)?;
     admin::serve(sockets).map_err(ProcessError::Start)?;
@@ -127,9 +143,12 @@ pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(),
             news: news_sender.clone(),
         };
         // Several processes may share a machine, so the kernel places the threads.
-        cores.push(core::start(CoreOptions { index, pin: None }, |core| {
-            plan.run(core)
-        })?);
+        let options = CoreOptions {
+            index,
+            pin: None,
+            open_files_max,
+        };
+        cores.push(core::start(options, |core| plan.run(core))?);
     }
     drop(news_sender);
     let failed = wait(&news, total, &mut print);
@@ -142,10 +161,28 @@ pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(),
     }
 }
 
-/// Opens and locks every directory, and binds its socket.
-fn open(paths: &[PathBuf]) -> Result<(Vec<Seat>, Vec<Socket>), ProcessError> {
+/// How many blob files each core may keep open.
+fn open_files(core_count: usize, node_count: usize) -> Result<usize, ProcessError> {
+    let limit = crate::ring::raise_open_files_limit();
+    let wanted = open_files_needed(core_count, node_count);
+    if limit < wanted {
+        return Err(ProcessError::FewFiles {
+            node_count,
+            wanted,
+            limit,
+        });
+    }
+    Ok(open_files_max(limit, core_count, node_count))
+}
+
+/// Opens and locks every directory, finds its disk, and binds its socket.
+fn open(
+    paths: &[PathBuf],
+    spinning: Option<bool>,
+) -> Result<(Vec<Seat>, Vec<Socket>), ProcessError> {
     let mut seats: Vec<Seat> = Vec::with_capacity(paths.len());
     let mut sockets = Vec::with_capacity(paths.len());
+    let turns = DiskTurns::default();
     for path in paths {
         let canonical = path.canonicalize().ok();
         if seats.iter().any(|seat| {
@@ -161,7 +198,16 @@ fn open(paths: &[PathBuf]) -> Result<(Vec<Seat>, Vec<Socket>), ProcessError> {
                 error,
             })?;
         sockets.push(socket);
-        seats.push(Seat { directory, board });
+        let hardware = Hardware::under(&directory.blobs());
+        let says = spinning.or_else(|| directory.config().spinning);
+        let is_spinning = says.or(hardware.is_spinning).unwrap_or(false);
+        tracing::info!(directory = %path.display(), "{}", hardware.line(is_spinning));
+        seats.push(Seat {
+            directory,
+            board,
+            is_spinning,
+            turn: turns.of(&hardware),
+        });
     }
     Ok((seats, sockets))
 }
@@ -265,6 +311,7 @@ impl CorePlan {
             for node in nodes.borrow().iter() {
                 node.answer_admin(&core, self.index);
                 node.watch_disk();
+                node.begin_job(&core);
             }
         }
         // What still recovers then has promised nothing to anybody.

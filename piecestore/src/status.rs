@@ -11,6 +11,7 @@ use crate::budget::BudgetUse;
 use crate::check_in::Standing;
 use crate::core::CoreCounters;
 use crate::serve::RequestCounters;
+use crate::watch::DiskState;
 
 /// One node at one moment.
 #[derive(Debug, Serialize)]
@@ -45,6 +46,8 @@ pub struct Status {
     pub read_only: bool,
     /// Why, and what to do; empty if it is not.
     pub read_only_reason: String,
+    /// How its disk is.
+    pub disk: DiskFigures,
     /// Where its bytes are.
     pub space: SpaceFigures,
     /// What was asked of it.
@@ -55,6 +58,36 @@ pub struct Status {
     pub read_budget: BudgetUse,
     /// The store's and the core's counts, since the start.
     pub counters: CounterFigures,
+}
+
+/// How a node's disk is.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskFigures {
+    /// `fine`, `full`, `failed` (a write or sync failed; see `read_only_reason`), `read-only`, `hangs` or `detached`.
+    pub state: &'static str,
+    /// What is wrong and what to do; empty if nothing is.
+    pub sentence: String,
+}
+
+impl DiskFigures {
+    /// The most telling of what is known.
+    #[must_use]
+    pub fn new(state: DiskState, has_failed: bool, has_room: bool) -> Self {
+        let (state, sentence) = match (state, has_failed, has_room) {
+            (DiskState::Fine, false, true) => ("fine", ""),
+            (DiskState::Fine, false, false) => (
+                "full",
+                "the disk or the capacity offered is used up: no new pieces are taken; pieces are still served and deleted",
+            ),
+            // Its own sentence is in `read_only_reason`.
+            (DiskState::Fine, true, _) => ("failed", ""),
+            (state, ..) => (state.word(), state.sentence()),
+        };
+        Self {
+            state,
+            sentence: sentence.to_owned(),
+        }
+    }
 }
 
 /// [`Space`] in JSON.
@@ -283,6 +316,10 @@ pub fn for_people(status: &serde_json::Value) -> String {
     {
         let reason = text("/read_only_reason");
         line("disk", reason);
+    }
+    let sentence = text("/disk/sentence");
+    if !sentence.is_empty() {
+        line("disk", sentence);
     }
     out
 }

@@ -10,7 +10,8 @@ use strand_blob::{Disk, PutError, Store, Traffic};
 use strand_protocol::NodeId;
 
 use crate::core::executor::{Clock, Executor};
-use crate::limits::{CLOCK_OFFSET_MAX, UPKEEP_FAILED_PAUSE, UPKEEP_PAUSE};
+use crate::hardware::DiskTurn;
+use crate::limits::{CLOCK_OFFSET_MAX, TURN_WAIT, UPKEEP_FAILED_PAUSE, UPKEEP_PAUSE};
 use crate::permission::Permission;
 
 /// Pieces that come in at this rate at most leave the disk quiet.
@@ -31,18 +32,27 @@ pub struct Upkeep {
     stored_bytes: u64,
 }
 
-/// Compacts whenever it is worth it, until dropped or the store takes no more writes.
+/// Compacts whenever it is worth it and no other node of the process does so on the same disk, until dropped or the store takes no more writes.
 pub(crate) async fn run<D: Disk, E: Executor + Clock>(
     node: NodeId,
     store: &Store<D>,
     permission: &Permission,
     executor: &E,
+    turn: &DiskTurn,
 ) {
     let mut upkeep = Upkeep::new(node, executor.now());
-    while upkeep
-        .turn(store, expiry_time_s(permission, executor), executor)
-        .await
-    {}
+    loop {
+        let Some(pass) = turn.try_take() else {
+            executor.sleep(TURN_WAIT).await;
+            continue;
+        };
+        let now_s = expiry_time_s(permission, executor);
+        let Some(pause) = upkeep.work(store, now_s, executor).await else {
+            return;
+        };
+        drop(pass);
+        executor.sleep(pause).await;
+    }
 }
 
 impl Upkeep {
@@ -57,15 +67,15 @@ impl Upkeep {
         }
     }
 
-    /// Compacts one blob, if one is worth it, and rests; false once the store takes no more writes.
+    /// Compacts one blob, if one is worth it; how long to rest afterwards, or `None` once the store takes no more writes.
     ///
     /// `expiry_s` is the satellite's time, by which pieces expire.
-    pub async fn turn<D: Disk, E: Executor + Clock>(
+    pub async fn work<D: Disk, E: Executor + Clock>(
         &mut self,
         store: &Store<D>,
         expiry_s: u32,
         executor: &E,
-    ) -> bool {
+    ) -> Option<Duration> {
         let node = self.node;
         let begun = executor.now();
         let traffic = self.look(begun, store.counters().piece_bytes_stored);
@@ -85,14 +95,13 @@ impl Upkeep {
                 }
             }
             Ok(None) => UPKEEP_PAUSE,
-            Err(PutError::Closed | PutError::ReadOnly) => return false,
+            Err(PutError::Closed | PutError::ReadOnly) => return None,
             Err(error) => {
                 tracing::warn!(%node, %error, "cannot compact now");
                 UPKEEP_FAILED_PAUSE
             }
         };
-        executor.sleep(pause.max(PAUSE_MIN)).await;
-        true
+        Some(pause.max(PAUSE_MIN))
     }
 
     /// What the disk has to do, by the bodies stored so far.
@@ -113,7 +122,7 @@ impl Upkeep {
 }
 
 /// Satellite time in seconds since 1970, by which pieces expire; 0, by which none does, while it is not known well enough.
-fn expiry_time_s(permission: &Permission, clock: &impl Clock) -> u32 {
+pub(crate) fn expiry_time_s(permission: &Permission, clock: &impl Clock) -> u32 {
     let offset_ms = permission.clock_offset_ms().unsigned_abs();
     if !permission.has_keys() || u128::from(offset_ms) > CLOCK_OFFSET_MAX.as_millis() {
         return 0;
@@ -195,7 +204,8 @@ mod tests {
             let (working, waiting) = (Rc::clone(&store), inner.clone());
             let permission = permission(&inner, 0);
             inner.spawn(async move {
-                run(NodeId::from(NODE), &working, &permission, &waiting).await;
+                let turn = DiskTurn::default();
+                run(NodeId::from(NODE), &working, &permission, &waiting, &turn).await;
             });
             inner.sleep(UPKEEP_PAUSE).await;
             assert_eq!(store.counters().blobs_removed, 1);

@@ -4,27 +4,24 @@
 //! Names in the JSON are read by scripts; they are added to, not changed.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
 use serde::Serialize;
-use strand_blob::verify::{Finding, PieceName, Progress, Verdict};
+use strand_blob::verify::{Finding, PieceName, Progress, RootHash, Verdict};
 use strand_blob::{DiskError, verify};
+use strand_codec::{PieceHasher, SHARE_BYTES};
+use strand_protocol::limits::PIECE_BYTES_MAX;
 use strand_protocol::{NodeId, PieceId};
 
 use crate::directory::{Directory, DirectoryError};
+use crate::meter::Meter;
 use crate::offline::OfflineDisk;
 use crate::space::with_separators;
 use crate::status::human_bytes;
 
 /// Bytes of one read: enough to keep a spinning disk at its speed.
 const READ_AHEAD_BYTES: usize = 4 << 20;
-
-/// How often progress is said to a terminal, and to a log.
-const TERMINAL_PERIOD: Duration = Duration::from_millis(500);
-const LOG_PERIOD: Duration = Duration::from_secs(30);
 
 /// What was found, for scripts.
 #[derive(Debug, Serialize)]
@@ -127,20 +124,62 @@ pub fn check(path: &Path) -> Result<VerifyReport, VerifyError> {
     let mut meter = Meter::new();
     let mut key = [0; 32];
     crate::node::fill_random(&mut key);
-    let verdict = block_on(verify::verify(
+    let verdict = block_on(verify::verify_content(
         &disk,
         *node_id.as_bytes(),
         key,
+        Some(&mut PieceRoots::default()),
         &mut |now| {
-            meter.show(now);
+            meter.show(|| said(now));
         },
     ));
-    meter.end();
+    meter.end("verified");
     let verdict = verdict.map_err(|error| VerifyError::Disk {
         path: path.to_owned(),
         error,
     })?;
     Ok(VerifyReport::new(node_id, path, &verdict, read_bytes.get()))
+}
+
+/// The roots of pieces, share by share.
+#[derive(Default)]
+struct PieceRoots {
+    hasher: Option<PieceHasher>,
+    missing_bytes: u64,
+}
+
+impl RootHash for PieceRoots {
+    fn begin(&mut self, body_len: u64) {
+        let is_piece = (1..=PIECE_BYTES_MAX).contains(&body_len);
+        self.hasher = is_piece.then(|| PieceHasher::new(body_len));
+        self.missing_bytes = body_len;
+    }
+
+    fn share(&mut self, share: &[u8]) {
+        // A share that the file ends in is a fault already, and nobody asks for a root then.
+        let wanted = self.missing_bytes.min(SHARE_BYTES as u64);
+        match &mut self.hasher {
+            Some(hasher) if share.len() as u64 == wanted => hasher.push_share(share),
+            _ => self.hasher = None,
+        }
+        self.missing_bytes -= wanted;
+    }
+
+    fn root(&mut self) -> [u8; 32] {
+        self.hasher
+            .take()
+            .map_or([0; 32], |hasher| hasher.finish().root)
+    }
+}
+
+fn said(now: &Progress) -> String {
+    format!(
+        "verifying: {} of {}, blob {}, {} faults",
+        human_bytes(now.bytes_done),
+        human_bytes(now.bytes_total),
+        now.blob,
+        now.findings
+    )
 }
 
 impl VerifyReport {
@@ -243,62 +282,5 @@ impl FaultFigures {
             piece_id: piece.map(|piece| PieceId::from(piece.id).to_string()),
             lost: finding.is_lost,
         }
-    }
-}
-
-/// Says on standard error how far the reading has come.
-struct Meter {
-    is_terminal: bool,
-    began: Instant,
-    shown: Instant,
-    has_line: bool,
-}
-
-impl Meter {
-    fn new() -> Self {
-        Self {
-            is_terminal: std::io::stderr().is_terminal(),
-            began: Instant::now(),
-            shown: Instant::now(),
-            has_line: false,
-        }
-    }
-
-    fn show(&mut self, now: &Progress) {
-        let period = if self.is_terminal {
-            TERMINAL_PERIOD
-        } else {
-            LOG_PERIOD
-        };
-        if self.shown.elapsed() < period {
-            return;
-        }
-        self.shown = Instant::now();
-        self.say(&format!(
-            "verifying: {} of {}, blob {}, {} faults",
-            human_bytes(now.bytes_done),
-            human_bytes(now.bytes_total),
-            now.blob,
-            now.findings
-        ));
-    }
-
-    fn end(&mut self) {
-        let seconds = self.began.elapsed().as_secs_f64();
-        self.say(&format!("verified in {seconds:.1} s"));
-        if self.has_line {
-            let _ = writeln!(std::io::stderr());
-        }
-    }
-
-    /// If nobody reads it, the work goes on all the same.
-    fn say(&mut self, line: &str) {
-        let mut error = std::io::stderr();
-        let _ = if self.is_terminal {
-            self.has_line = true;
-            write!(error, "\r\x1b[K{line}").and_then(|()| error.flush())
-        } else {
-            writeln!(error, "{line}")
-        };
     }
 }

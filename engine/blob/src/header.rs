@@ -35,6 +35,15 @@ impl ExpiryClass {
         }
     }
 
+    /// The class whose blobs take this one's pieces where so many blobs are appended to at a time: never a shorter-lived one.
+    pub(crate) fn within(self, append_points: u8) -> Self {
+        match append_points {
+            0 | 1 => Self(3),
+            2 | 3 => Self(self.0 | 1),
+            _ => self,
+        }
+    }
+
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         (usize::from(byte) < Self::COUNT).then_some(Self(byte))
     }
@@ -129,6 +138,19 @@ fn check_of(block: &[u8]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_share_blobs_of_the_longer_lived_one() {
+        for (points, wanted) in [
+            (1, [3, 3, 3, 3]),
+            (2, [1, 1, 3, 3]),
+            (3, [1, 1, 3, 3]),
+            (4, [0, 1, 2, 3]),
+        ] {
+            let found = [0, 1, 2, 3].map(|class| ExpiryClass(class).within(points).0);
+            assert_eq!(found, wanted, "{points}");
+        }
+    }
 
     fn header() -> BlobHeader {
         BlobHeader {

@@ -185,8 +185,25 @@ impl<'a, D: Disk> Scanner<'a, D> {
         offset: u64,
         record: &RecordHeader,
     ) -> Result<(), Damage> {
+        let mut bad = None;
+        let mut note = |share, _: &[u8], is_good: bool| {
+            if !is_good {
+                bad.get_or_insert(share);
+            }
+        };
+        self.each_share(offset, record, &mut note).await?;
+        bad.map_or(Ok(()), |share| Err(Damage::Share(share)))
+    }
+
+    /// Reads a piece record whole, gives each share with whether its checksum holds, and then the root in the trailer, if it has one.
+    pub(crate) async fn each_share(
+        &mut self,
+        offset: u64,
+        record: &RecordHeader,
+        each: &mut dyn FnMut(u32, &[u8], bool),
+    ) -> Result<Option<[u8; 32]>, Damage> {
         if record.trailer_len() == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let body_len = u64::from(record.body_len);
         let body_at = offset + RECORD_HEADER_BYTES as u64;
@@ -198,12 +215,11 @@ impl<'a, D: Disk> Scanner<'a, D> {
         for (share, crc) in trailer.crcs.iter().enumerate() {
             let len = rest.min(SHARE_BYTES as u64);
             let bytes = self.view(body_at + body_len - rest, len as usize).await;
-            if bytes.len() as u64 != len || crc32fast::hash(bytes) != *crc {
-                return Err(Damage::Share(share as u32));
-            }
+            let is_good = bytes.len() as u64 == len && crc32fast::hash(bytes) == *crc;
+            each(share as u32, bytes, is_good);
             rest -= len;
         }
-        Ok(())
+        Ok(trailer.root)
     }
 
     async fn is_zero(&mut self, from: u64, end: u64) -> bool {

@@ -47,6 +47,9 @@ pub struct StoreOptions {
     pub blob_records_max: u32,
     /// Read everything anew, as if there were no checkpoint. It is then removed before anything is written.
     pub ignores_checkpoint: bool,
+    /// Blobs that are appended to at a time: 4, one for each expiry class; 2 where a disk's head would have to go from one to
+    /// the other, or 1. Pieces of several classes then share blobs, of the class of those that live longest.
+    pub append_points_max: u8,
     /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
     pub danger_fingerprint_bits: u32,
 }
@@ -67,6 +70,7 @@ impl StoreOptions {
             lanes_max: 2,
             group_bytes_max: 4 << 20,
             ignores_checkpoint: false,
+            append_points_max: ExpiryClass::COUNT as u8,
             danger_fingerprint_bits: 64,
         }
     }
@@ -164,6 +168,20 @@ impl<D: Disk> Store<D> {
         random(&mut key);
         let fingerprinter = Fingerprinter::new(key, options.danger_fingerprint_bits);
         let recovered = recover::recover(&disk, &options, fingerprinter).await?;
+        let mut open_blobs = recovered.open_blobs;
+        // What an earlier run appended to with more classes or lanes takes nothing more; the committer seals it.
+        for lanes in &mut open_blobs {
+            for (lane, blob) in lanes.iter_mut().enumerate() {
+                let class = blob.as_ref().map(|blob| blob.class);
+                let stays = class.is_some_and(|class| {
+                    class.within(options.append_points_max) == class
+                        && lane < usize::from(options.lanes_max.max(1))
+                });
+                if !stays {
+                    *blob = None;
+                }
+            }
+        }
         let store = Self {
             disk,
             options,
@@ -171,7 +189,7 @@ impl<D: Disk> Store<D> {
             salts,
             index: RefCell::new(recovered.index),
             dead: RefCell::new(recovered.dead),
-            open_blobs: RefCell::new(recovered.open_blobs),
+            open_blobs: RefCell::new(open_blobs),
             blobs: RefCell::new(recovered.blobs.into_iter().map(Some).collect()),
             satellites: RefCell::new(recovered.satellites),
             next_blob: Cell::new(recovered.next_blob),
@@ -414,7 +432,8 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    pub(crate) fn enqueue(&self, item: Item) {
+    pub(crate) fn enqueue(&self, mut item: Item) {
+        item.class = item.class.within(self.options.append_points_max);
         self.queues.borrow_mut()[item.class.index()].push(item);
         self.work.set();
     }

@@ -33,6 +33,9 @@ pub enum Fault {
     /// The blob was written by a newer release: the store does not open.
     #[error("format version {0} > 1")]
     NewerVersion(u16),
+    /// The checksums hold, and the content is not what the piece's root stands for: it was changed before or after them together.
+    #[error("the content is not that of the piece's root")]
+    Root,
     /// There is a footer, and it fails its check. The store does without.
     #[error("the footer is damaged")]
     Footer,
@@ -140,17 +143,44 @@ pub struct Progress {
     pub findings: usize,
 }
 
-/// Reads every blob of the disk from front to end. `key` is random, for the memory of what was seen.
+/// The hash that gives a piece its root. The store does not know it; whoever does brings it.
+pub trait RootHash {
+    /// A body of so many bytes follows.
+    fn begin(&mut self, body_len: u64);
+    /// Its next share.
+    fn share(&mut self, share: &[u8]);
+    /// Its root, after the last share.
+    fn root(&mut self) -> [u8; 32];
+}
+
+/// Reads every blob of the disk from front to end, checksums alone: see [`verify_content`].
 ///
 /// # Errors
 ///
-/// If the blobs cannot be listed or one cannot be opened. All other trouble is in the verdict.
+/// As there.
 pub async fn verify<D: Disk>(
     disk: &D,
     node_id: [u8; 32],
     key: [u8; 32],
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Verdict, DiskError> {
+    verify_content(disk, node_id, key, None, progress).await
+}
+
+/// Reads every blob of the disk from front to end; with `hash`, also holds the bodies of several shares against their roots. (The root of
+/// a piece of one share is not stored: its checksum is all there is.) `key` is random, for the memory of what was seen.
+///
+/// # Errors
+///
+/// If the blobs cannot be listed or one cannot be opened. All other trouble is in the verdict.
+pub async fn verify_content<D: Disk>(
+    disk: &D,
+    node_id: [u8; 32],
+    key: [u8; 32],
+    hash: Option<&mut (dyn RootHash + 'static)>,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Verdict, DiskError> {
+    let mut hash = hash;
     let mut files = disk.list().await?;
     files.sort_unstable();
     let mut seen = Seen {
@@ -175,7 +205,12 @@ pub async fn verify<D: Disk>(
                 findings,
             });
         };
-        verify_blob(disk, node_id, id, len, &mut seen, &mut report).await?;
+        // Lent anew for each blob.
+        let hash = match &mut hash {
+            Some(hash) => Some(&mut **hash),
+            None => None,
+        };
+        verify_blob(disk, node_id, (id, len), &mut seen, hash, &mut report).await?;
         bytes_before += len;
     }
     Ok(seen.settle())
@@ -312,9 +347,9 @@ impl Seen {
 async fn verify_blob<D: Disk>(
     disk: &D,
     node_id: [u8; 32],
-    id: BlobId,
-    len: u64,
+    (id, len): (BlobId, u64),
     seen: &mut Seen,
+    hash: Option<&mut (dyn RootHash + 'static)>,
     report: &mut dyn FnMut(u64, usize),
 ) -> Result<(), DiskError> {
     let file = disk.open(id).await?;
@@ -348,6 +383,7 @@ async fn verify_blob<D: Disk>(
         last_number: 0,
         records: Vec::new(),
         seen,
+        hash,
         report,
     };
     let (group_count, last_number, records) =
@@ -474,6 +510,7 @@ struct Walk<'a, D: Disk> {
     last_number: u64,
     records: Vec<FooterEntry>,
     seen: &'a mut Seen,
+    hash: Option<&'a mut (dyn RootHash + 'static)>,
     report: &'a mut dyn FnMut(u64, usize),
 }
 
@@ -528,12 +565,12 @@ impl<D: Disk> Walk<'_, D> {
 
     async fn settle_group(&mut self, group: Group, is_durable: bool) {
         for (offset, record) in &group.records {
-            let result = self.scanner.check_body(*offset, record).await;
-            if result.is_err() && !is_durable {
+            let faults = self.check(*offset, record).await;
+            if !faults.is_empty() && !is_durable {
                 self.seen.verdict.torn_bytes += record.record_len();
                 continue;
             }
-            self.take(*offset, record, result);
+            self.take(*offset, record, &faults);
             (self.report)(*offset, self.seen.verdict.findings.len());
         }
         for stretch in &group.damage {
@@ -564,14 +601,13 @@ impl<D: Disk> Walk<'_, D> {
         while at < end {
             let mut next = at + STEP_BYTES as u64;
             if let Some(Ok(record)) = self.scanner.record_header(at, end).await {
-                match self.scanner.check_body(at, &record).await {
-                    Err(damage) if is_rotten => self.take(at, &record, Err(damage)),
-                    Err(_) => {}
-                    Ok(()) => {
-                        self.take(at, &record, Ok(()));
-                        next = layout::round_to_step(at + record.record_len());
-                        missing = missing.saturating_sub(next - at);
-                    }
+                let faults = self.check(at, &record).await;
+                if faults.is_empty() || is_rotten {
+                    self.take(at, &record, &faults);
+                }
+                if faults.is_empty() {
+                    next = layout::round_to_step(at + record.record_len());
+                    missing = missing.saturating_sub(next - at);
                 }
             }
             at = self.scanner.next_record(next, end).await;
@@ -588,13 +624,40 @@ impl<D: Disk> Walk<'_, D> {
         }
     }
 
-    fn take(&mut self, offset: u64, record: &RecordHeader, result: Result<(), Damage>) {
-        if let Err(damage) = result {
-            let fault = Fault::Damaged(damage);
-            self.seen.find_in(self.header, offset, record, fault);
+    /// All that is wrong with a record whose header is good.
+    async fn check(&mut self, offset: u64, record: &RecordHeader) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let hash = &mut self.hash;
+        if let Some(hash) = hash {
+            hash.begin(u64::from(record.body_len));
+        }
+        let mut look = |share, bytes: &[u8], is_good: bool| {
+            if !is_good {
+                faults.push(Fault::Damaged(Damage::Share(share)));
+            }
+            if let Some(hash) = hash {
+                hash.share(bytes);
+            }
+        };
+        match self.scanner.each_share(offset, record, &mut look).await {
+            Err(damage) => faults.push(Fault::Damaged(damage)),
+            Ok(Some(root)) if faults.is_empty() => {
+                let found = self.hash.as_mut().map(|hash| hash.root());
+                if found.is_some_and(|found| found != root) {
+                    faults.push(Fault::Root);
+                }
+            }
+            Ok(_) => {}
+        }
+        faults
+    }
+
+    fn take(&mut self, offset: u64, record: &RecordHeader, faults: &[Fault]) {
+        for fault in faults {
+            self.seen.find_in(self.header, offset, record, *fault);
         }
         self.seen
-            .accept(self.header, offset, record, result.is_ok());
+            .accept(self.header, offset, record, faults.is_empty());
         self.seen.verdict.records += 1;
         self.records.push(FooterEntry {
             offset,

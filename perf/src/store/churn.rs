@@ -265,10 +265,10 @@ impl Run {
 
     async fn compact_until(&self, is_over: &Cell<bool>) {
         let mut upkeep = Upkeep::new(NodeId::from([0; 32]), self.executor.now());
-        while !is_over.get()
-            && upkeep
-                .turn(&self.store, self.work.now_s(), &self.executor)
-                .await
-        {}
+        while !is_over.get() {
+            let work = upkeep.work(&self.store, self.work.now_s(), &self.executor);
+            let Some(pause) = work.await else { return };
+            self.executor.sleep(pause).await;
+        }
     }
 }

@@ -6,26 +6,54 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The wall clock. Only expiry and permits look at it; waiting uses [`Executor::now`].
+use crate::ring::boot_ms;
+
+/// The time of day. Only expiry and permits look at it; waiting uses [`Executor::now`].
 pub trait Clock {
-    /// Milliseconds since 1970-01-01 UTC.
+    /// Milliseconds since 1970-01-01 UTC, by a clock that never jumps.
     fn now_ms(&self) -> u64;
 }
 
-/// The machine's wall clock.
+/// The machine's wall clock as it was when the process first asked, and what has passed since, sleep included.
+///
+/// A wall clock that is set while the node runs changes nothing here. It would otherwise, until the next check-in, be taken for
+/// satellite time: set forward by a month, it would let a month's pieces expire.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+        static ANCHOR: OnceLock<Anchor> = OnceLock::new();
+        let anchor = ANCHOR.get_or_init(|| Anchor {
+            wall_ms: wall_ms(),
+            boot_ms: boot_ms(),
+        });
+        anchor.now_ms(boot_ms())
     }
+}
+
+/// One moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Anchor {
+    wall_ms: u64,
+    boot_ms: u64,
+}
+
+impl Anchor {
+    fn now_ms(self, boot_ms: u64) -> u64 {
+        self.wall_ms + boot_ms.saturating_sub(self.boot_ms)
+    }
+}
+
+fn wall_ms() -> u64 {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One thread's scheduler.
@@ -66,6 +94,20 @@ pub async fn timeout<E: Executor, T>(
 mod tests {
     use super::*;
     use crate::core::simulated::SimExecutor;
+
+    #[test]
+    fn time_passes_as_since_the_machine_started_and_begins_at_the_wall_clock() {
+        let anchor = Anchor {
+            wall_ms: 1_767_225_600_000,
+            boot_ms: 5_000,
+        };
+        assert_eq!(anchor.now_ms(5_000), 1_767_225_600_000);
+        assert_eq!(anchor.now_ms(65_000), 1_767_225_660_000);
+        assert_eq!(anchor.now_ms(4_000), 1_767_225_600_000);
+        let (first, wall) = (SystemClock.now_ms(), wall_ms());
+        assert!(wall.abs_diff(first) < 5_000, "{first} is far from {wall}");
+        assert!(SystemClock.now_ms() >= first);
+    }
 
     #[test]
     fn timeout_gives_the_output_in_time_and_none_after() {

@@ -74,12 +74,24 @@ pub enum CoreError {
 }
 
 /// Which thread a core runs on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct CoreOptions {
     /// Number of the core within the process; it names the thread.
     pub index: usize,
     /// CPU to stay on; `None` leaves it to the kernel.
     pub pin: Option<usize>,
+    /// Blob files that its disks keep open, as far as they can do with so few.
+    pub open_files_max: usize,
+}
+
+impl Default for CoreOptions {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            pin: None,
+            open_files_max: 256,
+        }
+    }
 }
 
 /// A running core's thread.

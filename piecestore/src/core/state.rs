@@ -15,6 +15,7 @@ use crate::core::executor::Executor;
 use crate::core::gate::Gate;
 use crate::core::glommio::{CoreError, CoreOptions, CoreThread, Glommio, spawn_core};
 use crate::disk::RingDisk;
+use crate::open_files::OpenFiles;
 use crate::quic::{BindError, Driver, Endpoint, Handler, RingDatagram};
 use crate::ring::{Ring, RingOptions};
 
@@ -25,6 +26,7 @@ pub struct Core {
     ring: Rc<Ring>,
     driver: Driver<Glommio>,
     counters: Rc<Counters>,
+    open_files: Rc<OpenFiles>,
     gate: Gate,
 }
 
@@ -39,8 +41,9 @@ where
     F: FnOnce(Core) -> Fut + Send + 'static,
     Fut: Future<Output = T> + 'static,
 {
-    spawn_core(options, |executor| async move {
-        let core = Core::start(executor)?;
+    let open_files_max = options.open_files_max;
+    spawn_core(options, move |executor| async move {
+        let core = Core::start(executor, open_files_max)?;
         let output = main(core.clone()).await;
         core.close().await;
         Ok(output)
@@ -53,7 +56,7 @@ impl Core {
     /// # Errors
     ///
     /// If the kernel refuses the ring or its buffers.
-    pub fn start(executor: Glommio) -> Result<Self, CoreError> {
+    pub fn start(executor: Glommio, open_files_max: usize) -> Result<Self, CoreError> {
         let counters = Rc::new(Counters::default());
         let ring = Ring::new(RingOptions::default(), counters.clone()).map_err(CoreError::Ring)?;
         let gate = Gate::new();
@@ -91,6 +94,7 @@ impl Core {
             ring,
             driver,
             counters,
+            open_files: OpenFiles::new(open_files_max),
             gate,
         })
     }
@@ -107,13 +111,26 @@ impl Core {
     ///
     /// If the folder cannot be opened.
     pub fn disk(&self, directory: &Path) -> std::io::Result<RingDisk<Glommio>> {
-        RingDisk::open(self.ring.clone(), self.executor, directory)
+        RingDisk::open(
+            self.ring.clone(),
+            self.executor,
+            &self.open_files,
+            directory,
+        )
     }
 
-    /// The blob files in a folder that is open already; `path` is only for what people read.
-    #[must_use]
-    pub fn disk_in(&self, path: &Path, folder: std::os::fd::OwnedFd) -> RingDisk<Glommio> {
-        RingDisk::in_folder(self.ring.clone(), self.executor, path, folder)
+    /// The blob files in a folder that is open already.
+    ///
+    /// # Errors
+    ///
+    /// If the thread that watches the disk cannot be started.
+    pub fn disk_in(
+        &self,
+        path: &Path,
+        folder: std::os::fd::OwnedFd,
+    ) -> std::io::Result<RingDisk<Glommio>> {
+        let (ring, files) = (self.ring.clone(), &self.open_files);
+        RingDisk::in_folder(ring, self.executor, files, path, folder)
     }
 
     /// Adds a node to this core: one socket, one endpoint. `handler` gets every request.

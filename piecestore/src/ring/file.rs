@@ -3,12 +3,15 @@
 //! An operation owns what the kernel looks at (buffer, name, descriptor) and gives it back with
 //! its outcome. Whoever stops waiting leaves it behind: it is cancelled if the kernel can, and its
 //! memory goes when its completion has come. No more than a fixed number fly; others wait.
+//!
+//! Each disk has a [`DiskQueue`], which bounds what one disk has in flight: a disk that hangs holds its own share of slots
+//! and kernel threads and no more. What was abandoned no longer counts against the ring's slots, and the kernel is given a thread
+//! more for each of them, because the thread that has it may never come back.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::future::{Future, poll_fn};
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -68,6 +71,13 @@ pub enum FileOperation {
         /// Permissions of a file that this makes.
         mode: u32,
     },
+    /// Closes a file: on the ring, because a file system may wait for its disk there.
+    Close {
+        /// The file.
+        file: OwnedFd,
+    },
+    /// What is left of a [`Close`](Self::Close).
+    Closed,
     /// Removes a name from a directory.
     Unlink {
         /// The directory.
@@ -86,11 +96,23 @@ pub struct FileOutcome {
     pub operation: FileOperation,
 }
 
+/// What one disk has on the ring. One for each disk of a core.
+#[derive(Debug, Default)]
+pub struct DiskQueue {
+    in_flight_count: Cell<usize>,
+    abandoned_count: Cell<usize>,
+    waiters: RefCell<Vec<Waker>>,
+}
+
+/// Operations of one disk in flight: enough for any queue depth that helps, and a quarter of the ring's slots.
+pub const DISK_IN_FLIGHT_MAX: usize = 32;
+
 /// File operations in flight.
 pub(super) struct Files {
     slots: Vec<Slot>,
     free: Vec<usize>,
     in_flight_max: usize,
+    abandoned_count: usize,
     waiters: Vec<Waker>,
 }
 
@@ -98,6 +120,7 @@ enum Slot {
     Free,
     InFlight {
         operation: FileOperation,
+        queue: Rc<DiskQueue>,
         waker: Option<Waker>,
         is_abandoned: bool,
     },
@@ -105,17 +128,22 @@ enum Slot {
 }
 
 impl Ring {
-    /// Does one file operation. Dropping the future abandons it: see the module's head.
-    pub async fn file(&self, operation: FileOperation) -> FileOutcome {
+    /// Does one file operation of a disk. Dropping the future abandons it: see the module's head.
+    pub async fn file(&self, disk: &Rc<DiskQueue>, operation: FileOperation) -> FileOutcome {
         let mut operation = Some(operation);
         let slot = poll_fn(|context| {
             self.look(|state| match operation.take() {
-                Some(next) if state.files.has_room() => {
-                    Poll::Ready(state.files.start(next, &mut state.queue))
+                Some(next) if disk.has_room() && state.files.has_room() => {
+                    Poll::Ready(state.files.start(next, disk, &mut state.queue))
                 }
                 next => {
                     operation = next;
-                    state.files.waiters.push(context.waker().clone());
+                    let waker = context.waker().clone();
+                    if disk.has_room() {
+                        state.files.waiters.push(waker);
+                    } else {
+                        disk.waiters.borrow_mut().push(waker);
+                    }
                     Poll::Pending
                 }
             })
@@ -131,31 +159,23 @@ impl Ring {
     }
 }
 
+impl DiskQueue {
+    /// Operations whose waiters have gone and that the kernel still has.
+    #[must_use]
+    pub fn abandoned_count(&self) -> usize {
+        self.abandoned_count.get()
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight_count.get() < DISK_IN_FLIGHT_MAX
+    }
+}
+
 impl Ring {
     /// Counts a disk operation whose waiter gave up.
     pub fn count_disk_timeout(&self) {
         self.counters.disk_timeouts.add(1);
     }
-}
-
-/// Bytes an ordinary user may still write to the file system of a directory.
-///
-/// A file system without any blocks (ramfs, some FUSE) does not count: then there is room until it says `ENOSPC`.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub fn free_bytes(directory: BorrowedFd<'_>) -> io::Result<u64> {
-    // SAFETY: the structure is integers, for which zero is a value.
-    let mut status: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open and `status` a valid place for the answer.
-    if unsafe { libc::fstatvfs(directory.as_raw_fd(), &raw mut status) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if status.f_blocks == 0 {
-        return Ok(u64::MAX / 2);
-    }
-    Ok(status.f_bavail * status.f_frsize)
 }
 
 impl Files {
@@ -164,6 +184,7 @@ impl Files {
             slots: Vec::new(),
             free: Vec::new(),
             in_flight_max,
+            abandoned_count: 0,
             waiters: Vec::new(),
         }
     }
@@ -173,20 +194,28 @@ impl Files {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight_count() < self.in_flight_max
+        self.in_flight_count() - self.abandoned_count < self.in_flight_max
+    }
+
+    /// Operations that the kernel has and nobody waits for.
+    pub(super) fn abandoned_count(&self) -> usize {
+        self.abandoned_count
     }
 
     fn start(
         &mut self,
         operation: FileOperation,
+        disk: &Rc<DiskQueue>,
         queue: &mut std::collections::VecDeque<squeue::Entry>,
     ) -> usize {
+        disk.in_flight_count.set(disk.in_flight_count.get() + 1);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::Free);
             self.slots.len() - 1
         });
         self.slots[index] = Slot::InFlight {
             operation,
+            queue: Rc::clone(disk),
             waker: None,
             is_abandoned: false,
         };
@@ -208,6 +237,7 @@ impl Files {
         let slot = std::mem::replace(&mut self.slots[index], Slot::Free);
         let Slot::InFlight {
             operation,
+            queue,
             waker,
             is_abandoned,
         } = slot
@@ -215,7 +245,15 @@ impl Files {
             panic!("file operation {index} completed twice");
         };
         count(&operation, result, counters);
+        queue.in_flight_count.set(queue.in_flight_count.get() - 1);
+        woken.append(&mut queue.waiters.borrow_mut());
+        let operation = match operation {
+            FileOperation::Close { file } => after_close(file, result),
+            other => other,
+        };
         if is_abandoned {
+            self.abandoned_count -= 1;
+            queue.abandoned_count.set(queue.abandoned_count.get() - 1);
             if let (FileOperation::Open { .. }, Ok(fd)) = (&operation, result) {
                 close(fd);
             }
@@ -307,6 +345,8 @@ impl FileOperation {
                 .flags(*flags | libc::O_CLOEXEC)
                 .mode(*mode)
                 .build(),
+            Self::Closed => opcode::Nop::new().build(),
+            Self::Close { file } => opcode::Close::new(types::Fd(file.as_raw_fd())).build(),
             Self::Unlink { directory, name } => {
                 opcode::UnlinkAt::new(raw(directory), name.as_ptr()).build()
             }
@@ -348,12 +388,17 @@ impl Drop for InFlight<'_> {
             let mut woken = Vec::new();
             match &mut state.files.slots[slot] {
                 Slot::InFlight {
+                    queue,
                     waker,
                     is_abandoned,
                     ..
                 } => {
                     *waker = None;
                     *is_abandoned = true;
+                    queue.abandoned_count.set(queue.abandoned_count.get() + 1);
+                    state.files.abandoned_count += 1;
+                    // Its slot is another's to use now.
+                    woken.append(&mut state.files.waiters);
                     let entry = opcode::AsyncCancel::new(Kind::File.tag(slot))
                         .build()
                         .user_data(Kind::Nobody.tag(0));
@@ -379,6 +424,14 @@ impl Drop for InFlight<'_> {
 
 fn raw(file: &OwnedFd) -> types::Fd {
     types::Fd(file.as_raw_fd())
+}
+
+/// The descriptor is the kernel's to forget once it has closed it; also where that reports an error.
+fn after_close(file: OwnedFd, result: Result<u32, i32>) -> FileOperation {
+    if result != Err(libc::ECANCELED) {
+        let _closed = file.into_raw_fd();
+    }
+    FileOperation::Closed
 }
 
 fn close(fd: u32) {

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `turn` | the ring and its turning task |
 //! | `datagram` | sockets: multishot receives, sends of trains |
-//! | `file` | reads, writes, syncs, opens and unlinks |
+//! | `file` | reads, writes, syncs, opens, closes and unlinks, each in its disk's queue |
 //! | `buffer` | the buffers the kernel receives into |
 //! | `message` | addresses and control messages as bytes |
 //! | `socket` | opening a UDP socket |
@@ -29,6 +29,6 @@ mod tests;
 mod turn;
 
 pub use datagram::{Outgoing, Received, SocketId};
-pub use file::{FileOperation, FileOutcome, free_bytes};
-pub use probe::{Unsupported, probe, raise_memory_lock_limit};
+pub use file::{DISK_IN_FLIGHT_MAX, DiskQueue, FileOperation, FileOutcome};
+pub use probe::{Unsupported, boot_ms, probe, raise_memory_lock_limit, raise_open_files_limit};
 pub use turn::{Ring, RingOptions};

@@ -78,12 +78,35 @@ pub fn probe() -> Result<(), Unsupported> {
 /// Lifts the soft limit of locked memory to the hard one and gives what then holds, in bytes.
 #[must_use]
 pub fn raise_memory_lock_limit() -> u64 {
+    raise_limit(libc::RLIMIT_MEMLOCK)
+}
+
+/// Raises the limit of open files as far as the user may; gives what it is then.
+#[must_use]
+pub fn raise_open_files_limit() -> u64 {
+    raise_limit(libc::RLIMIT_NOFILE)
+}
+
+/// Milliseconds since the machine started, those it slept included. Nobody can set this clock.
+#[must_use]
+pub fn boot_ms() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid place for the answer.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    assert_eq!(result, 0, "Linux has had this clock since 2.6.39");
+    time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000
+}
+
+fn raise_limit(resource: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` is a valid place for the answer.
-    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &raw mut limit) } != 0 {
         return 0;
     }
     if limit.rlim_cur < limit.rlim_max {
@@ -92,7 +115,7 @@ pub fn raise_memory_lock_limit() -> u64 {
             rlim_max: limit.rlim_max,
         };
         // SAFETY: `raised` is a valid value to read.
-        if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const raised) } == 0 {
+        if unsafe { libc::setrlimit(resource, &raw const raised) } == 0 {
             return raised.rlim_cur;
         }
     }

@@ -46,7 +46,8 @@ pub struct RingOptions {
     pub sends_max: usize,
     /// Disk operations in flight; more wait.
     pub files_max: usize,
-    /// Threads the kernel may use for operations that block (`fsync`, writes that extend).
+    /// Threads the kernel may use for operations that block (`fsync`, writes that extend), beside one for each that was
+    /// abandoned. They are started as needed: more than one disk may have in flight, so that one that hangs leaves some.
     pub worker_count: u32,
 }
 
@@ -58,7 +59,7 @@ impl Default for RingOptions {
             receive_buffer_count: 64,
             sends_max: 32,
             files_max: 128,
-            worker_count: 16,
+            worker_count: 48,
         }
     }
 }
@@ -79,6 +80,8 @@ pub(super) struct State {
     pub(super) buffers: ProvidedBuffers,
     pub(super) datagrams: Datagrams,
     pub(super) files: Files,
+    worker_count: u32,
+    worker_count_set: u32,
 }
 
 /// What a completion belongs to: the high half of its `user_data`, an index being the low half.
@@ -128,6 +131,8 @@ impl Ring {
             buffers,
             datagrams: Datagrams::new(options.sends_max),
             files: Files::new(options.files_max),
+            worker_count: options.worker_count,
+            worker_count_set: options.worker_count,
         };
         state.uring.completion().disable_eventfd();
         Ok(Rc::new(Self {
@@ -273,6 +278,7 @@ impl State {
     fn turn(&mut self, counters: &Counters, woken: &mut Vec<Waker>) -> usize {
         let mut moved = 0;
         self.arm_receives(counters);
+        self.replace_workers();
         loop {
             moved += self.fill_submissions();
             if !self.enter(counters) {
@@ -284,6 +290,23 @@ impl State {
             }
         }
         moved
+    }
+
+    /// Sees to it that operations which may never end do not use up the kernel's threads.
+    fn replace_workers(&mut self) {
+        let wanted = self.worker_count + self.files.abandoned_count() as u32;
+        if wanted == self.worker_count_set {
+            return;
+        }
+        self.worker_count_set = wanted;
+        let mut workers = [wanted, wanted];
+        if let Err(error) = self
+            .uring
+            .submitter()
+            .register_iowq_max_workers(&mut workers)
+        {
+            tracing::warn!(%error, "the kernel gives this core no more threads for its disks");
+        }
     }
 
     /// Moves queued entries into the submission ring, as many as fit.
@@ -333,6 +356,7 @@ impl State {
             buffers,
             datagrams,
             files,
+            ..
         } = self;
         for completion in uring.completion() {
             reaped += 1;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use piecestore::core::{Core, CoreCounters, CoreOptions, Executor, start};
+use piecestore::open_files::BlobFile;
+use piecestore::watch::DiskState;
 use strand_blob::{BlobId, Disk, DiskError, IoBuffer, PutError, Stored};
 
 use crate::mount::Mount;
@@ -18,6 +20,11 @@ fn check<T: Send + 'static, F: Future<Output = T> + 'static>(
         (output, core.counters())
     });
     core.unwrap().join().unwrap()
+}
+
+fn is_direct(file: &BlobFile) -> bool {
+    let flags = file.look(|file| rustix::fs::fcntl_getfl(file).unwrap());
+    flags.unwrap().contains(rustix::fs::OFlags::DIRECT)
 }
 
 fn filled(len: usize, seed: u8) -> IoBuffer {
@@ -106,8 +113,7 @@ fn check_disk_in(folder: &Path) -> bool {
         let body = store.read_shares(&stored, 0..4).await.unwrap();
         assert_eq!(body[..], piece(3, 50_000).body[0][..]);
         store.close().await;
-        let flags = rustix::fs::fcntl_getfl(&*file).unwrap();
-        flags.contains(rustix::fs::OFlags::DIRECT)
+        is_direct(&file)
     });
     is_direct
 }
@@ -142,8 +148,7 @@ fn direct_io_that_is_refused_after_the_file_was_opened_goes_through_the_page_cac
         let (result, buffer) = disk.read(&file, 8_199, IoBuffer::zeroed(8_192)).await;
         assert_eq!(result, Ok(8_192));
         assert!(buffer[..] == filled(8_192, 2)[..]);
-        let flags = rustix::fs::fcntl_getfl(&*file).unwrap();
-        assert!(!flags.contains(rustix::fs::OFlags::DIRECT));
+        assert!(!is_direct(&file));
     });
 }
 
@@ -184,7 +189,12 @@ fn a_disk_that_turns_read_only_ends_writing_with_its_cause() {
     let path = folder.path().to_owned();
     check(move |core| async move {
         let store = open_store(&core, &path).await;
+        let disk = core.disk(&path).unwrap();
+        assert_eq!(disk.state(), DiskState::Fine);
         mount.make_read_only();
+        while disk.state() != DiskState::ReadOnly {
+            core.executor().sleep(Duration::from_millis(20)).await;
+        }
         assert_eq!(store.put(piece(1, 50_000)).await, Err(PutError::ReadOnly));
         let cause = store.poison_cause().unwrap();
         assert_eq!(cause.error, DiskError::Io { errno: libc::EROFS });
@@ -233,6 +243,118 @@ fn more_operations_than_may_fly_all_end_and_abandoned_ones_do_no_harm() {
             assert!(buffer[..] == filled(4096, index as u8)[..], "block {index}");
         }
     });
+}
+
+/// Blobs of the test below: more than its limit of open files.
+const MANY_BLOBS: u64 = 700;
+
+#[test]
+fn more_blobs_than_a_process_may_have_files_open_are_written_and_read() {
+    // The child runs this test alone, with its limit.
+    if std::env::var_os("PIECESTORE_TEST_FEW_FILES").is_none() {
+        let output = std::process::Command::new("prlimit")
+            .args(["--nofile=256:256", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "--test-threads=1"])
+            .arg("disk::more_blobs_than_a_process_may_have_files_open_are_written_and_read")
+            .env("PIECESTORE_TEST_FEW_FILES", "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}\n{errors}"
+        );
+        return;
+    }
+    assert!(std::fs::File::open("/proc/self/limits").is_ok());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    // Once as the limit says, once with a bound that the process may not reach: then the kernel refuses, and others are closed.
+    for open_files_max in [32, 4_096] {
+        let path = path.clone();
+        let options = CoreOptions {
+            open_files_max,
+            ..CoreOptions::default()
+        };
+        let core = start(options, move |core| async move {
+            let disk = core.disk(&path).unwrap();
+            let mut files = Vec::new();
+            let first = u64::from(open_files_max == 32) * MANY_BLOBS + 1;
+            for id in first..first + MANY_BLOBS {
+                let file = disk.create(BlobId(id)).await.unwrap();
+                let (result, _) = disk.write(&file, 0, filled(4_096, id as u8), 4_096).await;
+                result.unwrap();
+                disk.sync(&file).await.unwrap();
+                files.push(file);
+            }
+            if open_files_max == 32 {
+                let open = files.iter().filter(|file| file.is_open()).count();
+                assert!(open <= 32, "{open} files are open");
+            }
+            for file in files.iter().chain(files.iter().rev()) {
+                let (result, buffer) = disk.read(file, 0, IoBuffer::zeroed(4_096)).await;
+                assert_eq!(result, Ok(4_096));
+                assert!(buffer[..] == filled(4_096, file.id().0 as u8)[..]);
+            }
+            // Written and not synced: it stays open whatever else is used.
+            let file = files[0].clone();
+            disk.write(&file, 4_096, filled(4_096, 1), 4_096)
+                .await
+                .0
+                .unwrap();
+            for other in &files[1..200] {
+                disk.read(other, 0, IoBuffer::zeroed(4_096))
+                    .await
+                    .0
+                    .unwrap();
+            }
+            assert!(file.is_open());
+            disk.sync(&file).await.unwrap();
+        });
+        core.unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn a_store_of_many_blobs_opens_and_serves_with_few_files_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let options = CoreOptions {
+        open_files_max: 3,
+        ..CoreOptions::default()
+    };
+    let core = start(options, move |core| async move {
+        for round in 0..2_u8 {
+            let disk = core.disk(&path).unwrap();
+            let mut options = strand_blob::StoreOptions::new([9; 32], 1 << 30);
+            options.blob_records_max = 1;
+            let mut fill = |bytes: &mut [u8]| bytes.fill(round + 1);
+            let (store, _) = strand_blob::Store::open(disk, options, 100, &mut fill)
+                .await
+                .unwrap();
+            let running = store.clone();
+            core.executor()
+                .spawn(async move { running.run_commits().await });
+            for id in 0..30 {
+                let wanted = if round == 0 {
+                    Stored::New
+                } else {
+                    Stored::Already
+                };
+                assert_eq!(store.put(piece(id, 20_000)).await, Ok(wanted));
+            }
+            for id in 0..30 {
+                let stored = store.piece(&[1; 32], &[id; 32]).await.unwrap();
+                let body = store.read_shares(&stored, 0..2).await.unwrap();
+                assert_eq!(body[..], piece(id, 20_000).body[0][..]);
+            }
+            store.close().await;
+        }
+        assert!(std::fs::read_dir(&path).unwrap().count() >= 30);
+    });
+    core.unwrap().join().unwrap();
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as its body does")]
 
+mod commands;
 mod disk;
 mod driver;
 mod limits;
 mod mount;
 mod node;
+mod sick;
 mod space;
 mod vanish;
 mod verify;

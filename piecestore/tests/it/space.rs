@@ -22,7 +22,9 @@ fn check_space(dir: &Path, running: bool) -> serde_json::Value {
         .sum();
     let files: Vec<_> = std::fs::read_dir(dir.join("blobs"))
         .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap())
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "blob"))
+        .map(|entry| entry.metadata().unwrap())
         .collect();
     assert_eq!(sum, number("file_bytes"));
     assert_eq!(sum, number("sum_bytes"));
@@ -85,7 +87,7 @@ fn a_directory_without_its_blobs_is_refused_and_not_made_anew() {
     let root = tempfile::tempdir().unwrap();
     let satellite = format!("{}@127.0.0.1:7777", strand_protocol::NodeId::from([9; 32]));
     let (dir, _) = set_up(root.path(), "node", &satellite, &[]);
-    std::fs::remove_dir(dir.join("blobs")).unwrap();
+    std::fs::remove_dir_all(dir.join("blobs")).unwrap();
     for command in ["run", "space"] {
         let ran = run(&[command, "--dir", dir.to_str().unwrap()]);
         assert_eq!(ran.code, Some(1), "{ran:?}");

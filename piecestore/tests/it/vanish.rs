@@ -1,7 +1,9 @@
 //! A node whose disk is unmounted or turns read-only.
 
 use crate::mount::Mount;
-use crate::world::{Client, Process, Satellite, Segment, block_on, run, set_up};
+use crate::world::{
+    Client, Process, Satellite, Segment, block_on, eventually, run, set_up, status,
+};
 
 #[test]
 fn a_node_whose_disk_is_unmounted_writes_nothing_to_the_disk_below() {
@@ -21,13 +23,17 @@ fn a_node_whose_disk_is_unmounted_writes_nothing_to_the_disk_below() {
         let before = Segment::new(1, 3, 500_000);
         client.put(&before).await.unwrap();
         mount.detach();
-        let after = Segment::new(1, 3, 500_000);
-        client.put(&after).await.unwrap();
-        for segment in [&before, &after] {
-            assert_eq!(client.get(segment).await.unwrap(), segment.body);
-        }
+        // Within a second or so it is noticed, and nothing more is taken.
+        eventually("a put that is refused", async || {
+            let refused = client.put(&Segment::new(1, 3, 500_000)).await.is_err();
+            refused.then_some(())
+        })
+        .await;
+        assert_eq!(client.get(&before).await.unwrap(), before.body);
         let (ended, log) = process.stop();
         assert!(ended.success(), "{log}");
+        let said = log.matches("unmounted or replaced").count();
+        assert_eq!(said, 1, "{log}");
         assert_eq!(std::fs::read_dir(&below).unwrap().count(), 0);
 
         for command in ["run", "space", "verify", "status"] {
@@ -36,6 +42,55 @@ fn a_node_whose_disk_is_unmounted_writes_nothing_to_the_disk_below() {
             assert!(ran.stderr.contains("if its disk is not mounted"), "{ran:?}");
         }
         assert_eq!(std::fs::read_dir(&below).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn blobs_on_a_mount_of_their_own_that_is_not_there_are_not_taken_for_an_empty_store() {
+    block_on(async {
+        let root = tempfile::tempdir().unwrap();
+        let satellite = Satellite::start().await;
+        let dir = root.path().join("node");
+        let blobs = dir.join("blobs");
+        std::fs::create_dir_all(&blobs).unwrap();
+        let Some(mount) = Mount::new("tmpfs", &blobs) else {
+            return;
+        };
+        let (_, node) = set_up(root.path(), "node", &satellite.to_argument(), &[]);
+        let process = Process::start(&[&dir], &[]);
+        satellite.reached(node, process.started_ms).await;
+        let client = Client::connect(&satellite, node).await;
+        let segment = Segment::new(1, 3, 500_000);
+        client.put(&segment).await.unwrap();
+        assert_eq!(status(&dir)["disk"]["state"], "fine");
+        mount.detach();
+        eventually("a status that says so", async || {
+            (status(&dir)["disk"]["state"] == "detached").then_some(())
+        })
+        .await;
+        let text = run(&["status", "--dir", dir.to_str().unwrap()]);
+        assert!(text.stdout.contains("unmounted or replaced"), "{text:?}");
+        assert_eq!(client.get(&segment).await.unwrap(), segment.body);
+        process.kill();
+        let path = dir.to_str().unwrap();
+        for command in ["run", "space", "verify", "compact", "rebuild-index"] {
+            let ran = run(&[command, "--dir", path]);
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            assert!(ran.stderr.contains("is not mounted; mount it"), "{ran:?}");
+            assert_eq!(
+                ran.stderr
+                    .trim()
+                    .lines()
+                    .filter(|line| line.starts_with("error"))
+                    .count(),
+                1
+            );
+        }
+        assert_eq!(
+            std::fs::read_dir(&blobs).unwrap().count(),
+            0,
+            "something was written below"
+        );
     });
 }
 

@@ -137,6 +137,23 @@ fn a_whole_store_is_good_and_a_flipped_bit_costs_its_piece_by_name() {
 }
 
 #[test]
+fn content_that_is_not_its_roots_is_found_though_every_checksum_holds() {
+    let node = stopped_node();
+    let victim = &node.stored[1];
+    let (path, record) = node.find(victim);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[record.share_range(1).start as usize] ^= 1;
+    let range = record.body_and_trailer();
+    let range = range.start as usize..range.end as usize;
+    inspect::danger_recompute_checksums(&record, &mut bytes[range]);
+    std::fs::write(&path, bytes).unwrap();
+    let report = check_verify(&node.dir, false);
+    assert_eq!(report["lost"][0]["piece_id"], victim.id.to_string());
+    let fault = report["faults"][0]["fault"].as_str().unwrap();
+    assert!(fault.contains("root"), "{report}");
+}
+
+#[test]
 fn damage_to_a_deleted_piece_costs_nothing_and_is_said_all_the_same() {
     let node = stopped_node();
     let (path, record) = node.find(&node.deleted);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::{BlobId, Damage, GetError, StoreOptions, Stored};
 
-use crate::support::{World, check_same, open, piece, small_options};
+use crate::support::{DAY_S, World, check_same, open, piece, small_options};
 
 const FIRST: BlobId = BlobId(1);
 const KEYS: std::ops::Range<u64> = 0..10;
@@ -162,4 +162,39 @@ fn a_blob_with_rot_is_not_sealed() {
     assert_eq!(world.store.counters().blobs_sealed, 0);
     let world = world.reopen(options(), 2);
     assert_eq!(world.recovery.rotten.len(), 1);
+}
+
+#[test]
+fn fewer_append_points_put_classes_together_and_seal_what_an_earlier_run_appended_to() {
+    let with = |points: u8| {
+        let mut options = small_options();
+        options.append_points_max = points;
+        options.lanes_max = 1;
+        options
+    };
+    let lives_days = [1, 7, 30, 90];
+    let put = |world: &World, first: u64| {
+        for (key, days) in (first..).zip(lives_days) {
+            let mut piece = piece(key, 2_000);
+            piece.expiry_s = piece.created_s + days * DAY_S;
+            assert_eq!(world.put(piece), Ok(Stored::New));
+        }
+    };
+    for (points, blobs) in [(1, 1), (2, 2), (4, 4)] {
+        let world = open(&SimDisk::new(1), with(points), 1);
+        put(&world, 0);
+        assert_eq!(world.store.counters().blobs_created, blobs, "{points}");
+        world.check_space();
+    }
+    let world = open(&SimDisk::new(1), with(4), 1);
+    put(&world, 0);
+    let world = world.reopen(with(2), 2);
+    put(&world, 10);
+    // Classes 1 and 3 go on where they were; 0 and 2 were sealed, because nothing is appended to them any more.
+    assert_eq!(world.store.counters().blobs_created, 0);
+    assert_eq!(world.store.counters().blobs_sealed, 2);
+    for key in (0..4).chain(10..14) {
+        assert!(world.piece(key).is_ok(), "{key}");
+    }
+    world.check_space();
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use strand_blob::disk::sim::SimDisk;
+use strand_blob::disk::sim::{self, SimDisk};
 use strand_blob::verify::{Fault, Verdict, verify};
 use strand_blob::{BlobId, Damage, StoreOptions, Stored, inspect};
 
@@ -99,6 +99,18 @@ fn a_bad_share_of_a_sealed_blob_is_found_though_the_footer_vouches_for_it() {
 }
 
 #[test]
+fn every_bad_share_of_a_piece_is_named() {
+    let files = filled();
+    let record = place(&files, 1);
+    let mut files = flipped(&files, record.share_range(0).start);
+    files = flipped(&files, record.share_range(2).start);
+    let verdict = check(&files);
+    let wanted = [0, 2].map(|share| Fault::Damaged(Damage::Share(share)));
+    assert_eq!(faults(&verdict), wanted);
+    assert_eq!(verdict.lost().len(), 1);
+}
+
+#[test]
 fn a_bad_share_of_a_deleted_piece_costs_nothing() {
     let files = filled();
     let record = place(&files, GONE);
@@ -158,4 +170,88 @@ fn a_torn_tail_is_no_fault() {
     let verdict = check(&files);
     assert_eq!(faults(&verdict), []);
     assert_eq!((verdict.torn_bytes, verdict.pieces), (8_192, 9));
+}
+
+#[test]
+fn blocks_that_the_disk_cannot_read_are_a_fault_of_their_own() {
+    let files = filled();
+    let mut unreadable_count = 0;
+    for nth in 1..40 {
+        let disk = SimDisk::from_files(1, files.clone());
+        // A run of blocks, and then the first of them on its own.
+        for nth in [nth, nth + 1] {
+            disk.inject(sim::Fault {
+                ops: &[sim::Op::Read],
+                nth,
+                failure: sim::Failure::Eio,
+                is_sticky: false,
+            });
+        }
+        let verdict = World::new(7).run(move |_| async move {
+            verify(&disk, options().node_id, [5; 32], &mut |_| {}).await
+        });
+        let verdict = verdict.unwrap();
+        if faults(&verdict).contains(&Fault::Unreadable) {
+            unreadable_count += 1;
+            assert!(!verdict.is_good());
+        }
+    }
+    assert!(unreadable_count >= 3, "{unreadable_count}");
+}
+
+#[test]
+fn a_blob_of_a_newer_release_is_named_by_its_version() {
+    let mut files = filled();
+    let blob = files.get_mut(&FIRST).unwrap();
+    for at in [0, 4_096] {
+        blob[at + 8] = 2;
+        let mut hasher = blake3::Hasher::new_derive_key("strand v1 blob header");
+        hasher.update(&blob[at..at + 4_080]);
+        let check: [u8; 32] = hasher.finalize().into();
+        blob[at + 4_080..at + 4_096].copy_from_slice(&check[..16]);
+    }
+    assert_eq!(faults(&check(&files)), [Fault::NewerVersion(2)]);
+}
+
+/// Changes a sealed blob's footer and makes its hash good again, as a mistaken program would.
+fn with_other_footer(change: impl Fn(&mut [u8])) -> Verdict {
+    let mut files = filled();
+    let blob = files.get_mut(&FIRST).unwrap();
+    let salt: [u8; 32] = blob[64..96].try_into().unwrap();
+    let footer_at = blob.len() - 12_288;
+    let footer = &mut blob[footer_at..];
+    change(footer);
+    let end = footer.len() - 32;
+    let hash: [u8; 32] = blake3::keyed_hash(&salt, &footer[..end]).into();
+    footer[end..].copy_from_slice(&hash);
+    check(&files)
+}
+
+#[test]
+fn a_footer_that_counts_wrong_or_lacks_a_record_is_found_out() {
+    let verdict = with_other_footer(|footer| footer[36] += 1);
+    assert_eq!(faults(&verdict), [Fault::FooterCounts]);
+    assert_eq!(verdict.lost(), []);
+    // One entry fewer: the store would not find the last piece.
+    let verdict = with_other_footer(|footer| footer[32] -= 1);
+    assert_eq!(faults(&verdict), [Fault::RecordNotInFooter]);
+    assert!(verdict.findings[0].piece.is_some());
+}
+
+#[test]
+fn a_sequence_that_two_pieces_have_is_a_fault() {
+    let mut files = filled();
+    // The blob that is not sealed: a footer would repeat the sequences.
+    let (_, blob) = files.iter_mut().next_back().unwrap();
+    let records = inspect::records(blob).unwrap();
+    let (first, second) = (records[0], records[1]);
+    let salt: [u8; 32] = blob[64..96].try_into().unwrap();
+    let at = second.offset as usize;
+    blob[at + 64..at + 72].copy_from_slice(&first.sequence.to_le_bytes());
+    let check_of = blake3::keyed_hash(&salt, &blob[at..at + 72]);
+    blob[at + 72..at + 88].copy_from_slice(&check_of.as_bytes()[..16]);
+    let verdict = check(&files);
+    assert_eq!(faults(&verdict), [Fault::SequenceTwice(first.sequence)]);
+    let offset = verdict.findings[0].offset;
+    assert!([first.offset, second.offset].contains(&offset), "{offset}");
 }
