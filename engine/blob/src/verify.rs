@@ -206,10 +206,7 @@ pub async fn verify_content<D: Disk>(
             });
         };
         // Lent anew for each blob.
-        let hash = match &mut hash {
-            Some(hash) => Some(&mut **hash),
-            None => None,
-        };
+        let hash = hash.as_deref_mut();
         verify_blob(disk, node_id, (id, len), &mut seen, hash, &mut report).await?;
         bytes_before += len;
     }
