@@ -7,7 +7,7 @@ use bytes::Bytes;
 use piecestore::core::{Core, CoreCounters, CoreOptions, Executor, start};
 use piecestore::open_files::BlobFile;
 use piecestore::watch::DiskState;
-use strand_blob::{BlobId, Disk, DiskError, IoBuffer, PutError, Stored};
+use strand_blob::{BlobId, Disk, DiskError, FileId, IoBuffer, PutError, Stored};
 
 use crate::mount::Mount;
 
@@ -296,7 +296,10 @@ fn more_blobs_than_a_process_may_have_files_open_are_written_and_read() {
             for file in files.iter().chain(files.iter().rev()) {
                 let (result, buffer) = disk.read(file, 0, IoBuffer::zeroed(4_096)).await;
                 assert_eq!(result, Ok(4_096));
-                assert!(buffer[..] == filled(4_096, file.id().0 as u8)[..]);
+                let FileId::Blob(id) = file.id() else {
+                    panic!("{:?} is no blob", file.id())
+                };
+                assert!(buffer[..] == filled(4_096, id.0 as u8)[..]);
             }
             // Written and not synced: it stays open whatever else is used.
             let file = files[0].clone();
