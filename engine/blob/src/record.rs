@@ -4,6 +4,8 @@
 //! misdirected write, a stale block or a body full of forged headers is never taken for a record. Bodies are guarded by a CRC per
 //! share and the trailer by its own; what those prove to others is not this crate's business. Frozen by docs/format.md section 6.
 
+use bytes::Bytes;
+
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::check::{CHECK_BYTES, KeyedCheck};
 use crate::layout::{
@@ -226,13 +228,11 @@ impl Trailer {
 pub(crate) fn encode_body_and_trailer(piece: &NewPiece, out: &mut [u8]) {
     let body_len = piece.body_len() as usize;
     let (body, trailer) = out.split_at_mut(body_len);
+    let mut source = Runs::of(&piece.body);
     let mut at = 0;
-    for run in &piece.body {
-        put(body, at, run);
-        at += run.len();
-    }
-    let mut at = 0;
-    for (index, share) in body.chunks(SHARE_BYTES).enumerate() {
+    for (index, share) in body.chunks_mut(SHARE_BYTES).enumerate() {
+        // Copied and checked while it is in the cache.
+        source.copy_to(share);
         put(trailer, at, &crc32fast::hash(share).to_le_bytes());
         at += 4;
         if let Some(hash) = piece.share_hashes.get(index) {
@@ -257,6 +257,37 @@ pub(crate) fn encode_body_and_trailer(piece: &NewPiece, out: &mut [u8]) {
         trailer.len(),
         "trailer length and trailer fields disagree"
     );
+}
+
+/// A body's bytes in their order, wherever they lie.
+struct Runs<'a> {
+    runs: std::slice::Iter<'a, Bytes>,
+    run: &'a [u8],
+}
+
+impl<'a> Runs<'a> {
+    fn of(runs: &'a [Bytes]) -> Self {
+        Self {
+            runs: runs.iter(),
+            run: &[],
+        }
+    }
+
+    /// Fills `target` with the next bytes, as far as there are any.
+    fn copy_to(&mut self, mut target: &mut [u8]) {
+        while !target.is_empty() {
+            if self.run.is_empty() {
+                let Some(next) = self.runs.next() else { return };
+                self.run = next;
+                continue;
+            }
+            let len = self.run.len().min(target.len());
+            let (now, later) = target.split_at_mut(len);
+            now.copy_from_slice(&self.run[..len]);
+            self.run = &self.run[len..];
+            target = later;
+        }
+    }
 }
 
 #[cfg(test)]

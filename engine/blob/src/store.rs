@@ -55,7 +55,7 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// Blobs of a 64th of the capacity, from 64 MiB to 1 GiB, or 32,768 records; groups of 4 MiB.
+    /// Blobs of a 64th of the capacity, from 64 MiB to 1 GiB, or 32,768 records; groups of 2 MiB.
     ///
     /// Small stores get small blobs because a blob is dead, moved and given back as a whole.
     #[must_use]
@@ -68,7 +68,7 @@ impl StoreOptions {
             compact_live_percent_max: 60,
             quiet_live_percent_max: 85,
             lanes_max: 2,
-            group_bytes_max: 4 << 20,
+            group_bytes_max: 2 << 20,
             ignores_checkpoint: false,
             append_points_max: ExpiryClass::COUNT as u8,
             danger_fingerprint_bits: 64,

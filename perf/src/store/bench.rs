@@ -61,9 +61,27 @@ pub struct Options {
     /// Measure no other stores
     #[arg(long)]
     pub no_peers: bool,
+    /// Measure these parts only; compaction needs bulk, which says how fast puts are
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub(super) only: Vec<Part>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// What is measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Part {
+    /// Small pieces: disk and index for each, opening again
+    Fill,
+    /// Full pieces and 64 KiB pieces against the raw disk, puts and gets
+    Bulk,
+    /// 4 KiB pieces against plain syncs
+    Small,
+    /// Deletes and puts with compaction
+    Compaction,
+    /// Other stores
+    Peers,
 }
 
 pub(super) struct Bench {
@@ -80,9 +98,13 @@ pub(super) struct Bench {
 }
 
 impl Options {
+    fn has(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
     /// The peers' program, unless nobody wants it; says why there is none.
     fn find_peers(&self, narrator: &Narrator) -> Option<PathBuf> {
-        if self.no_peers {
+        if self.no_peers || !self.has(Part::Peers) {
             return None;
         }
         let started = Instant::now();
@@ -132,6 +154,10 @@ pub(super) struct Rounds(pub(super) Vec<f64>);
 /// If the machine or the disk cannot do it, there is no room, or a store answers wrong.
 pub fn run(options: &Options) -> Result<Figures> {
     piecestore::core::probe()?;
+    ensure!(
+        !options.has(Part::Compaction) || options.has(Part::Bulk),
+        "compaction cannot be measured without bulk: add it to --only"
+    );
     let plan = Plan::new(options.pieces);
     let program = std::env::current_exe()?;
     let needed_bytes = plan.room_needed();
@@ -157,11 +183,19 @@ pub fn run(options: &Options) -> Result<Figures> {
         started: Instant::now(),
         put_64k_per_s: 0.0,
     };
-    bench.fill_and_open_again()?;
-    bench.fill_2k()?;
-    bench.bulk()?;
-    bench.small()?;
-    bench.compaction()?;
+    if options.has(Part::Fill) {
+        bench.fill_and_open_again()?;
+        bench.fill_2k()?;
+    }
+    if options.has(Part::Bulk) {
+        bench.bulk()?;
+    }
+    if options.has(Part::Small) {
+        bench.small()?;
+    }
+    if options.has(Part::Compaction) {
+        bench.compaction()?;
+    }
     if let Some(program) = peers_program {
         bench.peers(&program)?;
     }
