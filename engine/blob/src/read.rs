@@ -168,7 +168,9 @@ impl<D: Disk> Store<D> {
             let found = parts.next().unwrap_or_default();
             if found.len() != wanted || crc32fast::hash(found) != piece.crcs[share as usize] {
                 let damage = Damage::Share(share);
-                self.take_out_of_service((piece.satellite, piece.id), &piece.known(), damage);
+                // The other shares are still served until a scrub or compaction comes by: they may be what somebody lacks.
+                let name = (piece.satellite, piece.id);
+                self.lost.borrow_mut().push(name, damage);
                 let error = corrupt(&blob, piece.place, damage);
                 self.note_damage(error);
                 return Err(error);
