@@ -214,7 +214,15 @@ impl Node {
         let stop = Rc::clone(&self.stop_upkeep);
         executor.spawn(async move {
             let _pass = pass;
-            let upkeep = upkeep::run(node_id, service.store(), service.permission(), &executor);
+            let mut random = [0; 8];
+            fill_random(&mut random);
+            let upkeep = upkeep::run(
+                node_id,
+                service.store(),
+                service.permission(),
+                &executor,
+                u64::from_le_bytes(random),
+            );
             future::or(upkeep, stop.notified()).await;
         });
     }

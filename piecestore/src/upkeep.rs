@@ -1,37 +1,45 @@
-//! What a store needs when nobody asks anything of it: compaction, now and then and never at full speed.
+//! What a store needs when nobody asks anything of it: compaction and scrub, now and then and never at full speed.
 //!
 //! After each compacted blob the task rests as long as the work took, so that at most half of the disk's time goes into it; it
-//! rests long when there is nothing to do. Pieces expire by the satellite's time, known from a check-in: a node whose own clock is far
+//! rests long when there is nothing to do. While there is nothing to compact the scrub reads on, paced so that it gets around in
+//! 30 days and takes at most a twentieth of the disk's time. Its cursor is not kept: each start goes on at a blob drawn at random, so every blob
+//! has its turn however often a node restarts, and no file must be written for it. Pieces expire by the satellite's time, known from a check-in: a node whose own clock is far
 //! off drops nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use strand_blob::{Disk, PutError, Store};
+use strand_blob::{Disk, PutError, ScrubCursor, Store};
 use strand_protocol::NodeId;
 
 use crate::core::executor::{Clock, Executor};
-use crate::limits::UPKEEP_PAUSE;
+use crate::limits::{
+    SCRUB_PASS, SCRUB_REST_FACTOR, SCRUB_REST_MAX, SCRUB_STEP_BYTES, UPKEEP_PAUSE,
+};
 use crate::permission::Permission;
 
-/// Compacts whenever it is worth it, until dropped or the store takes no more writes.
+/// Compacts whenever it is worth it and scrubs beside that, until dropped or the store takes no more writes. `random` says where the scrub begins.
 pub(crate) async fn run<D: Disk, E: Executor + Clock>(
     node: NodeId,
     store: &Store<D>,
     permission: &Permission,
     executor: &E,
+    random: u64,
 ) {
+    let mut scrub = Scrub::new(store, executor, random);
     loop {
         let begun = executor.now();
-        let pause = match store.compact(permission.expiry_time_s(executor.now_ms())).await {
+        let pause = match store
+            .compact(permission.expiry_time_s(executor.now_ms()))
+            .await
+        {
             Ok(Some(done)) => {
                 tracing::info!(%node, removed_bytes = done.removed_bytes, moved_bytes = done.moved_bytes, "compacted a blob");
-                for (satellite, id) in &done.lost {
-                    let (satellite, id) = (NodeId::from(*satellite), NodeId::from(*id));
-                    tracing::error!(%node, %satellite, piece = %id, "a piece is damaged; it is lost to this node");
+                for &(satellite, id) in &done.lost {
+                    tell_lost(node, satellite, id, "it was to be moved");
                 }
                 executor.now().saturating_duration_since(begun)
             }
-            Ok(None) => UPKEEP_PAUSE,
+            Ok(None) => scrub.until(begun + UPKEEP_PAUSE, node, store, executor).await,
             Err(PutError::Closed | PutError::ReadOnly) => return,
             Err(error) => {
                 tracing::warn!(%node, %error, "cannot compact now");
@@ -41,6 +49,80 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
         executor.sleep(pause.max(PAUSE_MIN)).await;
     }
 }
+
+fn tell_lost(node: NodeId, satellite: [u8; 32], id: [u8; 32], when: &str) {
+    let (satellite, id) = (NodeId::from(satellite), NodeId::from(id));
+    tracing::error!(%node, %satellite, piece = %id, when, "a piece is damaged; it is lost to this node");
+}
+
+/// A scrub that goes round and round.
+struct Scrub {
+    cursor: ScrubCursor,
+    /// When the next step may come.
+    next: Instant,
+}
+
+impl Scrub {
+    fn new<D: Disk>(store: &Store<D>, clock: &impl Clock, random: u64) -> Self {
+        Self {
+            cursor: store.scrub_cursor(random),
+            next: clock.now(),
+        }
+    }
+
+    /// Scrubs until `end`; returns what is left to rest.
+    async fn until<D: Disk, E: Executor + Clock>(
+        &mut self,
+        end: Instant,
+        node: NodeId,
+        store: &Store<D>,
+        executor: &E,
+    ) -> Duration {
+        while self.next < end {
+            executor
+                .sleep(self.next.saturating_duration_since(executor.now()))
+                .await;
+            let begun = executor.now();
+            let read_bytes = match store.scrub_step(self.cursor, SCRUB_STEP_BYTES).await {
+                Ok(Some(step)) => {
+                    self.cursor = step.next;
+                    if step.damaged_records + step.damaged_headers > 0 {
+                        tracing::warn!(%node, records = step.damaged_records, headers = step.damaged_headers, "the scrub found damage");
+                    }
+                    for lost in &step.lost {
+                        tell_lost(node, lost.satellite, lost.id, "the scrub read it");
+                    }
+                    step.bytes_read
+                }
+                Ok(None) => {
+                    tracing::info!(%node, "the scrub begins again with the first blob");
+                    self.cursor = ScrubCursor::default();
+                    0
+                }
+                Err(error) => {
+                    tracing::warn!(%node, %error, "cannot scrub now");
+                    self.next = executor.now() + SCRUB_REST_MAX;
+                    break;
+                }
+            };
+            let took = executor.now().saturating_duration_since(begun);
+            self.next = executor.now() + rest(read_bytes, store.space().file_bytes, took);
+        }
+        end.saturating_duration_since(executor.now())
+    }
+}
+
+/// How long a scrub rests after a step, to get around a store of so many bytes in 30 days and not to be in anybody's way.
+fn rest(read_bytes: u64, file_bytes: u64, took: Duration) -> Duration {
+    let share = read_bytes as f64 / file_bytes.max(1) as f64;
+    let paced = SCRUB_PASS.mul_f64(share.min(1.0)).saturating_sub(took);
+    let gentle = took * SCRUB_REST_FACTOR;
+    // An empty store, or the end of a pass, must not make a busy loop.
+    paced.min(SCRUB_REST_MAX).max(gentle).max(REST_MIN)
+}
+
+/// The shortest rest of the scrub: 4 MiB a second are 10 TB in 30 days.
+const REST_MIN: Duration = Duration::from_secs(1);
 
 /// Lets others run, however quick a compaction was.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -118,7 +200,7 @@ mod tests {
             let (working, waiting) = (Rc::clone(&store), inner.clone());
             let permission = permission(&inner, 0);
             inner.spawn(async move {
-                run(NodeId::from(NODE), &working, &permission, &waiting).await;
+                run(NodeId::from(NODE), &working, &permission, &waiting, 0).await;
             });
             inner.sleep(UPKEEP_PAUSE).await;
             assert_eq!(store.counters().blobs_removed, 1);
@@ -127,6 +209,40 @@ mod tests {
                 assert!(store.piece(&SATELLITE, &[key; 32], 0).await.is_ok());
             }
         });
+    }
+
+    #[test]
+    fn damage_is_found_by_itself_within_the_pass() {
+        let executor = SimExecutor::new(1);
+        let inner = executor.clone();
+        executor.run(async move {
+            let disk = SimDisk::new(1);
+            let store = store(disk.clone(), &inner).await;
+            for key in 0..9 {
+                store.put(piece(key, 0)).await.unwrap();
+            }
+            disk.edit(strand_blob::BlobId(1), |bytes| bytes[9_000] ^= 1);
+            let (working, waiting) = (Rc::clone(&store), inner.clone());
+            let permission = permission(&inner, 0);
+            inner.spawn(async move {
+                run(NodeId::from(NODE), &working, &permission, &waiting, 5).await;
+            });
+            inner.sleep(SCRUB_REST_MAX * 8).await;
+            assert_eq!(store.take_lost(), [(SATELLITE, [0; 32])]);
+            assert_eq!(store.counters().damaged, 1);
+        });
+    }
+
+    #[test]
+    fn a_scrub_takes_thirty_days_and_a_twentieth_of_the_time_at_most() {
+        let ms = Duration::from_millis;
+        let (step, terabyte) = (SCRUB_STEP_BYTES, 1_000_000_000_000);
+        // 4 MiB of a terabyte: 10.87 s.
+        let rest_s = rest(step, terabyte, ms(40)).as_secs_f64();
+        assert!((rest_s - (30.0 * 86_400.0 * step as f64 / terabyte as f64 - 0.04)).abs() < 0.01);
+        assert_eq!(rest(step, 100 * terabyte, ms(400)), ms(7_600));
+        assert_eq!(rest(step, step, ms(40)), SCRUB_REST_MAX);
+        assert_eq!(rest(0, 0, ms(0)), REST_MIN);
     }
 
     #[test]

@@ -164,9 +164,8 @@ pub fn pieces(blob: &[u8]) -> Result<Vec<StoredRecord>, InspectError<std::conver
         let sequence = highest.entry(name(record)).or_default();
         *sequence = (*sequence).max(record.sequence);
     }
-    records.retain(|record| {
-        record.is_piece() && highest.get(&name(record)) == Some(&record.sequence)
-    });
+    records
+        .retain(|record| record.is_piece() && highest.get(&name(record)) == Some(&record.sequence));
     Ok(records)
 }
 

@@ -110,7 +110,7 @@ impl<D: Disk> Store<D> {
 
     /// Brings back all pieces of a satellite that are in the trash; returns how many, once that is durable.
     ///
-    /// `now_s` is the satellite's time: pieces whose 7 days are over stay away. Runs beside everything else; dropping it is safe at any point,
+    /// `now_s` is the satellite's time: pieces whose 7 days are over, and those that have expired, stay away. Runs beside everything else; dropping it is safe at any point,
     /// and calling it again goes on.
     ///
     /// # Errors
@@ -125,7 +125,10 @@ impl<D: Disk> Store<D> {
             for stop in self.stops() {
                 for found in self.find(&stop, satellite).await {
                     let is_wanted = |state| match state {
-                        State::Trash(since_s) => !states::is_over(since_s, now_s),
+                        State::Trash(since_s) => {
+                            !states::is_over(since_s, now_s)
+                                && !states::is_expired(found.record.expiry_s, now_s)
+                        }
                         _ => false,
                     };
                     let mark = found.mark(Kind::Restore, now_s);

@@ -72,6 +72,19 @@ pub struct ScrubStep {
 }
 
 impl<D: Disk> Store<D> {
+    /// The beginning of one of the blobs, which `random` chooses: where to begin if nobody knows how far the last scrub came.
+    #[must_use]
+    pub fn scrub_cursor(&self, random: u64) -> ScrubCursor {
+        let blobs = self.blobs.borrow();
+        let count = blobs.iter().flatten().count() as u64;
+        let nth = random.checked_rem(count).unwrap_or_default();
+        let blob = blobs.iter().flatten().nth(nth as usize);
+        ScrubCursor {
+            blob: blob.map_or(BlobId(0), |blob| blob.id),
+            offset: 0,
+        }
+    }
+
     /// Checks the records from the cursor on, in one blob at most; `None` once there is no further blob.
     ///
     /// Reads at most `bytes_max` bytes of records, but always one record; a step that begins a blob also reads its two header blocks, and one
