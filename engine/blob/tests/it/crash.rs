@@ -67,7 +67,8 @@ enum Answer {
     /// The variant that was read.
     Get(Option<u64>),
     Compact(Result<(), PutError>),
-    Trash(Result<(), CollectError>),
+    /// How many pieces went into the trash.
+    Trash(Result<u64, CollectError>),
     RestoreAll(Result<(), PutError>),
     Scrub,
 }
@@ -111,7 +112,7 @@ async fn perform(store: Rc<Store<SimDisk>>, call: Call) -> Answer {
         Op::Get => Answer::Get(read_variant(&store, call.key, NOW_S).await),
         Op::Trash => {
             let collection = collect(&store, vec![call.key], NOW_S + 1).await;
-            Answer::Trash(collection.map(|_| ()))
+            Answer::Trash(collection.map(|done| done.trashed))
         }
         Op::RestoreAll => {
             Answer::RestoreAll(store.restore_all(&SATELLITE, NOW_S).await.map(|_| ()))
@@ -228,6 +229,7 @@ impl Model {
     }
 
     fn learn(&mut self, calls: &[Call], answers: &[Option<Answer>]) {
+        let is_compacting = calls.iter().any(|call| matches!(call.op, Op::Compact));
         let is_restoring = calls.iter().any(|call| matches!(call.op, Op::RestoreAll));
         for (call, answers) in calls.iter().zip(answers.chunks(2)) {
             let states = self.states.get_mut(&call.key).unwrap();
@@ -255,10 +257,23 @@ impl Model {
                 (Op::Delete, true) => *states = vec![None],
                 (Op::Delete, false) if states[0].is_some() => states.push(None),
                 (Op::Trash, is_done) => {
-                    if let Some((variant, _)) = states[0] {
+                    if let Some((variant, false)) = states[0] {
+                        let trashed = answers.iter().flatten().map(|answer| match answer {
+                            Answer::Trash(Ok(trashed)) => *trashed,
+                            _ => 0,
+                        });
                         states.push(Some((variant, true)));
-                        if is_done {
-                            states.remove(0);
+                        match trashed.sum() {
+                            0 if is_done && !call.is_doubled => {
+                                assert!(is_compacting, "left though nothing moved it");
+                                states.pop();
+                            }
+                            // What compaction moves may be left for the next time.
+                            0 => {}
+                            1 => {
+                                states.remove(0);
+                            }
+                            more => panic!("trashed {more} times"),
                         }
                     }
                 }
@@ -330,7 +345,7 @@ fn check_answers(call: &Call, answers: &[Option<Answer>], states: &[State]) {
             (Op::Get, Answer::Get(found), _) => {
                 assert_eq!(*found, state.map(|(variant, _)| variant));
             }
-            (Op::Trash, Answer::Trash(Ok(())), _)
+            (Op::Trash, Answer::Trash(Ok(_)), _)
             | (Op::RestoreAll, Answer::RestoreAll(Ok(())), _)
             | (Op::Scrub, Answer::Scrub, _) => {}
             (Op::Compact, Answer::Compact(Ok(())), _) => {}

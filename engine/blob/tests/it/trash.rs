@@ -74,6 +74,7 @@ fn trashed_pieces_are_kept_seven_days_and_survive_reopening() {
         Err(GetError::NotFound)
     );
     assert_eq!(body_at(&world, 1, TRASHED_S + TRASH_S), Ok(20_000));
+    world.executor.run_until_stalled();
     world.check_space();
 }
 
