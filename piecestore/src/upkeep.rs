@@ -39,7 +39,11 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
                 }
                 executor.now().saturating_duration_since(begun)
             }
-            Ok(None) => scrub.until(begun + UPKEEP_PAUSE, node, store, executor).await,
+            Ok(None) => {
+                scrub
+                    .until(begun + UPKEEP_PAUSE, node, store, executor)
+                    .await
+            }
             Err(PutError::Closed | PutError::ReadOnly) => return,
             Err(error) => {
                 tracing::warn!(%node, %error, "cannot compact now");

@@ -17,6 +17,10 @@
 //! | a full disk refuses puts; reads and deletes go on | `faults::a_full_disk_refuses_puts_but_reads_and_deletes` |
 //! | a failed read costs that read | `faults::a_read_that_fails_costs_that_read_only` |
 //! | uploaded bytes never become records | `damage::records_inside_a_body_never_become_records` |
+//! | a trashed piece can be read and restored for seven days, and is gone afterwards, whatever is compacted or crashes | `model::the_store_is_a_map_with_a_trash`, `crash` |
+//! | a filter that would trash too much changes nothing | `trash::a_filter_that_would_trash_more_than_three_percent_changes_nothing` |
+//! | a read of a trashed piece brings it back without waiting for it | `trash::a_read_of_a_trashed_piece_does_not_wait_for_its_restore_record` |
+//! | damage is found by a scrub, told once, and costs the damaged piece only | `scrub::damage_anywhere_in_a_live_record_takes_the_piece_out_of_service` |
 //! | every byte of the files has a use | `World::check_space`, after nearly every step |
 #![deny(unsafe_code, missing_docs)]
 

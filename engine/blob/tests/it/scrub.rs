@@ -26,7 +26,10 @@ fn len_of(key: u64) -> usize {
     [576, 40_000, 16_384][key as usize % 3]
 }
 
-/// A place in the record of a piece.
+/// A place in a record.
+type Place = fn(&inspect::StoredRecord) -> u64;
+
+/// Flips a bit at a place in the record of a piece.
 fn flip(world: &World, key: u64, at: impl Fn(&inspect::StoredRecord) -> u64) {
     for (id, bytes) in world.disk.files() {
         let records = inspect::records(&bytes).unwrap();
@@ -62,7 +65,7 @@ fn a_whole_store_is_scrubbed_in_bounded_steps_without_a_finding() {
 #[test]
 fn damage_anywhere_in_a_live_record_takes_the_piece_out_of_service() {
     // Header, body, last share, trailer: each in a sealed blob and in the open one.
-    let places: [(fn(&inspect::StoredRecord) -> u64, &str); 4] = [
+    let places: [(Place, &str); 4] = [
         (|record| record.offset + 20, "header"),
         (|record| record.body_offset + 100, "body"),
         (
