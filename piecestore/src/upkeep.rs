@@ -67,10 +67,10 @@ struct Scrub {
 }
 
 impl Scrub {
-    fn new<D: Disk>(store: &Store<D>, clock: &impl Clock, random: u64) -> Self {
+    fn new<D: Disk>(store: &Store<D>, executor: &impl Executor, random: u64) -> Self {
         Self {
             cursor: store.scrub_cursor(random),
-            next: clock.now(),
+            next: executor.now(),
         }
     }
 
