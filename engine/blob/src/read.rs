@@ -9,14 +9,15 @@ use bytes::Bytes;
 
 use crate::blobs::Blob;
 use crate::buffer::IoBuffer;
-use crate::commit::Replaced;
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, GetError};
 use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
 use crate::layout::{self, RECORD_HEADER_BYTES, SHARE_BYTES};
+use crate::names::Name;
 use crate::piece::Piece;
 use crate::record::{Found, Kind, RecordHeader, Trailer};
+use crate::states::{Known, State};
 use crate::store::Store;
 
 /// A record up to this long is read whole when its piece is looked up, so a small piece costs one read.
@@ -37,18 +38,27 @@ pub(crate) struct Lookup {
     pub(crate) piece: Option<Piece>,
     /// Index entries whose records are certainly this piece's.
     pub(crate) confirmed: Vec<Confirmed>,
+    /// Those of them that are damaged.
+    damaged: Vec<(Known, Damage)>,
     /// Damage met on the way.
     pub(crate) error: Option<GetError>,
-    /// Some record could not be read, and may be this piece's.
-    pub(crate) has_unknown: bool,
+    /// Records that could not be read, and may be this piece's.
+    unknown: Vec<(Entry, GetError)>,
+}
+
+impl Lookup {
+    /// The records that are certainly this piece's.
+    pub(crate) fn known(&self) -> Vec<Known> {
+        let confirmed = self.confirmed.iter();
+        confirmed.map(|confirmed| confirmed.known).collect()
+    }
 }
 
 /// A record that is certainly this piece's.
 #[derive(Clone, Copy)]
 pub(crate) struct Confirmed {
-    pub(crate) replaced: Replaced,
+    pub(crate) known: Known,
     pub(crate) class: ExpiryClass,
-    pub(crate) expiry_s: u32,
 }
 
 enum Loaded {
@@ -56,7 +66,7 @@ enum Loaded {
     Other,
     Whole(Box<Piece>, Confirmed),
     /// The piece's, but its trailer (or only share) is damaged.
-    Damaged(Confirmed, GetError),
+    Damaged(Confirmed, Damage),
     /// Nobody knows whose.
     Unknown(GetError),
     /// Compaction has moved it meanwhile.
@@ -84,13 +94,31 @@ impl Span {
 impl<D: Disk> Store<D> {
     /// Finds a piece: reads and verifies its header and trailer, and confirms its identity.
     ///
+    /// `now_s` is the satellite's time, seconds since 1970: what has expired by it, or was in the trash for 7 days, is not there. A
+    /// caller that does not know the time gives 0. A trashed piece that somebody reads comes back: its restore record is
+    /// queued, the read does not wait for it, and [`take_revived`](Self::take_revived) names it.
+    ///
     /// # Errors
     ///
     /// [`GetError::NotFound`]; [`GetError::Corrupt`] if its record is damaged; [`GetError::Disk`] if the disk fails the read.
-    pub async fn piece(&self, satellite: &[u8; 32], id: &[u8; 32]) -> Result<Piece, GetError> {
+    pub async fn piece(
+        &self,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+        now_s: u32,
+    ) -> Result<Piece, GetError> {
         let lookup = self.look_up(satellite, id, false).await;
         if let Some(piece) = lookup.piece {
+            if piece.is_gone(now_s) {
+                return Err(GetError::NotFound);
+            }
+            if piece.trashed_s.is_some() {
+                self.revive(&piece, now_s);
+            }
             return Ok(piece);
+        }
+        for (known, damage) in &lookup.damaged {
+            self.take_out_of_service((*satellite, *id), known, *damage);
         }
         let error = lookup.error.unwrap_or(GetError::NotFound);
         self.note_damage(error);
@@ -114,21 +142,19 @@ impl<D: Disk> Store<D> {
         let start = u64::from(shares.start) * SHARE_BYTES as u64;
         let end = (u64::from(shares.end) * SHARE_BYTES as u64).min(piece.body_len);
         let Some(blob) = self.blob(piece.place) else {
-            // Compaction has moved it since it was looked up.
-            let moved = self.piece(&piece.satellite, &piece.id).await?;
-            let is_same = (moved.root, moved.commitment) == (piece.root, piece.commitment);
-            if !is_same || self.blob(moved.place).is_none() {
-                return Err(GetError::NotFound);
-            }
-            return Box::pin(self.read_shares(&moved, shares)).await;
+            return self.read_moved(piece, shares).await;
         };
         let bytes = match &piece.body {
             Some(body) => body.slice(start as usize..end as usize),
             None => {
                 let offset = piece.place.offset + RECORD_HEADER_BYTES as u64 + start;
-                self.read_span(&blob, offset, end - start)
-                    .await?
-                    .into_bytes()
+                match self.read_span(&blob, offset, end - start).await {
+                    Ok(span) => span.into_bytes(),
+                    Err(_) if self.blob(piece.place).is_none() => {
+                        return self.read_moved(piece, shares).await;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         };
         let mut parts = bytes.chunks(SHARE_BYTES);
@@ -141,7 +167,11 @@ impl<D: Disk> Store<D> {
             };
             let found = parts.next().unwrap_or_default();
             if found.len() != wanted || crc32fast::hash(found) != piece.crcs[share as usize] {
-                let error = corrupt(&blob, piece.place, Damage::Share(share));
+                let damage = Damage::Share(share);
+                // The other shares are still served until a scrub or compaction comes by: they may be what somebody lacks.
+                let name = (piece.satellite, piece.id);
+                self.lost.borrow_mut().push(name, damage);
+                let error = corrupt(&blob, piece.place, damage);
                 self.note_damage(error);
                 return Err(error);
             }
@@ -150,13 +180,55 @@ impl<D: Disk> Store<D> {
         Ok(bytes)
     }
 
+    /// Reads shares of a piece that compaction has moved since it was looked up.
+    async fn read_moved(&self, piece: &Piece, shares: Range<u32>) -> Result<Bytes, GetError> {
+        let moved = self.piece(&piece.satellite, &piece.id, 0).await?;
+        let is_same = (moved.root, moved.commitment) == (piece.root, piece.commitment);
+        if !is_same || self.blob(moved.place).is_none() {
+            return Err(GetError::NotFound);
+        }
+        Box::pin(self.read_shares(&moved, shares)).await
+    }
+
+    /// Finds out whose the records are that could not be read, from footers and lists; those of this piece are certain then.
+    ///
+    /// # Errors
+    ///
+    /// Why a record could not be read whose blob's list cannot be read either.
+    pub(crate) async fn tell_unknown(
+        &self,
+        lookup: &mut Lookup,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+    ) -> Result<(), GetError> {
+        for (entry, error) in std::mem::take(&mut lookup.unknown) {
+            let place = entry.place();
+            let Some(blob) = self.blob(place) else {
+                continue;
+            };
+            let records = self.records_of(&blob).await;
+            let found = records.as_ref().and_then(|records| {
+                let at = records.binary_search_by_key(&place.offset, |entry| entry.offset);
+                at.ok().map(|at| &records[at])
+            });
+            let Some(found) = found else {
+                return Err(error);
+            };
+            if found.record.id == *id && blob.satellite_of(&found.record) == *satellite {
+                let (known, class) = (blob.known(found), blob.class);
+                lookup.confirmed.push(Confirmed { known, class });
+            }
+        }
+        Ok(())
+    }
+
     /// Reads all records that may be this piece, newest first; unless `all`, up to the first whole one.
     pub(crate) async fn look_up(&self, satellite: &[u8; 32], id: &[u8; 32], all: bool) -> Lookup {
         let fingerprint = self.fingerprinter.of(satellite, id);
         // A piece that compaction moves while it is looked for is looked for again. It moves at most once in the time of a few
         // reads, so the bound is never met.
         for _ in 0..LOOKUPS_MAX {
-            let candidates = self.index.borrow().candidates(fingerprint);
+            let candidates = self.candidates(fingerprint);
             if let Some(lookup) = self.try_candidates(candidates, satellite, id, all).await {
                 return lookup;
             }
@@ -167,14 +239,14 @@ impl<D: Disk> Store<D> {
     /// `None` if one of them was moved meanwhile.
     async fn try_candidates(
         &self,
-        candidates: Vec<Entry>,
+        candidates: Vec<(Entry, State)>,
         satellite: &[u8; 32],
         id: &[u8; 32],
         all: bool,
     ) -> Option<Lookup> {
         let mut lookup = Lookup::default();
-        for entry in candidates {
-            match self.load(entry, satellite, id).await {
+        for (entry, state) in candidates {
+            match self.load(entry, state, satellite, id).await {
                 Ok(Loaded::Other) => {}
                 Ok(Loaded::Moved) => return None,
                 Ok(Loaded::Whole(piece, confirmed)) => {
@@ -184,16 +256,22 @@ impl<D: Disk> Store<D> {
                         break;
                     }
                 }
-                Ok(Loaded::Damaged(confirmed, error)) => {
+                Ok(Loaded::Damaged(confirmed, damage)) => {
                     lookup.confirmed.push(confirmed);
-                    lookup.error.get_or_insert(error);
+                    lookup.damaged.push((confirmed.known, damage));
+                    if let Some(blob) = self.blob(entry.place()) {
+                        let error = corrupt(&blob, entry.place(), damage);
+                        lookup.error.get_or_insert(error);
+                    }
                 }
                 Ok(Loaded::Unknown(error)) => {
-                    lookup.has_unknown = true;
+                    lookup.unknown.push((entry, error));
                     lookup.error.get_or_insert(error);
                 }
+                // Its file has gone meanwhile.
+                Err(_) if self.blob(entry.place()).is_none() => return None,
                 Err(error) => {
-                    lookup.has_unknown = true;
+                    lookup.unknown.push((entry, GetError::Disk(error)));
                     lookup.error.get_or_insert(GetError::Disk(error));
                 }
             }
@@ -204,6 +282,7 @@ impl<D: Disk> Store<D> {
     async fn load(
         &self,
         entry: Entry,
+        state: State,
         satellite: &[u8; 32],
         id: &[u8; 32],
     ) -> Result<Loaded, DiskError> {
@@ -239,10 +318,17 @@ impl<D: Disk> Store<D> {
         }
         let body_len = u64::from(header.body_len);
         let confirmed = Confirmed {
-            replaced: Replaced { entry, body_len },
+            known: Known {
+                entry,
+                body_len,
+                expiry_s: header.expiry_s,
+                sequence: header.sequence,
+            },
             class: blob.class,
-            expiry_s: header.expiry_s,
         };
+        if let State::Damaged(damage) = state {
+            return Ok(Loaded::Damaged(confirmed, damage));
+        }
         let trailer_at = RECORD_HEADER_BYTES as u64 + body_len;
         let (trailer, body) = if is_small {
             let bytes = first.bytes();
@@ -265,10 +351,7 @@ impl<D: Disk> Store<D> {
             )
         };
         let Some(trailer) = trailer else {
-            return Ok(Loaded::Damaged(
-                confirmed,
-                corrupt(&blob, place, Damage::Trailer),
-            ));
+            return Ok(Loaded::Damaged(confirmed, Damage::Trailer));
         };
         let root = match (trailer.root, &body) {
             (Some(root), _) => root,
@@ -276,10 +359,7 @@ impl<D: Disk> Store<D> {
                 blake3::hash(body).into()
             }
             _ => {
-                return Ok(Loaded::Damaged(
-                    confirmed,
-                    corrupt(&blob, place, Damage::Share(0)),
-                ));
+                return Ok(Loaded::Damaged(confirmed, Damage::Share(0)));
             }
         };
         let piece = Piece {
@@ -292,6 +372,12 @@ impl<D: Disk> Store<D> {
             share_hashes: trailer.share_hashes,
             created_s: header.created_s,
             expiry_s: header.expiry_s,
+            trashed_s: match state {
+                State::Trash(since_s) => Some(since_s),
+                _ => None,
+            },
+            sequence: header.sequence,
+            class: blob.class,
             place,
             crcs: trailer.crcs,
             body,
@@ -321,6 +407,39 @@ impl<D: Disk> Store<D> {
     /// `None` if compaction has removed it.
     pub(crate) fn blob(&self, place: Place) -> Option<Rc<Blob<D::File>>> {
         self.blobs.borrow()[place.slot as usize].clone()
+    }
+
+    /// Takes a damaged piece out of service, unless something else happens to it right now.
+    fn take_out_of_service(&self, name: Name, known: &Known, damage: Damage) {
+        let fingerprint = self.fingerprinter.of(&name.0, &name.1);
+        if let Some(_guard) = self.locks.try_lock(fingerprint) {
+            self.lose(fingerprint, name, known, damage);
+        }
+    }
+
+    /// The same for whoever holds the piece's lock. False if it was not in service.
+    pub(crate) fn lose(&self, fingerprint: u64, name: Name, known: &Known, damage: Damage) -> bool {
+        match self.state_of(fingerprint, known.entry) {
+            Some(State::Live | State::Trash(_)) => {}
+            _ => return false,
+        }
+        self.change(fingerprint, known, State::Damaged(damage));
+        self.count(|counters| counters.pieces_lost += 1);
+        self.lost.borrow_mut().push(name, damage);
+        true
+    }
+
+    /// Pieces found damaged by reads, scrub and compaction since the last call, satellite and piece id of each; at most 4,096, and
+    /// [`lost_overflow`](Self::lost_overflow) counts the others.
+    pub fn take_lost(&self) -> Vec<Name> {
+        let lost = self.lost.borrow_mut().take();
+        lost.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Damaged pieces that [`take_lost`](Self::take_lost) had no place for since the store was opened.
+    #[must_use]
+    pub fn lost_overflow(&self) -> u64 {
+        self.lost.borrow().overflow_count
     }
 
     fn note_damage(&self, error: GetError) {
