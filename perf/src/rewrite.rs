@@ -45,7 +45,7 @@ pub fn find_records(blobs: &Path, piece_ids: &[[u8; 32]]) -> Result<HashMap<[u8;
             .with_context(|| format!("cannot read {}", path.display()))?;
         for record in records
             .into_iter()
-            .filter(|record| piece_ids.contains(&record.id))
+            .filter(|record| record.is_base() && piece_ids.contains(&record.id))
         {
             if found
                 .get(&record.id)
@@ -61,7 +61,7 @@ pub fn find_records(blobs: &Path, piece_ids: &[[u8; 32]]) -> Result<HashMap<[u8;
             }
         }
     }
-    found.retain(|_, place| !place.record.is_tombstone);
+    found.retain(|_, place| place.record.is_piece());
     Ok(found)
 }
 

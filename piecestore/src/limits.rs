@@ -39,6 +39,18 @@ pub const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How long it is left alone after compaction failed, which is logged.
 pub const UPKEEP_FAILED_PAUSE: Duration = Duration::from_secs(30);
 
+/// One pass of the scrub over the whole store.
+pub const SCRUB_PASS: Duration = Duration::from_secs(30 * 86_400);
+
+/// What one step of the scrub reads at most: a longest piece record, or a run of smaller ones.
+pub const SCRUB_STEP_BYTES: u64 = 4 << 20;
+
+/// A scrub rests at least so many times as long as it reads: at most a twentieth of the disk's time, however full the store is.
+pub const SCRUB_REST_FACTOR: u32 = 19;
+
+/// The longest rest between two steps of the scrub, however empty the store is.
+pub const SCRUB_REST_MAX: Duration = Duration::from_secs(600);
+
 /// A node whose clock differs more from the satellite's lets no piece expire.
 pub const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(600);
 

@@ -210,7 +210,7 @@ impl Node {
                         None => executor.sleep(TURN_WAIT).await,
                     }
                 };
-                let now_s = upkeep::expiry_time_s(service.permission(), &executor);
+                let now_s = service.permission().expiry_time_s(executor.now_ms());
                 let each = |figures: &_| board.jobs.report(*figures);
                 let done = compact_all(service.store(), now_s, each).await;
                 done.err()
@@ -293,8 +293,11 @@ impl Node {
         let (stop, turn) = (Rc::clone(&self.stop_upkeep), self.turn.clone());
         executor.spawn(async move {
             let _pass = pass;
+            let mut random = [0; 8];
+            fill_random(&mut random);
+            let random = u64::from_le_bytes(random);
             let (store, permission) = (service.store(), service.permission());
-            let upkeep = upkeep::run(node_id, store, permission, &executor, &turn);
+            let upkeep = upkeep::run(node_id, store, permission, &executor, &turn, random);
             future::or(upkeep, stop.notified()).await;
         });
     }

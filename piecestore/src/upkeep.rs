@@ -1,17 +1,26 @@
-//! What a store needs when nobody asks anything of it: compaction, now and then and never at full speed.
+//! What a store needs when nobody asks anything of it: compaction and scrub, now and then and never at full speed.
 //!
 //! After each compacted blob the task rests as long as the work took, so that at most half of the disk's time goes into it, or a
-//! quarter as long where room runs out. A disk onto which next to nothing is put is tidied further than a busy one. Pieces expire by the satellite's time, known from a check-in: a node whose own clock is far
+//! quarter as long where room runs out. A disk onto which next to nothing is put is tidied further than a busy one.
+//!
+//! While there is nothing to compact the scrub reads on, paced so that it gets around in
+//! 30 days and takes at most a twentieth of the disk's time. Its cursor is not kept: each start goes on at a blob drawn at random, so every blob
+//! has its turn however often a node restarts, and no file must be written for it. Nodes of one process take turns on a disk, with both.
+//!
+//! Pieces expire by the satellite's time, known from a check-in: a node whose own clock is far
 //! off drops nothing.
 
 use std::time::{Duration, Instant};
 
-use strand_blob::{Disk, PutError, Store, Traffic};
+use strand_blob::{Disk, PutError, ScrubCursor, Store, Traffic};
 use strand_protocol::NodeId;
 
 use crate::core::executor::{Clock, Executor};
 use crate::hardware::DiskTurn;
-use crate::limits::{CLOCK_OFFSET_MAX, TURN_WAIT, UPKEEP_FAILED_PAUSE, UPKEEP_PAUSE};
+use crate::limits::{
+    SCRUB_PASS, SCRUB_REST_FACTOR, SCRUB_REST_MAX, SCRUB_STEP_BYTES, TURN_WAIT,
+    UPKEEP_FAILED_PAUSE, UPKEEP_PAUSE,
+};
 use crate::permission::Permission;
 
 /// Pieces that come in at this rate at most leave the disk quiet.
@@ -30,28 +39,39 @@ pub struct Upkeep {
     traffic: Traffic,
     looked_at: Instant,
     stored_bytes: u64,
+    /// The last look found nothing to compact.
+    is_idle: bool,
 }
 
-/// Compacts whenever it is worth it and no other node of the process does so on the same disk, until dropped or the store takes no more writes.
+/// Compacts whenever it is worth it and scrubs beside that, unless another node of the process does so on the same disk, until dropped
+/// or the store takes no more writes. `random` says where the scrub begins.
 pub(crate) async fn run<D: Disk, E: Executor + Clock>(
     node: NodeId,
     store: &Store<D>,
     permission: &Permission,
     executor: &E,
     turn: &DiskTurn,
+    random: u64,
 ) {
     let mut upkeep = Upkeep::new(node, executor.now());
+    let mut scrub = Scrub::new(store, executor, random);
     loop {
         let Some(pass) = turn.try_take() else {
             executor.sleep(TURN_WAIT).await;
             continue;
         };
-        let now_s = expiry_time_s(permission, executor);
+        let now_s = permission.expiry_time_s(executor.now_ms());
         let Some(pause) = upkeep.work(store, now_s, executor).await else {
             return;
         };
         drop(pass);
-        executor.sleep(pause).await;
+        let end = executor.now() + pause;
+        if upkeep.is_idle {
+            scrub.until(end, node, store, executor, turn).await;
+        }
+        executor
+            .sleep(end.saturating_duration_since(executor.now()))
+            .await;
     }
 }
 
@@ -64,6 +84,7 @@ impl Upkeep {
             traffic: Traffic::Busy,
             looked_at: now,
             stored_bytes: 0,
+            is_idle: false,
         }
     }
 
@@ -79,12 +100,12 @@ impl Upkeep {
         let node = self.node;
         let begun = executor.now();
         let traffic = self.look(begun, store.counters().piece_bytes_stored);
+        self.is_idle = false;
         let pause = match store.compact_in(traffic, expiry_s).await {
             Ok(Some(done)) => {
                 tracing::info!(%node, removed_bytes = done.removed_bytes, moved_bytes = done.moved_bytes, "compacted a blob");
-                for (satellite, id) in &done.lost {
-                    let (satellite, id) = (NodeId::from(*satellite), NodeId::from(*id));
-                    tracing::error!(%node, %satellite, piece = %id, "a piece is damaged; it is lost to this node");
+                for &(satellite, id) in &done.lost {
+                    tell_lost(node, satellite, id, "it was to be moved");
                 }
                 let worked = executor.now().saturating_duration_since(begun);
                 // Without room every put would wait for this.
@@ -94,7 +115,10 @@ impl Upkeep {
                     worked
                 }
             }
-            Ok(None) => UPKEEP_PAUSE,
+            Ok(None) => {
+                self.is_idle = true;
+                UPKEEP_PAUSE
+            }
             Err(PutError::Closed | PutError::ReadOnly) => return None,
             Err(error) => {
                 tracing::warn!(%node, %error, "cannot compact now");
@@ -121,15 +145,83 @@ impl Upkeep {
     }
 }
 
-/// Satellite time in seconds since 1970, by which pieces expire; 0, by which none does, while it is not known well enough.
-pub(crate) fn expiry_time_s(permission: &Permission, clock: &impl Clock) -> u32 {
-    let offset_ms = permission.clock_offset_ms().unsigned_abs();
-    if !permission.has_keys() || u128::from(offset_ms) > CLOCK_OFFSET_MAX.as_millis() {
-        return 0;
-    }
-    let satellite_s = permission.satellite_ms(clock.now_ms()) / 1000;
-    u32::try_from(satellite_s).unwrap_or(u32::MAX)
+fn tell_lost(node: NodeId, satellite: [u8; 32], id: [u8; 32], when: &str) {
+    let (satellite, id) = (NodeId::from(satellite), NodeId::from(id));
+    tracing::error!(%node, %satellite, piece = %id, when, "a piece is damaged; it is lost to this node");
 }
+
+/// A scrub that goes round and round.
+struct Scrub {
+    cursor: ScrubCursor,
+    /// When the next step may come.
+    next: Instant,
+}
+
+impl Scrub {
+    fn new<D: Disk>(store: &Store<D>, executor: &impl Executor, random: u64) -> Self {
+        Self {
+            cursor: store.scrub_cursor(random),
+            next: executor.now(),
+        }
+    }
+
+    /// Scrubs until `end`, or until the next step would come after it. Each step is a turn of its own.
+    async fn until<D: Disk, E: Executor + Clock>(
+        &mut self,
+        end: Instant,
+        node: NodeId,
+        store: &Store<D>,
+        executor: &E,
+        turn: &DiskTurn,
+    ) {
+        while self.next < end {
+            executor
+                .sleep(self.next.saturating_duration_since(executor.now()))
+                .await;
+            let Some(_pass) = turn.try_take() else {
+                self.next = executor.now() + TURN_WAIT;
+                continue;
+            };
+            let begun = executor.now();
+            let read_bytes = match store.scrub_step(self.cursor, SCRUB_STEP_BYTES).await {
+                Ok(Some(step)) => {
+                    self.cursor = step.next;
+                    if step.damaged_records + step.damaged_headers > 0 {
+                        tracing::warn!(%node, records = step.damaged_records, headers = step.damaged_headers, "the scrub found damage");
+                    }
+                    for lost in &step.lost {
+                        tell_lost(node, lost.satellite, lost.id, "the scrub read it");
+                    }
+                    step.bytes_read
+                }
+                Ok(None) => {
+                    tracing::info!(%node, "the scrub begins again with the first blob");
+                    self.cursor = ScrubCursor::default();
+                    0
+                }
+                Err(error) => {
+                    tracing::warn!(%node, %error, "cannot scrub now");
+                    self.next = executor.now() + SCRUB_REST_MAX;
+                    break;
+                }
+            };
+            let took = executor.now().saturating_duration_since(begun);
+            self.next = executor.now() + rest(read_bytes, store.space().file_bytes, took);
+        }
+    }
+}
+
+/// How long a scrub rests after a step, to get around a store of so many bytes in 30 days and not to be in anybody's way.
+fn rest(read_bytes: u64, file_bytes: u64, took: Duration) -> Duration {
+    let share = read_bytes as f64 / file_bytes.max(1) as f64;
+    let paced = SCRUB_PASS.mul_f64(share.min(1.0)).saturating_sub(took);
+    let gentle = took * SCRUB_REST_FACTOR;
+    // An empty store, or the end of a pass, must not make a busy loop.
+    paced.min(SCRUB_REST_MAX).max(gentle).max(REST_MIN)
+}
+
+/// The shortest rest of the scrub: 4 MiB a second are 10 TB in 30 days.
+const REST_MIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -205,13 +297,21 @@ mod tests {
             let permission = permission(&inner, 0);
             inner.spawn(async move {
                 let turn = DiskTurn::default();
-                run(NodeId::from(NODE), &working, &permission, &waiting, &turn).await;
+                run(
+                    NodeId::from(NODE),
+                    &working,
+                    &permission,
+                    &waiting,
+                    &turn,
+                    0,
+                )
+                .await;
             });
             inner.sleep(UPKEEP_PAUSE).await;
             assert_eq!(store.counters().blobs_removed, 1);
             assert_eq!(store.space().dead_bytes, 0);
             for key in 4..9 {
-                assert!(store.piece(&SATELLITE, &[key; 32]).await.is_ok());
+                assert!(store.piece(&SATELLITE, &[key; 32], 0).await.is_ok());
             }
         });
     }
@@ -229,6 +329,49 @@ mod tests {
     }
 
     #[test]
+    fn damage_is_found_by_itself_within_the_pass() {
+        let executor = SimExecutor::new(1);
+        let inner = executor.clone();
+        executor.run(async move {
+            let disk = SimDisk::new(1);
+            let store = store(disk.clone(), &inner).await;
+            for key in 0..9 {
+                store.put(piece(key, 0)).await.unwrap();
+            }
+            disk.edit(strand_blob::BlobId(1), |bytes| bytes[9_000] ^= 1);
+            let (working, waiting) = (Rc::clone(&store), inner.clone());
+            let permission = permission(&inner, 0);
+            inner.spawn(async move {
+                let turn = DiskTurn::default();
+                run(
+                    NodeId::from(NODE),
+                    &working,
+                    &permission,
+                    &waiting,
+                    &turn,
+                    5,
+                )
+                .await;
+            });
+            inner.sleep(SCRUB_REST_MAX * 8).await;
+            assert_eq!(store.take_lost(), [(SATELLITE, [0; 32])]);
+            assert_eq!(store.counters().damaged, 1);
+        });
+    }
+
+    #[test]
+    fn a_scrub_takes_thirty_days_and_a_twentieth_of_the_time_at_most() {
+        let ms = Duration::from_millis;
+        let (step, terabyte) = (SCRUB_STEP_BYTES, 1_000_000_000_000);
+        // 4 MiB of a terabyte: 10.87 s.
+        let rest_s = rest(step, terabyte, ms(40)).as_secs_f64();
+        assert!((rest_s - (30.0 * 86_400.0 * step as f64 / terabyte as f64 - 0.04)).abs() < 0.01);
+        assert_eq!(rest(step, 100 * terabyte, ms(400)), ms(7_600));
+        assert_eq!(rest(step, step, ms(40)), SCRUB_REST_MAX);
+        assert_eq!(rest(0, 0, ms(0)), REST_MIN);
+    }
+
+    #[test]
     fn pieces_expire_by_satellite_time_and_only_if_it_is_near_ours() {
         let executor = SimExecutor::new(1);
         let inner = executor.clone();
@@ -236,13 +379,13 @@ mod tests {
             let now_ms = inner.now_ms();
             let near = permission(&inner, 60_000);
             assert_eq!(
-                u64::from(expiry_time_s(&near, &inner)),
+                u64::from(near.expiry_time_s(now_ms)),
                 (now_ms + 60_000) / 1000
             );
             let far = permission(&inner, 601_000);
-            assert_eq!(expiry_time_s(&far, &inner), 0);
+            assert_eq!(far.expiry_time_s(now_ms), 0);
             let unknown = Permission::new(NodeId::from(SATELLITE), NodeId::from(NODE));
-            assert_eq!(expiry_time_s(&unknown, &inner), 0);
+            assert_eq!(unknown.expiry_time_s(now_ms), 0);
         });
     }
 }

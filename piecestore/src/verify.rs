@@ -44,8 +44,10 @@ pub struct VerifyReport {
     pub groups: u64,
     /// Records of all kinds.
     pub records: u64,
-    /// Pieces that can be read whole.
+    /// Pieces that can be read whole, trashed ones included.
     pub pieces: u64,
+    /// Those of them that are in the trash.
+    pub trashed_pieces: u64,
     /// Bytes of their bodies.
     pub piece_bytes: u64,
     /// What a crash left unfinished: no fault.
@@ -196,6 +198,7 @@ impl VerifyReport {
             groups: verdict.groups,
             records: verdict.records,
             pieces: verdict.pieces,
+            trashed_pieces: verdict.trashed_pieces,
             piece_bytes: verdict.piece_bytes,
             torn_bytes: verdict.torn_bytes,
             lost_pieces: lost.len() as u64,

@@ -4,11 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::check::KeyedCheck;
+use crate::expiry::{Columns, Expiries};
 use crate::footer::{self, BLOB_RECORDS_MAX, Footer, FooterEntry};
 use crate::group::GroupHeader;
 use crate::header::{BlobHeader, ExpiryClass};
-use crate::layout::{BLOB_HEADER_BYTES, BlobId};
+use crate::layout::{BLOB_HEADER_BYTES, BlobId, RECORD_HEADER_BYTES};
 use crate::record::{Kind, RecordHeader};
+use crate::states::{self, State};
 
 /// Blobs of one class that take groups side by side; see [`StoreOptions::lanes_max`](crate::StoreOptions::lanes_max).
 pub(crate) const LANES_MAX: usize = 2;
@@ -37,6 +39,7 @@ pub(crate) struct Blob<F> {
     pub(crate) tally: Cell<BlobTally>,
     /// Compaction could not work on it, and does not try again before the next opening.
     pub(crate) is_given_up: Cell<bool>,
+    pub(crate) survey: Cell<Option<Survey>>,
 }
 
 /// A group's number and place in its blob, taken before it is written. Whatever becomes of the write, neither is used again.
@@ -60,6 +63,20 @@ impl Claim {
         }
     }
 }
+/// How many of a blob's tombstones, trash and restore records are needed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Survey {
+    /// Blobs that had been removed when it was made.
+    pub(crate) removed_count: u64,
+    pub(crate) needed_count: u32,
+}
+
+/// Bytes of a record that is no piece, padding included.
+pub(crate) const MARK_BYTES: u64 = 128;
+
+const _: () = assert!(
+    RECORD_HEADER_BYTES as u64 <= MARK_BYTES && MARK_BYTES - (RECORD_HEADER_BYTES as u64) < 64
+);
 
 /// What of a blob is worth keeping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,9 +85,17 @@ pub(crate) struct BlobTally {
     pub(crate) live_count: u32,
     /// Their bodies.
     pub(crate) live_bytes: u64,
+    /// When the live bodies expire.
+    pub(crate) expiries: Expiries,
+    /// Pieces here that are in the trash.
+    pub(crate) trash_count: u32,
+    /// Their bodies.
+    pub(crate) trash_bytes: u64,
     /// Bodies of all pieces that were written here.
     pub(crate) piece_bytes: u64,
-    /// Records that are no pieces.
+    /// Records that are no pieces: tombstones, trash and restore records.
+    pub(crate) mark_count: u32,
+    /// Tombstones among them.
     pub(crate) tombstone_count: u32,
     /// When the last of its pieces expires, seconds since 1970; [`u32::MAX`] if one never does, 0 if there is none.
     pub(crate) expiry_s: u32,
@@ -88,20 +113,41 @@ impl BlobTally {
             self.expiry_s = self.expiry_s.max(expiry_s);
             self.piece_bytes += u64::from(record.body_len);
         } else {
-            self.tombstone_count += 1;
+            self.mark_count += 1;
+            self.tombstone_count += u32::from(record.kind == Kind::Tombstone);
         }
     }
 
-    /// Counts a piece that the index knows.
-    pub(crate) fn count_live(&mut self, body_len: u64) {
-        self.live_count += 1;
-        self.live_bytes += body_len;
+    /// Counts a piece that is in this state from now on.
+    pub(crate) fn enter(&mut self, columns: Columns, state: State, body_len: u64, expiry_s: u32) {
+        match state {
+            State::Live => {
+                self.live_count += 1;
+                self.live_bytes += body_len;
+                self.expiries.add(columns, expiry_s, body_len);
+            }
+            State::Trash(_) => {
+                self.trash_count += 1;
+                self.trash_bytes += body_len;
+            }
+            State::Damaged(_) | State::Dead => {}
+        }
     }
 
-    /// Counts a piece that the index no longer knows.
-    pub(crate) fn count_dead(&mut self, body_len: u64) {
-        self.live_count -= 1;
-        self.live_bytes -= body_len;
+    /// Counts a piece that is no longer in this state.
+    pub(crate) fn leave(&mut self, columns: Columns, state: State, body_len: u64, expiry_s: u32) {
+        match state {
+            State::Live => {
+                self.live_count -= 1;
+                self.live_bytes -= body_len;
+                self.expiries.subtract(columns, expiry_s, body_len);
+            }
+            State::Trash(_) => {
+                self.trash_count -= 1;
+                self.trash_bytes -= body_len;
+            }
+            State::Damaged(_) | State::Dead => {}
+        }
     }
 }
 
@@ -212,6 +258,7 @@ impl<F> Blob<F> {
             seal: Cell::new(seal),
             tally: Cell::default(),
             is_given_up: Cell::new(false),
+            survey: Cell::new(None),
         }
     }
 
@@ -231,6 +278,14 @@ impl<F> Blob<F> {
         claim
     }
 
+    /// Its length, once it is sealed and is not written any more.
+    pub(crate) fn sealed_len(&self) -> Option<u64> {
+        self.log
+            .borrow()
+            .is_none()
+            .then(|| self.tail.get().file_len)
+    }
+
     pub(crate) fn give_up_compacting(&self) {
         self.is_given_up.set(true);
     }
@@ -240,14 +295,16 @@ impl<F> Blob<F> {
         self.update_tally(|tally| tally.count_record(record));
     }
 
-    /// Counts a piece that the index knows here from now on.
-    pub(crate) fn count_live(&self, body_len: u64) {
-        self.update_tally(|tally| tally.count_live(body_len));
+    /// Counts a piece that is in this state from now on.
+    pub(crate) fn enter(&self, state: State, body_len: u64, expiry_s: u32) {
+        let columns = Columns::of(&self.header);
+        self.update_tally(|tally| tally.enter(columns, state, body_len, expiry_s));
     }
 
-    /// Counts a piece that the index no longer knows here.
-    pub(crate) fn count_dead(&self, body_len: u64) {
-        self.update_tally(|tally| tally.count_dead(body_len));
+    /// Counts a piece that is no longer in this state.
+    pub(crate) fn leave(&self, state: State, body_len: u64, expiry_s: u32) {
+        let columns = Columns::of(&self.header);
+        self.update_tally(|tally| tally.leave(columns, state, body_len, expiry_s));
     }
 
     fn update_tally(&self, update: impl FnOnce(&mut BlobTally)) {
@@ -260,6 +317,30 @@ impl<F> Blob<F> {
     pub(crate) fn mark_sealed(&self, footer: &Footer) {
         self.seal.set(Some(Seal::of(footer)));
         *self.log.borrow_mut() = None;
+    }
+
+    /// Bodies worth keeping by now: trashed ones, and live ones but for those that have certainly expired.
+    pub(crate) fn kept_bytes(&self, now_s: u32) -> u64 {
+        let tally = self.tally.get();
+        let is_over = states::is_expired(tally.expiry_s, now_s);
+        let expired_bytes = if is_over {
+            tally.live_bytes
+        } else {
+            tally
+                .expiries
+                .expired_bytes(Columns::of(&self.header), now_s)
+        };
+        tally.live_bytes - expired_bytes + tally.trash_bytes
+    }
+
+    /// Bytes of the tombstones, trash and restore records that are needed, as far as known.
+    pub(crate) fn mark_bytes(&self) -> u64 {
+        let mark_count = self.tally.get().mark_count;
+        let needed_count = self
+            .survey
+            .get()
+            .map_or(mark_count, |survey| survey.needed_count);
+        u64::from(needed_count) * MARK_BYTES
     }
 
     /// The footer that would seal it now; `None` where it has one, where something in it is not durable or not readable, and

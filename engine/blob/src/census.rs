@@ -5,20 +5,26 @@
 //! stand, in the footer of a sealed blob or the log of another. Contested records are judged many at a time and in the order of
 //! their places, so a store with many deletes costs a few passes over its footers, not one read a tombstone.
 //!
-//! The highest sequence of a (satellite, piece id) counts; of one record that is there twice, because compaction moved it, the later place.
-//! Memory: the index, the same for records that are no pieces, and [`CONTESTANTS_MAX`].
+//! Of a (satellite, piece id) the piece or tombstone of the highest sequence counts; of one record that is there twice, because compaction
+//! moved it, the later place. The highest trash or restore record above a piece says whether it is in the trash.
+//!
+//! What a checkpoint knows is the beginning. It has judged all sequences below its own: a trash or restore record that is
+//! older and was moved since says nothing new, and a trashed piece that was moved is known again by its sequence.
+//! Memory: the index, the same for records that are no pieces, the trash, and [`CONTESTANTS_MAX`].
 
 use std::rc::Rc;
 
 use crate::blobs::{Blob, BlobTally};
 use crate::disk::Disk;
 use crate::error::OpenError;
+use crate::expiry::Columns;
 use crate::footer::FooterEntry;
 use crate::header::BlobHeader;
-use crate::index::{self, Entry, Fingerprinter, Index, Place};
+use crate::index::{self, Aside, Entry, Fingerprinter, Index, Place};
 use crate::record::{Kind, RecordHeader};
 use crate::recover;
 use crate::space::Space;
+use crate::states::{Known, State, Trashed};
 
 /// Contested records that are judged at once: 64 bytes each, so 16 MiB and what one table of the index holds.
 const CONTESTANTS_MAX: usize = 1 << 18;
@@ -28,11 +34,17 @@ const _: () = assert!(size_of::<Contestant>() <= 64);
 /// What all blobs add up to.
 pub(crate) struct Census {
     pub(crate) fingerprinter: Fingerprinter,
-    /// Every piece record until [`settle`](Self::settle), then those that count.
+    /// Every piece record until [`settle`](Self::settle), then those that count and are not in the trash.
     pub(crate) index: Index,
     /// Piece records that do not count.
     pub(crate) dead: Index,
-    /// Records that may outrank pieces.
+    /// Piece records that are in the trash.
+    pub(crate) trash: Aside<Trashed>,
+    /// What the checkpoint has in the trash, by the places that it knew.
+    known_trash: Aside<Trashed>,
+    /// The checkpoint has judged all sequences below.
+    judged_below: u64,
+    /// Records that may outrank pieces, or say something of them.
     marks: Index,
     /// By slot.
     pub(crate) tallies: Vec<BlobTally>,
@@ -53,7 +65,20 @@ struct Contestant {
     name: u128,
     sequence: u64,
     body_len: u32,
-    is_piece: bool,
+    created_s: u32,
+    expiry_s: u32,
+    kind: Kind,
+}
+
+impl Contestant {
+    fn known(&self) -> Known {
+        Known {
+            entry: self.entry,
+            body_len: u64::from(self.body_len),
+            expiry_s: self.expiry_s,
+            sequence: self.sequence,
+        }
+    }
 }
 
 impl Census {
@@ -62,6 +87,9 @@ impl Census {
             fingerprinter,
             index: Index::default(),
             dead: Index::default(),
+            trash: Aside::default(),
+            known_trash: Aside::default(),
+            judged_below: 0,
             marks: Index::default(),
             tallies: Vec::new(),
             accepted: 0,
@@ -71,29 +99,80 @@ impl Census {
         }
     }
 
-    /// Takes a valid record. Its piece counts as live until [`settle`](Self::settle).
+    /// Begins with what a checkpoint has judged; before any record is accepted.
+    pub(crate) fn begin_with(&mut self, next_sequence: u64, trash: Aside<Trashed>) {
+        self.next_sequence = next_sequence;
+        self.judged_below = next_sequence;
+        self.known_trash = trash;
+    }
+
+    /// Takes over the lists of a checkpoint, each entry in the place that it is given, or not at all.
+    pub(crate) fn absorb(
+        &mut self,
+        index: Index,
+        dead: Index,
+        relocate: impl Fn(Entry) -> Option<Entry>,
+    ) {
+        self.index.absorb(index, &relocate);
+        self.dead.absorb(dead, &relocate);
+        for (fingerprint, entry, trashed) in std::mem::take(&mut self.known_trash).iter() {
+            if let Some(entry) = relocate(entry) {
+                self.index.insert(fingerprint, entry);
+                self.trash.insert(fingerprint, entry, trashed);
+            }
+        }
+    }
+
+    /// Takes a valid record. Its piece counts until [`settle`](Self::settle).
     pub(crate) fn accept(&mut self, header: &BlobHeader, place: Place, record: &RecordHeader) {
         let satellite = &header.satellites[usize::from(record.satellite_slot)];
         let body_len = u64::from(record.body_len);
-        let tally = &mut self.tallies[place.slot as usize];
         self.accepted += 1;
         self.next_sequence = self.next_sequence.max(record.sequence.saturating_add(1));
         self.space.overhead_bytes += record.record_len() - body_len;
-        tally.count_record(record);
+        self.tallies[place.slot as usize].count_record(record);
         let fingerprint = self.fingerprinter.of(satellite, &record.id);
         let entry = Entry::new(place, record.record_len());
-        match record.kind {
-            Kind::Piece => {
-                self.index.insert(fingerprint, entry);
-                tally.count_live(body_len);
-                self.space.live_bytes += body_len;
-            }
-            Kind::Tombstone => {
-                self.marks.insert(fingerprint, entry);
-                self.tombstones += 1;
-            }
-            Kind::Trash | Kind::Restore => {}
+        if record.kind != Kind::Piece {
+            self.marks.insert(fingerprint, entry);
+            self.tombstones += u64::from(record.kind == Kind::Tombstone);
+            return;
         }
+        self.index.insert(fingerprint, entry);
+        self.space.dead_bytes += body_len;
+        let known = Known {
+            entry,
+            body_len,
+            expiry_s: record.expiry_s,
+            sequence: record.sequence,
+        };
+        let before = self.known_trash.candidates(fingerprint);
+        let mut same = before.filter(|(_, trashed)| trashed.sequence == record.sequence);
+        let state = same
+            .next()
+            .map_or(State::Live, |(_, trashed)| State::Trash(trashed.since_s));
+        drop(same);
+        self.enter(header, fingerprint, &known, state);
+    }
+
+    /// Gives a piece record its state. Its body is counted as dead until now.
+    fn enter(&mut self, header: &BlobHeader, fingerprint: u64, known: &Known, state: State) {
+        if let State::Trash(since_s) = state {
+            let trashed = known.trashed(since_s);
+            self.trash.insert(fingerprint, known.entry, trashed);
+        }
+        let tally = &mut self.tallies[known.entry.place().slot as usize];
+        tally.enter(Columns::of(header), state, known.body_len, known.expiry_s);
+        self.space.enter(state, known.body_len);
+    }
+
+    /// Takes its state from a piece record, and counts its body as dead.
+    fn leave(&mut self, header: &BlobHeader, fingerprint: u64, known: &Known) {
+        let trashed = self.trash.remove(fingerprint, known.entry);
+        let state = trashed.map_or(State::Live, |trashed| State::Trash(trashed.since_s));
+        let tally = &mut self.tallies[known.entry.place().slot as usize];
+        tally.leave(Columns::of(header), state, known.body_len, known.expiry_s);
+        self.space.leave(state, known.body_len);
     }
 
     /// Finds out which of the contested records count.
@@ -112,33 +191,51 @@ impl Census {
             contested(&self.index, &marks, table, &mut contestants);
             if contestants.len() >= CONTESTANTS_MAX || table + 1 == index::TABLES {
                 read_contestants(disk, blobs, self.fingerprinter, &mut contestants).await?;
-                self.judge(&mut contestants);
+                self.judge(blobs, &mut contestants);
                 contestants.clear();
             }
+        }
+        for (fingerprint, entry, _) in self.trash.iter() {
+            self.index.remove(fingerprint, entry);
         }
         Ok(())
     }
 
-    fn judge(&mut self, contestants: &mut [Contestant]) {
+    fn judge<F>(&mut self, blobs: &[Rc<Blob<F>>], contestants: &mut [Contestant]) {
         let piece = |one: &Contestant| (one.fingerprint, one.name);
         contestants.sort_unstable_by_key(|one| (piece(one), one.sequence, one.entry.bits()));
         for records in contestants.chunk_by(|one, other| piece(one) == piece(other)) {
-            let Some((_winner, outranked)) = records.split_last() else {
+            //= docs/format.md#record
+            let is_base =
+                |record: &Contestant| matches!(record.kind, Kind::Piece | Kind::Tombstone);
+            let Some(at) = records.iter().rposition(is_base) else {
                 continue;
             };
-            for record in outranked.iter().filter(|record| record.is_piece) {
-                self.bury(record);
+            let header = |record: &Contestant| &blobs[record.entry.place().slot as usize].header;
+            let pieces = records[..at].iter();
+            for record in pieces.filter(|record| record.kind == Kind::Piece) {
+                self.bury(header(record), record);
+            }
+            let base = &records[at];
+            let mark = records[at + 1..].last();
+            let news = mark.filter(|mark| mark.sequence >= self.judged_below);
+            if let Some(mark) = news.filter(|_| base.kind == Kind::Piece) {
+                let fingerprint = self.fingerprinter.narrow(base.name);
+                let state = match mark.kind {
+                    Kind::Trash => State::Trash(mark.created_s),
+                    _ => State::Live,
+                };
+                self.leave(header(base), fingerprint, &base.known());
+                self.enter(header(base), fingerprint, &base.known(), state);
             }
         }
     }
 
-    fn bury(&mut self, record: &Contestant) {
+    fn bury(&mut self, header: &BlobHeader, record: &Contestant) {
         if self.index.remove(record.fingerprint, record.entry) {
-            let body_len = u64::from(record.body_len);
             self.dead.insert(record.fingerprint, record.entry);
-            self.tallies[record.entry.place().slot as usize].count_dead(body_len);
-            self.space.live_bytes -= body_len;
-            self.space.dead_bytes += body_len;
+            let fingerprint = self.fingerprinter.narrow(record.name);
+            self.leave(header, fingerprint, &record.known());
         }
     }
 }
@@ -160,7 +257,9 @@ fn contested(index: &Index, marks: &Index, table: usize, contestants: &mut Vec<C
                 name: 0,
                 sequence: 0,
                 body_len: 0,
-                is_piece: false,
+                created_s: 0,
+                expiry_s: 0,
+                kind: Kind::Piece,
             }));
         }
     }
@@ -220,6 +319,8 @@ fn find(
         name: fingerprinter.wide(satellite, &record.id),
         sequence: record.sequence,
         body_len: record.body_len,
-        is_piece: record.kind == Kind::Piece,
+        created_s: record.created_s,
+        expiry_s: record.expiry_s,
+        kind: record.kind,
     })
 }

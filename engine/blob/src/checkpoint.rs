@@ -8,21 +8,25 @@
 //!   one was lost.
 //! * Before anything is written, all checkpoints but the one that was opened with are removed: they do not know what comes.
 //!
-//! Cost: 12 bytes a piece record, and 56 for each record of a blob that is not sealed, at the speed of the disk. Frozen by docs/format.md section 6.
+//! Cost: 12 bytes a piece record, 32 if it is in the trash, and 56 for each record of a blob that is not sealed, at the speed of the disk. Frozen by docs/format.md section 6.
 
 use std::rc::Rc;
 
-use crate::blobs::Blob;
+use crate::blobs::{Blob, BlobTally};
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::disk::{Disk, DiskError, FileId};
 use crate::error::{Damage, PutError};
+use crate::expiry::Columns;
 use crate::footer::ENTRY_BYTES;
-use crate::index::{Index, TABLES};
-use crate::known::{self, BLOB_BYTES, KnownBlob, ROT_BYTES, SATELLITE_BYTES, TABLE_ENTRY_BYTES};
+use crate::index::{self, Aside, Entry, Index, TABLES};
+use crate::known::{
+    self, BLOB_BYTES, KnownBlob, ROT_BYTES, SATELLITE_BYTES, TABLE_ENTRY_BYTES, TRASHED_BYTES,
+};
 use crate::layout::BlobId;
 use crate::parts::{PART_BYTES_MAX, PartKind, PartReader, PartWriter};
 use crate::poison::WriteOperation;
 use crate::recover::Rot;
+use crate::states::{Hurt, State, Trashed};
 use crate::store::{Store, StoreOptions};
 use crate::wait::{KeyGuard, Sender, oneshot};
 
@@ -36,8 +40,15 @@ const REPLAY_COST_MIN: u64 = 1 << 18;
 /// the time of a few seeks.
 pub(crate) const BLOB_COST: u64 = 4_096;
 
+/// What is kept in tables, and the length of an item.
+const TABLE_KINDS: [(PartKind, usize); 3] = [
+    (PartKind::Index, TABLE_ENTRY_BYTES),
+    (PartKind::Dead, TABLE_ENTRY_BYTES),
+    (PartKind::Trash, TRASHED_BYTES),
+];
+
 const HEAD_BYTES: usize = 96;
-const END_BYTES: usize = 16;
+const END_BYTES: usize = 24;
 const REMOVED_BYTES: usize = 8;
 
 /// The checkpoint files of a store.
@@ -70,6 +81,7 @@ pub(crate) struct Checkpoint<F> {
     /// Places are in the slots of `blobs`.
     pub(crate) index: Index,
     pub(crate) dead: Index,
+    pub(crate) trash: Aside<Trashed>,
     /// Ids rising.
     pub(crate) blobs: Vec<KnownBlob>,
     pub(crate) rotten: Vec<Rot>,
@@ -193,7 +205,9 @@ impl<D: Disk> Store<D> {
     }
 
     fn check_checkpoint_room(&self) -> Result<(), PutError> {
-        let entries = self.index.borrow().len() + self.dead.borrow().len();
+        let hurt = self.damaged.borrow().len();
+        let entries = self.index.borrow().len() + self.dead.borrow().len() + hurt;
+        let trashed = self.trash.borrow().len() + hurt;
         let blobs = self.blobs.borrow();
         let of_blob = |blob: &Rc<Blob<D::File>>| {
             let satellites = blob.header.satellites.len() * SATELLITE_BYTES;
@@ -202,7 +216,7 @@ impl<D: Disk> Store<D> {
             BLOB_BYTES + satellites + records * ENTRY_BYTES
         };
         let blobs: usize = blobs.iter().flatten().map(of_blob).sum();
-        let content = entries * TABLE_ENTRY_BYTES + blobs;
+        let content = entries * TABLE_ENTRY_BYTES + trashed * TRASHED_BYTES + blobs;
         // The last part of each kind, and a little for the headers of the others.
         let wanted = (content + content / 64 + PART_BYTES_MAX) as u64;
         let spare = self.options.tombstone_reserve_bytes() + self.space().reserved_bytes;
@@ -219,26 +233,20 @@ impl<D: Disk> Store<D> {
         let head = self.head(blobs.len(), rotten.len());
         writer.items(PartKind::Head, HEAD_BYTES, &head).await?;
         let mut counts = [0; END_BYTES];
-        for (at, kind) in [(0, PartKind::Index), (8, PartKind::Dead)] {
-            let index = if kind == PartKind::Index {
-                &self.index
-            } else {
-                &self.dead
-            };
-            put(
-                &mut counts,
-                at,
-                &(index.borrow().len() as u64).to_le_bytes(),
-            );
+        for (nth, (kind, item_len)) in TABLE_KINDS.into_iter().enumerate() {
+            let mut all_count = 0;
             for table in 0..TABLES {
-                let entries = known::encode_table(&index.borrow(), table);
-                let count = (entries.len() / TABLE_ENTRY_BYTES) as u32;
+                let items = self.items_of(kind, table);
+                let count = (items.len() / item_len) as u32;
+                all_count += u64::from(count);
                 writer.items(kind, 4, &count.to_le_bytes()).await?;
-                writer.items(kind, TABLE_ENTRY_BYTES, &entries).await?;
+                writer.items(kind, item_len, &items).await?;
             }
+            put(&mut counts, 8 * nth, &all_count.to_le_bytes());
         }
-        for blob in &blobs {
-            let (fixed, satellites, records) = known::encode_blob(blob);
+        let tallies = self.tallies_before_damage(&blobs);
+        for (blob, tally) in blobs.iter().zip(&tallies) {
+            let (fixed, satellites, records) = known::encode_blob(blob, tally);
             let kind = PartKind::Blobs;
             writer.items(kind, BLOB_BYTES, &fixed).await?;
             writer.items(kind, SATELLITE_BYTES, &satellites).await?;
@@ -252,6 +260,47 @@ impl<D: Disk> Store<D> {
         writer.flush().await
     }
 
+    /// A table of an index or of the trash. Damaged pieces are what they were before, so it does not matter when damage is found.
+    fn items_of(&self, kind: PartKind, table: usize) -> Vec<u8> {
+        let damaged = self.damaged.borrow();
+        match kind {
+            PartKind::Index => {
+                let hurt = damaged
+                    .of_table(table)
+                    .filter(|(_, _, hurt)| hurt.before() == State::Live);
+                let hurt = hurt.map(|(fingerprint, entry, _)| (index::tag_of(fingerprint), entry));
+                known::encode_entries(self.index.borrow().entries_of(table).chain(hurt))
+            }
+            PartKind::Trash => {
+                let trashed = |(fingerprint, entry, hurt): (u64, Entry, Hurt)| {
+                    let trashed = Trashed {
+                        since_s: hurt.trashed_s?,
+                        body_len: hurt.body_len,
+                        sequence: hurt.sequence,
+                    };
+                    Some((fingerprint, entry, trashed))
+                };
+                let hurt = damaged.of_table(table).filter_map(trashed);
+                known::encode_trash(self.trash.borrow().of_table(table).chain(hurt))
+            }
+            _ => known::encode_entries(self.dead.borrow().entries_of(table)),
+        }
+    }
+
+    /// What the blobs' tallies would be if no damage had been found.
+    pub(crate) fn tallies_before_damage(&self, blobs: &[Rc<Blob<D::File>>]) -> Vec<BlobTally> {
+        let mut tallies: Vec<_> = blobs.iter().map(|blob| blob.tally.get()).collect();
+        for (_, entry, hurt) in self.damaged.borrow().iter() {
+            let slot = entry.place().slot;
+            if let Ok(at) = blobs.binary_search_by_key(&slot, |blob| blob.slot) {
+                let columns = Columns::of(&blobs[at].header);
+                let body_len = u64::from(hurt.body_len);
+                tallies[at].enter(columns, hurt.before(), body_len, hurt.expiry_s);
+            }
+        }
+        tallies
+    }
+
     /// The rot that every opening should report, though it may not read those blobs.
     fn lasting_rot(&self, blobs: &[Rc<Blob<D::File>>]) -> Vec<Rot> {
         let is_open = |id: BlobId| {
@@ -261,7 +310,7 @@ impl<D: Disk> Store<D> {
         };
         let rotten = self.rotten.iter();
         rotten
-            .filter(|rot| is_open(rot.blob) && rot.damage != Damage::Missing)
+            .filter(|rot| is_open(rot.blob) && known::damage_number(rot.damage).is_some())
             .copied()
             .collect()
     }
@@ -393,6 +442,7 @@ impl<F> Checkpoint<F> {
         }
         let index = known::read_index(&mut reader, PartKind::Index).await?;
         let dead = known::read_index(&mut reader, PartKind::Dead).await?;
+        let trash = known::read_trash(&mut reader).await?;
         let blobs = known::read_blobs(&mut reader, options, u32_at(&head, 68)).await?;
         let mut rotten = Vec::new();
         for _ in 0..u32_at(&head, 72) {
@@ -401,7 +451,8 @@ impl<F> Checkpoint<F> {
             )?);
         }
         let counts = reader.item(PartKind::End, END_BYTES).await?;
-        if (u64_at(counts, 0), u64_at(counts, 8)) != (index.len() as u64, dead.len() as u64) {
+        let found = [index.len(), dead.len(), trash.len()].map(|count| count as u64);
+        if found != [0, 8, 16].map(|at| u64_at(counts, at)) {
             return None;
         }
         let mut removed = Vec::new();
@@ -421,6 +472,7 @@ impl<F> Checkpoint<F> {
             },
             index,
             dead,
+            trash,
             blobs,
             rotten,
             removed,

@@ -163,4 +163,10 @@ pub enum Damage {
     /// Bytes that the checkpoint knows of, in a blob file that is shorter now or gone. Said by the opening that noticed, and not again.
     #[error("what was cut off or removed")]
     Missing,
+    /// The body of a piece, though each share passes its check: it does not hash to the root.
+    #[error("the root of a piece")]
+    Root,
+    /// A record that the disk cannot read, though it reads others of the blob.
+    #[error("an unreadable record")]
+    Unreadable,
 }

@@ -41,8 +41,8 @@ pub enum InspectError<E> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredRecord {
-    /// Whether this is a tombstone; then it has neither body nor trailer.
-    pub is_tombstone: bool,
+    /// What it says.
+    pub kind: RecordKind,
     /// Node id of the satellite.
     pub satellite: [u8; 32],
     /// Piece id.
@@ -57,13 +57,39 @@ pub struct StoredRecord {
     pub body_len: u64,
     /// Bytes of the trailer, its own CRC (the last 4) included.
     pub trailer_len: u64,
-    /// When the limit was issued, seconds since 1970.
+    /// When the limit was issued, or the deletion, trashing or restoring was; seconds since 1970.
     pub created_s: u32,
     /// When the piece expires, seconds since 1970; 0 = never.
     pub expiry_s: u32,
 }
 
+/// What a record says. Only a piece has body and trailer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecordKind {
+    /// Here is a piece.
+    Piece,
+    /// The piece is gone.
+    Tombstone,
+    /// The piece is in the trash since the record's `created_s`.
+    Trash,
+    /// The piece is back from the trash.
+    Restore,
+}
+
 impl StoredRecord {
+    /// Whether this is a piece.
+    #[must_use]
+    pub fn is_piece(&self) -> bool {
+        self.kind == RecordKind::Piece
+    }
+
+    /// Whether it decides what is there: a piece or a tombstone, no record of the trash.
+    #[must_use]
+    pub fn is_base(&self) -> bool {
+        matches!(self.kind, RecordKind::Piece | RecordKind::Tombstone)
+    }
+
     /// Shares of the piece.
     #[must_use]
     pub fn share_count(&self) -> u32 {
@@ -123,13 +149,14 @@ pub fn danger_recompute_checksums(record: &StoredRecord, body_and_trailer: &mut 
     put(trailer, crc_at, &crc.to_le_bytes());
 }
 
-/// The pieces of a blob in memory that no other record *of this blob* outranks, in the order of their offsets.
+/// The pieces of a blob in memory that no other record *of this blob* outranks, trashed ones included, in the order of their offsets.
 ///
 /// # Errors
 ///
 /// If the bytes have no valid blob header of version 1.
 pub fn pieces(blob: &[u8]) -> Result<Vec<StoredRecord>, InspectError<std::convert::Infallible>> {
     let mut records = records(blob)?;
+    records.retain(StoredRecord::is_base);
     let fingerprinter = Fingerprinter::new([0; 32], 64);
     let name = |record: &StoredRecord| fingerprinter.wide(&record.satellite, &record.id);
     let mut highest: HashMap<u128, u64, Fingerprints> = HashMap::default();
@@ -137,9 +164,8 @@ pub fn pieces(blob: &[u8]) -> Result<Vec<StoredRecord>, InspectError<std::conver
         let sequence = highest.entry(name(record)).or_default();
         *sequence = (*sequence).max(record.sequence);
     }
-    records.retain(|record| {
-        !record.is_tombstone && highest.get(&name(record)) == Some(&record.sequence)
-    });
+    records
+        .retain(|record| record.is_piece() && highest.get(&name(record)) == Some(&record.sequence));
     Ok(records)
 }
 
@@ -236,15 +262,17 @@ impl<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>> Walk<R> {
     }
 
     fn note(&mut self, blob: &BlobHeader, offset: u64, record: &RecordHeader, end: u64) {
-        let is_wanted = matches!(record.kind, Kind::Piece | Kind::Tombstone);
         let satellite = blob.satellites.get(usize::from(record.satellite_slot));
-        let Some(&satellite) =
-            satellite.filter(|_| is_wanted && offset + record.record_len() <= end)
-        else {
+        let Some(&satellite) = satellite.filter(|_| offset + record.record_len() <= end) else {
             return;
         };
         self.found.push(StoredRecord {
-            is_tombstone: record.kind == Kind::Tombstone,
+            kind: match record.kind {
+                Kind::Piece => RecordKind::Piece,
+                Kind::Tombstone => RecordKind::Tombstone,
+                Kind::Trash => RecordKind::Trash,
+                Kind::Restore => RecordKind::Restore,
+            },
             satellite,
             id: record.id,
             sequence: record.sequence,

@@ -1,4 +1,4 @@
-//! The items of a checkpoint: tables of the index, blobs and rot, as bytes and back.
+//! The items of a checkpoint: tables of the index, trash, blobs and rot, as bytes and back.
 //!
 //! What is read was checked by its part; anything that does not fit all the same makes the checkpoint one that is not whole.
 //! Frozen by docs/format.md section 6.
@@ -7,18 +7,21 @@ use crate::blobs::{Blob, BlobLog, BlobTally, Content, Seal, Tail};
 use crate::bytes_at::{array_at, put, u16_at, u32_at, u64_at};
 use crate::disk::Disk;
 use crate::error::Damage;
+use crate::expiry::{COLUMNS, Expiries};
 use crate::footer::{BLOB_RECORDS_MAX, ENTRY_BYTES, FooterEntry};
 use crate::header::{BlobHeader, ExpiryClass};
-use crate::index::{BLOBS_MAX, Entry, Index, TABLES};
+use crate::index::{Aside, BLOBS_MAX, Entry, Index, TABLES};
 use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, SATELLITES_MAX};
 use crate::parts::{PartKind, PartReader};
 use crate::recover::Rot;
 use crate::space::Space;
+use crate::states::Trashed;
 use crate::store::StoreOptions;
 
-pub(crate) const BLOB_BYTES: usize = 160;
+pub(crate) const BLOB_BYTES: usize = 304;
 pub(crate) const SATELLITE_BYTES: usize = 32;
 pub(crate) const TABLE_ENTRY_BYTES: usize = 12;
+pub(crate) const TRASHED_BYTES: usize = 32;
 pub(crate) const ROT_BYTES: usize = 32;
 
 const IS_SEALED: u8 = 1;
@@ -56,7 +59,10 @@ impl KnownBlob {
         let used_bytes = header_bytes + group_bytes + record_bytes + skipped_bytes;
         Space {
             live_bytes: tally.live_bytes,
-            dead_bytes: tally.piece_bytes.saturating_sub(tally.live_bytes),
+            trash_bytes: tally.trash_bytes,
+            dead_bytes: tally
+                .piece_bytes
+                .saturating_sub(tally.live_bytes + tally.trash_bytes),
             overhead_bytes: group_bytes + record_bytes.saturating_sub(tally.piece_bytes),
             padding_bytes: file_bytes.saturating_sub(used_bytes),
             header_bytes,
@@ -67,14 +73,44 @@ impl KnownBlob {
     }
 }
 
-/// The entries of one table.
-pub(crate) fn encode_table(index: &Index, table: usize) -> Vec<u8> {
+/// Entries of one table.
+pub(crate) fn encode_entries(entries: impl Iterator<Item = (u32, Entry)>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (tag, entry) in index.entries_of(table) {
+    for (tag, entry) in entries {
         bytes.extend_from_slice(&tag.to_le_bytes());
         bytes.extend_from_slice(&entry.bits().to_le_bytes());
     }
     bytes
+}
+
+/// Trashed pieces of one table.
+pub(crate) fn encode_trash(trash: impl Iterator<Item = (u64, Entry, Trashed)>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (fingerprint, entry, trashed) in trash {
+        bytes.extend_from_slice(&fingerprint.to_le_bytes());
+        bytes.extend_from_slice(&entry.bits().to_le_bytes());
+        bytes.extend_from_slice(&trashed.sequence.to_le_bytes());
+        bytes.extend_from_slice(&trashed.since_s.to_le_bytes());
+        bytes.extend_from_slice(&trashed.body_len.to_le_bytes());
+    }
+    bytes
+}
+
+/// All trashed pieces.
+pub(crate) async fn read_trash<D: Disk>(reader: &mut PartReader<'_, D>) -> Option<Aside<Trashed>> {
+    let mut trash = Aside::default();
+    for _ in 0..TABLES {
+        for _ in 0..u32_at(reader.item(PartKind::Trash, 4).await?, 0) {
+            let item = reader.item(PartKind::Trash, TRASHED_BYTES).await?;
+            let trashed = Trashed {
+                sequence: u64_at(item, 16),
+                since_s: u32_at(item, 24),
+                body_len: u32_at(item, 28),
+            };
+            trash.insert(u64_at(item, 0), Entry::from_bits(u64_at(item, 8))?, trashed);
+        }
+    }
+    Some(trash)
 }
 
 /// All tables of an index.
@@ -99,8 +135,11 @@ pub(crate) async fn read_index<D: Disk>(
 }
 
 /// A blob's fixed part, its satellites and its records.
-pub(crate) fn encode_blob<F>(blob: &Blob<F>) -> ([u8; BLOB_BYTES], Vec<u8>, Vec<u8>) {
-    let (header, tail, tally) = (&blob.header, blob.tail.get(), blob.tally.get());
+pub(crate) fn encode_blob<F>(
+    blob: &Blob<F>,
+    tally: &BlobTally,
+) -> ([u8; BLOB_BYTES], Vec<u8>, Vec<u8>) {
+    let (header, tail) = (&blob.header, blob.tail.get());
     let log = blob.log.borrow();
     let records = log.as_ref().map_or(&[][..], |log| &log.entries);
     let seal = blob.seal.get();
@@ -140,7 +179,7 @@ pub(crate) fn encode_blob<F>(blob: &Blob<F>) -> ([u8; BLOB_BYTES], Vec<u8>, Vec<
     add(&tail.synced_number.to_le_bytes());
     add(&tail.attested_number.to_le_bytes());
     add(&tally.live_count.to_le_bytes());
-    add(&tally.tombstone_count.to_le_bytes());
+    add(&tally.mark_count.to_le_bytes());
     add(&tally.live_bytes.to_le_bytes());
     add(&tally.piece_bytes.to_le_bytes());
     add(&tally.expiry_s.to_le_bytes());
@@ -151,6 +190,12 @@ pub(crate) fn encode_blob<F>(blob: &Blob<F>) -> ([u8; BLOB_BYTES], Vec<u8>, Vec<
     add(&counts.1.to_le_bytes());
     add(&counts.2.to_le_bytes());
     add(&counts.3.to_le_bytes());
+    add(&tally.tombstone_count.to_le_bytes());
+    add(&tally.trash_count.to_le_bytes());
+    add(&tally.trash_bytes.to_le_bytes());
+    for column in tally.expiries.bytes {
+        add(&column.to_le_bytes());
+    }
     assert_eq!(at, BLOB_BYTES, "a blob's fields and their length disagree");
     let mut entries = vec![0; records.len() * ENTRY_BYTES];
     for (record, out) in records.iter().zip(entries.chunks_exact_mut(ENTRY_BYTES)) {
@@ -225,10 +270,16 @@ fn parse_blob(bytes: &[u8; BLOB_BYTES], options: &StoreOptions) -> Option<KnownB
     };
     let tally = BlobTally {
         live_count: u32_at(bytes, 96),
-        tombstone_count: u32_at(bytes, 100),
+        mark_count: u32_at(bytes, 100),
         live_bytes: u64_at(bytes, 104),
         piece_bytes: u64_at(bytes, 112),
         expiry_s: u32_at(bytes, 120),
+        tombstone_count: u32_at(bytes, 160),
+        trash_count: u32_at(bytes, 164),
+        trash_bytes: u64_at(bytes, 168),
+        expiries: Expiries {
+            bytes: std::array::from_fn(|column| u64_at(bytes, 176 + 8 * column)),
+        },
     };
     let slot = u32_at(bytes, 124);
     let is_placed = tail.append_at.is_multiple_of(BLOCK_BYTES as u64)
@@ -245,7 +296,7 @@ fn parse_blob(bytes: &[u8; BLOB_BYTES], options: &StoreOptions) -> Option<KnownB
 }
 
 /// A number for each damage that a blob may keep, and the share.
-fn damage_number(damage: Damage) -> Option<(u32, u32)> {
+pub(crate) fn damage_number(damage: Damage) -> Option<(u32, u32)> {
     Some(match damage {
         Damage::Blob => (1, 0),
         Damage::BlobHeader => (2, 0),
@@ -254,8 +305,8 @@ fn damage_number(damage: Damage) -> Option<(u32, u32)> {
         Damage::UnknownRecord => (5, 0),
         Damage::Trailer => (6, 0),
         Damage::Share(share) => (7, share),
-        // Said once, by the opening that noticed.
-        Damage::Missing => return None,
+        // Said once by the opening that noticed, or of a piece that is given another chance.
+        Damage::Missing | Damage::Root | Damage::Unreadable => return None,
     })
 }
 
@@ -290,4 +341,5 @@ pub(crate) fn parse_rot(bytes: &[u8]) -> Option<Rot> {
     })
 }
 
+const _: () = assert!(BLOB_BYTES == 176 + 8 * COLUMNS);
 const _: () = assert!(BLOB_RECORDS_MAX as usize * ENTRY_BYTES < 2 << 20);

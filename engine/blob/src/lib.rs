@@ -20,6 +20,10 @@
 //! | a full disk refuses puts; reads and deletes go on | `faults::a_full_disk_refuses_puts_but_reads_and_deletes` |
 //! | a failed read costs that read | `faults::a_read_that_fails_costs_that_read_only` |
 //! | uploaded bytes never become records | `damage::records_inside_a_body_never_become_records` |
+//! | a trashed piece can be read and restored for seven days, and is gone afterwards, whatever is compacted or crashes | `model::the_store_is_a_map_with_a_trash`, `crash` |
+//! | a filter that would trash too much changes nothing | `trash::a_filter_that_would_trash_more_than_three_percent_changes_nothing` |
+//! | a read of a trashed piece brings it back without waiting for it | `trash::a_read_of_a_trashed_piece_does_not_wait_for_its_restore_record` |
+//! | damage is found by a scrub, told once, and costs the damaged piece only | `scrub::damage_anywhere_in_a_live_record_takes_the_piece_out_of_service` |
 //! | every byte of the files has a use | `World::check_space`, after nearly every step |
 #![deny(unsafe_code, missing_docs)]
 
@@ -30,11 +34,13 @@ mod bytes_at;
 mod census;
 mod check;
 mod checkpoint;
+mod collect;
 mod commit;
 mod compact;
 mod counters;
 pub mod disk;
 mod error;
+mod expiry;
 mod footer;
 mod group;
 mod header;
@@ -42,15 +48,22 @@ mod index;
 pub mod inspect;
 mod known;
 pub mod layout;
+mod marks;
+mod names;
 mod parts;
 mod piece;
+mod pieces;
 mod poison;
 mod read;
+mod recent;
 mod record;
 mod recover;
+mod revive;
 mod scan;
+mod scrub;
 mod seal;
 mod space;
+mod states;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -59,13 +72,17 @@ mod wait;
 mod walk;
 
 pub use buffer::IoBuffer;
+pub use collect::{CollectError, CollectRequest, Collection, Wanted};
 pub use compact::{Compaction, Traffic};
 pub use counters::StoreCounters;
 pub use disk::{Disk, DiskError, FailedWrite, FileId};
 pub use error::{BadPiece, Damage, GetError, OpenError, PutError};
 pub use layout::BlobId;
+pub use names::Name;
 pub use piece::{NewPiece, Piece, Stored};
 pub use poison::{PoisonCause, WriteOperation};
 pub use recover::{Recovery, Rot};
+pub use scrub::{LostPiece, ScrubCursor, ScrubStep};
 pub use space::Space;
+pub use states::TRASH_S;
 pub use store::{Store, StoreOptions};

@@ -25,10 +25,11 @@ pub(crate) enum PartKind {
     Head = 1,
     Index = 2,
     Dead = 3,
-    Blobs = 4,
-    Rotten = 5,
-    End = 6,
-    Removed = 7,
+    Trash = 4,
+    Blobs = 5,
+    Rotten = 6,
+    End = 7,
+    Removed = 8,
 }
 
 /// Writes parts one after another.
@@ -223,10 +224,11 @@ fn parse(header: &[u8], number: u64, offset: u64) -> Option<(PartKind, usize)> {
         1 => PartKind::Head,
         2 => PartKind::Index,
         3 => PartKind::Dead,
-        4 => PartKind::Blobs,
-        5 => PartKind::Rotten,
-        6 => PartKind::End,
-        7 => PartKind::Removed,
+        4 => PartKind::Trash,
+        5 => PartKind::Blobs,
+        6 => PartKind::Rotten,
+        7 => PartKind::End,
+        8 => PartKind::Removed,
         _ => return None,
     };
     (is_ours && used <= PART_BYTES_MAX).then_some((kind, used))

@@ -23,9 +23,9 @@ const _: () = assert!(CHECK_AT + CHECK_BYTES == RECORD_HEADER_BYTES);
 pub(crate) enum Kind {
     Piece,
     Tombstone,
-    /// Written by no release yet; read as overhead.
+    /// The piece below it is in the trash from its `created` on.
     Trash,
-    /// Written by no release yet; read as overhead.
+    /// The piece below it is back.
     Restore,
 }
 
@@ -140,6 +140,11 @@ impl RecordHeader {
         } else {
             self.path_len == 0 && self.body_len == 0
         }
+    }
+
+    /// Its trailer, from the bytes that begin with it.
+    pub(crate) fn trailer_of(&self, bytes: &[u8]) -> Option<Trailer> {
+        Trailer::parse(bytes, u64::from(self.body_len), usize::from(self.path_len))
     }
 
     /// Bytes of the trailer; 0 for a record that is no piece.

@@ -8,7 +8,7 @@
 //! * Records of a group that is not known durable count only if all their CRCs hold.
 //! * After a bad group header every following block is tried for the next group, and every 64-byte step up to there for records;
 //!   after a bad record header every following step of the group. The keyed checks make that safe.
-//! * Which of several records for one piece counts is found out last, in `census`.
+//! * Which of several records for one piece counts, and whether it is in the trash, is found out last, in `census`.
 //!
 //! Nothing is written here, and no disk byte makes it panic. Rules: docs/format.md section 6.
 
@@ -23,12 +23,13 @@ use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, OpenError};
 use crate::footer::{Footer, FooterEnd, FooterEntry};
 use crate::header::{BlobHeader, NoHeader};
-use crate::index::{Entry, Fingerprinter, Index, Place};
+use crate::index::{Aside, Entry, Fingerprinter, Index, Place};
 use crate::known::KnownBlob;
 use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES};
 use crate::poison::{Poison, WriteOperation};
 use crate::scan::{self, Scanner};
 use crate::space::Space;
+use crate::states::Trashed;
 use crate::store::StoreOptions;
 use crate::walk::BlobScan;
 
@@ -50,6 +51,8 @@ pub struct Recovery {
     pub groups: u64,
     /// Pieces in the index.
     pub pieces: u64,
+    /// Pieces in the trash, those whose 7 days are over among them.
+    pub trashed: u64,
     /// Valid tombstones.
     pub tombstones: u64,
     /// Bytes that a crash left unfinished; nothing in them was acked.
@@ -76,6 +79,7 @@ pub struct Rot {
 pub(crate) struct Recovered<F> {
     pub(crate) index: Index,
     pub(crate) dead: Index,
+    pub(crate) trash: Aside<Trashed>,
     pub(crate) blobs: Vec<Rc<Blob<F>>>,
     pub(crate) open_blobs: OpenBlobs<F>,
     pub(crate) satellites: Vec<[u8; 32]>,
@@ -244,7 +248,8 @@ impl<'a, D: Disk> Opening<'a, D> {
     ) -> Result<Recovered<D::File>, OpenError> {
         let bits = self.options.danger_fingerprint_bits;
         self.census = Census::new(Fingerprinter::new(checkpoint.key, bits));
-        self.census.next_sequence = checkpoint.next_sequence;
+        self.census
+            .begin_with(checkpoint.next_sequence, checkpoint.trash);
         self.report.checkpoint = Some(checkpoint.current.number);
         self.report.rotten = checkpoint.rotten;
         let slot_count = checkpoint.blobs.last().map_or(0, |last| last.slot + 1);
@@ -264,8 +269,8 @@ impl<'a, D: Disk> Opening<'a, D> {
             let slot = slots.get(entry.place().slot as usize).copied().flatten()?;
             Some(entry.in_slot(slot))
         };
-        self.census.index.absorb(checkpoint.index, relocate);
-        self.census.dead.absorb(checkpoint.dead, relocate);
+        self.census
+            .absorb(checkpoint.index, checkpoint.dead, relocate);
         let next_blob = blob_after(files).max(checkpoint.current.next_blob);
         self.finish(
             next_blob,
@@ -321,11 +326,13 @@ impl<'a, D: Disk> Opening<'a, D> {
         }
         let satellites = self.blobs.last().map(|blob| blob.header.satellites.clone());
         self.report.pieces = self.census.index.len() as u64;
+        self.report.trashed = self.census.trash.len() as u64;
         self.report.tombstones = self.census.tombstones;
         self.report.records_read = self.census.accepted;
         Ok(Recovered {
             index: self.census.index,
             dead: self.census.dead,
+            trash: self.census.trash,
             blobs: self.blobs,
             open_blobs: self.open_blobs,
             satellites: satellites.unwrap_or_default(),

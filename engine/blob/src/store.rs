@@ -11,19 +11,24 @@ use crate::checkpoint::{Checkpoints, Wanted};
 use crate::commit::{Item, Queue, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
-use crate::error::{OpenError, PutError};
-use crate::footer::{self, BLOB_RECORDS_MAX};
+use crate::error::{Damage, GetError, OpenError, PutError};
+use crate::footer::{self, BLOB_RECORDS_MAX, FooterEntry};
 use crate::header::ExpiryClass;
-use crate::index::{Fingerprinter, Index};
+use crate::index::{Aside, Fingerprinter, Index};
 use crate::layout::{
-    self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, PATH_LEN_MAX,
-    RECORD_HEADER_BYTES, SATELLITES_MAX,
+    self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, PATH_LEN_MAX, SATELLITES_MAX,
 };
+use crate::marks::{self, Mark, Order};
+use crate::names::Names;
 use crate::piece::{NewPiece, Stored};
 use crate::poison::{Poison, PoisonCause};
+use crate::recent::RecentReads;
+use crate::record::Kind;
 use crate::recover::{self, Recovery, Rot};
+use crate::revive::Revivals;
 use crate::space::Space;
-use crate::wait::{Event, KeyLocks, oneshot};
+use crate::states::{Hurt, Trashed};
+use crate::wait::{Event, KeyLocks};
 
 /// How a store behaves. Nothing of it is on disk.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +55,8 @@ pub struct StoreOptions {
     /// Blobs that are appended to at a time: 4, one for each expiry class; 2 where a disk's head would have to go from one to
     /// the other, or 1. Pieces of several classes then share blobs, of the class of those that live longest.
     pub append_points_max: u8,
+    /// Serve bodies of sealed blobs from memory where they are, and bring there what is read repeatedly.
+    pub uses_memory: bool,
     /// Bits of the index's fingerprints: 64. Fewer only to make them collide in a test.
     pub danger_fingerprint_bits: u32,
 }
@@ -71,6 +78,7 @@ impl StoreOptions {
             group_bytes_max: 2 << 20,
             ignores_checkpoint: false,
             append_points_max: ExpiryClass::COUNT as u8,
+            uses_memory: true,
             danger_fingerprint_bits: 64,
         }
     }
@@ -110,6 +118,14 @@ pub struct Store<D: Disk> {
     pub(crate) index: RefCell<Index>,
     /// Piece records on disk that no longer count. A tombstone is needed for as long as one of them is there.
     pub(crate) dead: RefCell<Index>,
+    /// Trashed pieces. None of them is in `index`.
+    pub(crate) trash: RefCell<Aside<Trashed>>,
+    /// Pieces out of service, with what failed its check. None of them is in `index`.
+    pub(crate) damaged: RefCell<Aside<Hurt>>,
+    pub(crate) revivals: Revivals,
+    pub(crate) lost: RefCell<Names<Damage>>,
+    /// The records of the sealed blob that is being scrubbed.
+    pub(crate) scrubbed: RefCell<Option<(BlobId, Rc<Vec<FooterEntry>>)>>,
     /// By slot. `None`: the blob was removed; slots are not used again.
     pub(crate) blobs: RefCell<Slots<D::File>>,
     /// The blob that takes the next group, per expiry class.
@@ -142,6 +158,7 @@ pub struct Store<D: Disk> {
     pub(crate) replay_cost: Cell<u64>,
     /// Its one lock is held while what is known must not change, or changes outside the committer.
     pub(crate) stillness: Rc<KeyLocks>,
+    pub(crate) recent: RefCell<RecentReads>,
     space: Cell<Space>,
     counters: Cell<StoreCounters>,
 }
@@ -190,6 +207,11 @@ impl<D: Disk> Store<D> {
             index: RefCell::new(recovered.index),
             dead: RefCell::new(recovered.dead),
             open_blobs: RefCell::new(open_blobs),
+            trash: RefCell::new(recovered.trash),
+            damaged: RefCell::default(),
+            revivals: Revivals::default(),
+            lost: RefCell::default(),
+            scrubbed: RefCell::default(),
             blobs: RefCell::new(recovered.blobs.into_iter().map(Some).collect()),
             satellites: RefCell::new(recovered.satellites),
             next_blob: Cell::new(recovered.next_blob),
@@ -211,6 +233,7 @@ impl<D: Disk> Store<D> {
             wanted_checkpoints: RefCell::default(),
             replay_cost: Cell::new(recovered.replay_cost),
             stillness: Rc::default(),
+            recent: RefCell::default(),
             space: Cell::new(Space {
                 capacity_bytes: options.capacity_bytes,
                 ..recovered.space
@@ -222,7 +245,13 @@ impl<D: Disk> Store<D> {
 
     /// Refuses new puts and deletes, finishes what is queued, attests the last groups, writes a checkpoint, and ends
     /// [`run_commits`](Self::run_commits). Reads go on.
+    ///
+    /// Trashed pieces that were read come back if nothing else happens to them at this moment; else, and when they are read later, they stay in
+    /// the trash until the next read.
     pub async fn close(&self) {
+        if !self.is_closing.get() {
+            self.push_revivals();
+        }
         self.is_closing.set(true);
         self.work.set();
         if self.is_running.get() {
@@ -237,8 +266,9 @@ impl<D: Disk> Store<D> {
 
     /// Stores a piece; returns once it is durable.
     ///
-    /// Never overwrites: the same id with the same root and commitment is [`Stored::Already`]. A stored copy that turns
-    /// out to be damaged is replaced by the new one.
+    /// Never overwrites: the same id with the same root and commitment is [`Stored::Already`]; if it was in the trash it is
+    /// restored first. A stored copy that turns out to be damaged is replaced by the new one, and so is one that
+    /// has expired or outlived its days in the trash by the time at which the new one was made.
     ///
     /// # Errors
     ///
@@ -249,10 +279,25 @@ impl<D: Disk> Store<D> {
         piece.check().map_err(PutError::BadPiece)?;
         let fingerprint = self.fingerprinter.of(&piece.satellite, &piece.id);
         let guard = self.locks.lock(fingerprint).await;
-        let lookup = self.look_up(&piece.satellite, &piece.id, false).await;
-        if let Some(stored) = lookup.piece {
+        let mut lookup = self.look_up(&piece.satellite, &piece.id, false).await;
+        // Where it cannot be told, an opening finds out.
+        let is_behind = self
+            .tell_unknown(&mut lookup, &piece.satellite, &piece.id)
+            .await
+            .is_err();
+        let replaced = lookup.known();
+        // One that has expired, or whose time in the trash is over, is there no more.
+        if let Some(stored) = lookup
+            .piece
+            .filter(|stored| !stored.is_gone(piece.created_s))
+        {
             if stored.root != piece.root || stored.commitment != piece.commitment {
                 return Err(PutError::Conflict);
+            }
+            if stored.trashed_s.is_some() {
+                self.check_open()?;
+                let mark = stored.mark(Kind::Restore, piece.created_s);
+                marks::settle(self.submit_mark(fingerprint, &mark, replaced, guard)).await?;
             }
             self.count(|counters| counters.acks_again += 1);
             return Ok(Stored::Already);
@@ -260,42 +305,34 @@ impl<D: Disk> Store<D> {
         self.check_open()?;
         self.admit_satellite(&piece.satellite)?;
         let record_len = layout::piece_record_len(piece.body_len(), piece.path.len());
-        let reserved_bytes = layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES;
-        self.reserve(reserved_bytes, self.options.tombstone_reserve_bytes())?;
+        self.check_room(
+            layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES,
+            self.options.tombstone_reserve_bytes(),
+        )?;
         self.now_s.set(self.now_s.get().max(piece.created_s));
-        if lookup.has_unknown {
+        if is_behind {
             self.is_index_behind.set(true);
         }
-        let (done, answer) = oneshot();
-        self.enqueue(Item {
+        let answer = self.submit(Order {
             fingerprint,
             satellite: piece.satellite,
             class: ExpiryClass::of(piece.created_s, piece.expiry_s),
-            replaced: lookup
-                .confirmed
-                .iter()
-                .map(|confirmed| confirmed.replaced)
-                .collect(),
+            replaced,
             work: Work::Put(piece),
-            reserved_bytes,
-            done,
             guard,
         });
-        answer
-            .receive()
-            .await
-            .unwrap_or(Err(PutError::Closed))
-            .map(|()| Stored::New)
+        marks::settle(answer).await.map(|()| Stored::New)
     }
 
-    /// Removes a piece; returns once that is durable. False: there was none.
+    /// Removes a piece, from the trash as well; returns once that is durable. False: there was none.
     ///
     /// After a write failed, an absent piece gets its tombstone all the same: the failed group may hold a record
     /// that the next opening would find.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] only if the disk itself is full; [`PutError::ReadOnly`] as for a put.
+    /// [`PutError::Full`] only if the disk itself is full; [`PutError::ReadOnly`] as for a put; [`PutError::Disk`] if the
+    /// disk reads neither a record that may be the piece's nor its blob's list of records.
     pub async fn delete(
         &self,
         satellite: &[u8; 32],
@@ -305,7 +342,13 @@ impl<D: Disk> Store<D> {
         self.check_open()?;
         let fingerprint = self.fingerprinter.of(satellite, id);
         let guard = self.locks.lock(fingerprint).await;
-        let lookup = self.look_up(satellite, id, true).await;
+        let mut lookup = self.look_up(satellite, id, true).await;
+        let is_behind = match self.tell_unknown(&mut lookup, satellite, id).await {
+            Ok(()) => false,
+            // The disk may read it the next time: it would be there again.
+            Err(GetError::Disk(error)) => return Err(error.into()),
+            Err(_) => true,
+        };
         let newest = lookup.confirmed.first().copied();
         let is_known = self.satellites.borrow().contains(satellite);
         if newest.is_none()
@@ -314,38 +357,19 @@ impl<D: Disk> Store<D> {
             return Ok(false);
         }
         self.check_open()?;
-        let reserved_bytes =
-            layout::round_to_step(RECORD_HEADER_BYTES as u64) + COMMIT_OVERHEAD_BYTES;
-        self.reserve_any(reserved_bytes);
-        self.now_s.set(self.now_s.get().max(now_s));
-        let class = newest.map_or_else(|| ExpiryClass::of(0, 0), |newest| newest.class);
-        if lookup.has_unknown {
+        let mark = Mark {
+            kind: Kind::Tombstone,
+            satellite: *satellite,
+            id: *id,
+            now_s,
+            class: newest.map_or_else(|| ExpiryClass::of(0, 0), |newest| newest.class),
+            expiry_s: newest.map_or(0, |newest| newest.known.expiry_s),
+        };
+        if is_behind {
             self.is_index_behind.set(true);
         }
-        let (done, answer) = oneshot();
-        self.enqueue(Item {
-            fingerprint,
-            satellite: *satellite,
-            class,
-            work: Work::Delete {
-                id: *id,
-                created_s: now_s,
-                expiry_s: newest.map_or(0, |newest| newest.expiry_s),
-            },
-            replaced: lookup
-                .confirmed
-                .iter()
-                .map(|confirmed| confirmed.replaced)
-                .collect(),
-            reserved_bytes,
-            done,
-            guard,
-        });
-        answer
-            .receive()
-            .await
-            .unwrap_or(Err(PutError::Closed))
-            .map(|()| newest.is_some())
+        let answer = self.submit_mark(fingerprint, &mark, lookup.known(), guard);
+        marks::settle(answer).await.map(|()| newest.is_some())
     }
 
     /// Whether a piece of this body length would be taken now.
@@ -386,8 +410,12 @@ impl<D: Disk> Store<D> {
     pub fn counters(&self) -> StoreCounters {
         StoreCounters {
             pieces: self.index.borrow().len() as u64,
-            index_bytes: (self.index.borrow().memory_bytes() + self.dead.borrow().memory_bytes())
-                as u64,
+            trashed: self.trash.borrow().len() as u64,
+            damaged: self.damaged.borrow().len() as u64,
+            index_bytes: (self.index.borrow().memory_bytes()
+                + self.dead.borrow().memory_bytes()
+                + self.trash.borrow().memory_bytes()
+                + self.damaged.borrow().memory_bytes()) as u64,
             ..self.counters.get()
         }
     }
@@ -454,12 +482,6 @@ impl<D: Disk> Store<D> {
         {
             return Err(PutError::Full);
         }
-        Ok(())
-    }
-
-    fn reserve(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
-        self.check_room(bytes, spare_bytes)?;
-        self.reserve_any(bytes);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use std::task::{Context, Wake, Waker};
 
 pub use crate::wait::yield_now;
 
+use crate::blobs::BlobTally;
 use crate::disk::Disk;
 use crate::index::{self, Index};
 use crate::layout::BlobId;
@@ -26,8 +27,12 @@ pub struct Knowledge {
     pub live: BTreeSet<(BlobId, u64)>,
     /// Those of every piece record that does not.
     pub dead: BTreeSet<(BlobId, u64)>,
-    /// Per blob: whether it is sealed, live pieces and their bytes, bytes of all pieces, tombstones, last expiry.
-    pub blobs: Vec<(BlobId, bool, u32, u64, u64, u32, u32)>,
+    /// Those of every piece in the trash, and since when it is there.
+    pub trash: BTreeSet<(BlobId, u64, u32)>,
+    /// Per blob: whether it is sealed.
+    pub blobs: Vec<(BlobId, bool)>,
+    /// Per blob: what is counted of its records.
+    tallies: Vec<BlobTally>,
     /// Where the bytes went. Reservations and the disk's room are left out, and skipped bytes are counted as padding: where a crash cut a
     /// group's padding off and the blob went on, who reads it again takes for padding what was counted as skipped.
     pub space: Space,
@@ -42,29 +47,37 @@ impl Knowledge {
     #[must_use]
     pub fn of<D: Disk>(store: &Store<D>) -> Self {
         let blobs = store.blobs.borrow();
+        let place_of = |entry: index::Entry| {
+            let place = entry.place();
+            let blob = blobs.get(place.slot as usize).and_then(Option::as_ref);
+            let blob = blob.unwrap_or_else(|| panic!("{place:?} is in no blob"));
+            (blob.id, place.offset)
+        };
         let places = |index: &Index| {
             let entries = (0..index::TABLES).flat_map(|table| index.entries_of(table));
-            let place = |(_, entry): (u32, index::Entry)| {
-                let place = entry.place();
-                let blob = blobs.get(place.slot as usize).and_then(Option::as_ref);
-                let blob = blob.unwrap_or_else(|| panic!("{place:?} is in no blob"));
-                (blob.id, place.offset)
-            };
-            entries.map(place).collect()
+            entries.map(|(_, entry)| place_of(entry)).collect()
         };
         let facts = blobs.iter().flatten().map(|blob| {
-            let tally = blob.tally.get();
             let is_sealed = blob.log.borrow().is_none();
             assert_eq!(is_sealed, blob.seal.get().is_some());
-            let live = (tally.live_count, tally.live_bytes);
-            let all = (tally.piece_bytes, tally.tombstone_count, tally.expiry_s);
-            (blob.id, is_sealed, live.0, live.1, all.0, all.1, all.2)
+            (blob.id, is_sealed)
         });
+        let trash = store.trash.borrow();
+        let trashed = trash
+            .iter()
+            .map(|(_, entry, trashed)| {
+                let (blob, offset) = place_of(entry);
+                (blob, offset, trashed.since_s)
+            })
+            .collect();
+        let tallies = blobs.iter().flatten().map(|blob| blob.tally.get());
         let space = store.space();
         Self {
             live: places(&store.index.borrow()),
             dead: places(&store.dead.borrow()),
+            trash: trashed,
             blobs: facts.collect(),
+            tallies: tallies.collect(),
             space: Space {
                 reserved_bytes: 0,
                 disk_free_bytes: 0,

@@ -100,9 +100,11 @@ pub struct Verdict {
     pub groups: u64,
     /// Records whose header is good, of any kind.
     pub records: u64,
-    /// Pieces that can be read whole.
+    /// Pieces that can be read whole, trashed ones included.
     pub pieces: u64,
-    /// Bytes of their bodies.
+    /// Those of them that are in the trash, however long.
+    pub trashed_pieces: u64,
+    /// Bytes of the bodies of all.
     pub piece_bytes: u64,
     /// Bytes that a crash left unfinished; nothing in them was acked.
     pub torn_bytes: u64,
@@ -228,6 +230,8 @@ struct Latest {
     is_piece: bool,
     /// Whether one record of this sequence passes all checks.
     is_intact: bool,
+    /// The newest trash or restore record: its sequence, and whether it is a trash record.
+    mark: (u64, bool),
 }
 
 /// Who uses a sequence, and where. Ordered by the sequence first.
@@ -283,7 +287,16 @@ impl Seen {
             blob: header.blob.0,
             offset,
         });
-        if !matches!(record.kind, Kind::Piece | Kind::Tombstone) {
+        let latest = self.latest.entry(wide).or_insert(Latest {
+            sequence: 0,
+            body_len: 0,
+            is_piece: false,
+            is_intact: false,
+            mark: (0, false),
+        });
+        if matches!(record.kind, Kind::Trash | Kind::Restore) {
+            let mark = (record.sequence, record.kind == Kind::Trash);
+            latest.mark = latest.mark.max(mark);
             return;
         }
         let found = Latest {
@@ -291,12 +304,8 @@ impl Seen {
             body_len: record.body_len,
             is_piece: record.kind == Kind::Piece,
             is_intact,
+            mark: latest.mark,
         };
-        let latest = self.latest.entry(wide).or_insert(Latest {
-            sequence: 0,
-            is_intact: false,
-            ..found
-        });
         if found.sequence > latest.sequence {
             *latest = found;
         } else if found.sequence == latest.sequence {
@@ -324,6 +333,8 @@ impl Seen {
         for latest in self.latest.values() {
             if latest.is_piece && latest.is_intact {
                 self.verdict.pieces += 1;
+                let (mark, is_trash) = latest.mark;
+                self.verdict.trashed_pieces += u64::from(is_trash && mark > latest.sequence);
                 self.verdict.piece_bytes += u64::from(latest.body_len);
             }
         }

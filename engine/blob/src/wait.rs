@@ -57,6 +57,15 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
+    /// The value, if the sender is done; the receiver itself if not.
+    pub(crate) fn try_receive(self) -> Result<Option<T>, Self> {
+        if self.shared.is_closed.get() {
+            Ok(self.shared.value.take())
+        } else {
+            Err(self)
+        }
+    }
+
     /// The value, or `None` if the sender went away without one.
     pub(crate) async fn receive(self) -> Option<T> {
         poll_fn(|context| {
@@ -134,6 +143,19 @@ pub(crate) struct KeyLocks {
 }
 
 impl KeyLocks {
+    /// The lock, if nobody holds it.
+    pub(crate) fn try_lock(self: &Rc<Self>, fingerprint: u64) -> Option<KeyGuard> {
+        let mut held = self.held.borrow_mut();
+        if held.contains_key(&fingerprint) {
+            return None;
+        }
+        held.insert(fingerprint, Vec::new());
+        Some(KeyGuard {
+            locks: Rc::clone(self),
+            fingerprint,
+        })
+    }
+
     pub(crate) async fn lock(self: &Rc<Self>, fingerprint: u64) -> KeyGuard {
         poll_fn(|context| {
             let mut held = self.held.borrow_mut();

@@ -90,7 +90,7 @@ impl Stopped {
                 let records = inspect::records(&bytes).unwrap();
                 let record = records
                     .into_iter()
-                    .find(|record| !record.is_tombstone && record.id == *segment.id.as_bytes())?;
+                    .find(|record| record.is_piece() && record.id == *segment.id.as_bytes())?;
                 Some((path, record))
             });
         found.unwrap()

@@ -98,6 +98,24 @@ pub trait Disk: 'static {
         buffer: IoBuffer,
     ) -> (Result<usize, DiskError>, IoBuffer);
 
+    /// Calls `look` with bytes of a file that is `file_len` long and is not written any more, if they are in memory already. `None`
+    /// where that would wait for the disk, and on a disk that keeps nothing in memory.
+    ///
+    /// The bytes may be another process's work in the moment they are looked at: what is believed of them is copied, then checked.
+    fn look<T>(
+        &self,
+        _file: &Self::File,
+        _file_len: u64,
+        _offset: u64,
+        _len: usize,
+        _look: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        None
+    }
+
+    /// Asks that bytes of such a file come into memory, for [`look`](Self::look). Returns at once; nothing may come of it.
+    fn bring_to_memory(&self, _file: &Self::File, _file_len: u64, _offset: u64, _len: usize) {}
+
     /// Writes the first `len` bytes at `offset` (both multiples of 4,096): all of them, or an error. May grow the file.
     async fn write(
         &self,

@@ -110,6 +110,7 @@ struct State {
     next_write: u64,
     held: Vec<(Op, Rc<Event>)>,
     is_dead: bool,
+    has_memory: bool,
 }
 
 #[derive(Default)]
@@ -175,6 +176,7 @@ impl SimDisk {
             next_write: 0,
             held: Vec::new(),
             is_dead: false,
+            has_memory: false,
         };
         Self {
             state: Rc::new(RefCell::new(state)),
@@ -311,6 +313,11 @@ impl SimDisk {
         for event in released {
             event.set();
         }
+    }
+
+    /// Lets every other look, drawn from the seed, find its bytes in memory. Without this none does.
+    pub fn use_memory(&self) {
+        self.state.borrow_mut().has_memory = true;
     }
 
     /// Operations begun so far.
@@ -591,6 +598,28 @@ impl Disk for SimDisk {
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         (Ok(count), buffer)
+    }
+
+    fn look<T>(
+        &self,
+        file: &SimFile,
+        file_len: u64,
+        offset: u64,
+        len: usize,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let bytes = {
+            let state = &mut *self.state.borrow_mut();
+            if !state.has_memory || state.is_dead || state.random.below(2) == 0 {
+                return None;
+            }
+            let cached = &state.files.get(&file.id)?.cached;
+            let start = offset as usize;
+            (cached.len() as u64 >= file_len)
+                .then(|| cached.get(start..start + len))??
+                .to_vec()
+        };
+        Some(look(&bytes))
     }
 
     async fn write(

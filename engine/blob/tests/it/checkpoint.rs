@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use strand_blob::disk::sim::{ALL_OPS, Failure, Fault, Op, SimDisk};
+use strand_blob::inspect;
 use strand_blob::testing::Knowledge;
-use strand_blob::{BlobId, Damage, FileId, GetError, OpenError, Recovery, StoreOptions, Stored};
+use strand_blob::{
+    BlobId, Damage, FileId, GetError, OpenError, PutError, Recovery, StoreOptions, Stored,
+};
 
 use crate::rebuild::check_naive;
 use crate::support::{
@@ -33,6 +36,14 @@ fn reopened(disk: &SimDisk, options: StoreOptions) -> World {
     let world = open(disk, options, 7);
     assert_eq!(Knowledge::of(&world.store), wanted);
     world.check_space();
+    world
+}
+
+/// Closes in order and opens again, with the same assertion.
+fn reopened_in_order(world: World) -> World {
+    world.close();
+    let world = reopened(&world.disk, options());
+    assert_eq!(world.recovery.records_read, 0);
     world
 }
 
@@ -134,7 +145,7 @@ fn no_damage_to_a_checkpoint_prevents_an_opening() {
     for at in (0..bytes.len()).step_by(4_096) {
         let is_part = &bytes[at..at + 4] == b"SCKP";
         parts += usize::from(is_part);
-        let is_note = is_part && bytes[at + 6] == 7;
+        let is_note = is_part && bytes[at + 6] == 8;
         let spots = if is_part { 0..72 } else { 0..0 };
         for spot in spots.chain([100, 1_000]).map(|spot| at + spot) {
             let mut damaged = bytes.clone();
@@ -367,12 +378,143 @@ fn a_delete_that_could_not_read_the_piece_holds_through_a_clean_end() {
         failure: Failure::Eio,
         is_sticky: false,
     });
-    world.delete(4).unwrap();
+    assert_eq!(
+        world.delete(4),
+        Ok(true),
+        "its blob's footer says whose it is"
+    );
+    assert_eq!(world.body(4), Err(GetError::NotFound));
     let disk = world.disk.clone();
     world.close();
     let world = reopened(&disk, options());
     assert_eq!(world.body(4), Err(GetError::NotFound));
-    assert_eq!(id_of(4).len(), 32);
+}
+
+#[test]
+fn a_delete_that_can_read_neither_the_piece_nor_its_footer_fails() {
+    let world = filled(false);
+    world.disk.inject(Fault {
+        ops: &[Op::Read],
+        nth: 1,
+        failure: Failure::Eio,
+        is_sticky: true,
+    });
+    assert!(matches!(world.delete(4), Err(PutError::Disk(_))));
+    world.disk.heal();
+    check_same(&world, &piece(4, 5_000));
+    assert_eq!(world.delete(4), Ok(true));
+}
+
+/// Pieces trashed before and after the checkpoint, some restored, some moved or removed since.
+fn trashed(keys: impl IntoIterator<Item = u64>) -> World {
+    let world = filled(false);
+    assert_eq!(world.trash(&[4, 6, 8, 11], NOW_S + 1).unwrap().trashed, 4);
+    assert!(checkpoint(&world));
+    for key in keys {
+        match key {
+            6 => assert_eq!(world.put(piece(6, 5_000)), Ok(Stored::Already)),
+            8 => assert_eq!(world.delete(8), Ok(true)),
+            3 => assert_eq!(world.trash(&[3], NOW_S + 5).unwrap().trashed, 1),
+            other => assert_eq!(world.delete(other), Ok(true)),
+        }
+    }
+    world
+}
+
+#[test]
+fn trashed_pieces_that_were_moved_since_are_still_in_the_trash() {
+    for seed in 0..20 {
+        let world = trashed([5, 7, 10, 0, 12]);
+        compact_all(&world);
+        assert!(world.store.counters().moved_bytes > 0);
+        let world = reopened(&world.crash(seed), options());
+        check_naive(&world);
+        assert_eq!(world.recovery.checkpoint, Some(2));
+        assert_eq!(
+            (world.recovery.trashed, world.store.counters().trashed),
+            (4, 4)
+        );
+        assert_eq!(world.restore_all(NOW_S + 9), Ok(4));
+        check_same(&world, &piece(4, 5_000));
+        let world = world.reopen(options(), 3);
+        assert_eq!(world.recovery.trashed, 0);
+        check_naive(&world);
+    }
+}
+
+/// The same, cut off after every number of polls, with pieces that came back, died or went into the trash since.
+#[test]
+fn a_crash_at_any_moment_keeps_what_was_trashed_and_restored_since() {
+    for polls in 0..150 {
+        let world = trashed([5, 7, 6, 3, 8, 10]);
+        let store = Rc::clone(&world.store);
+        world.executor.spawn(async move {
+            while store.compact(NOW_S).await.is_ok_and(|done| done.is_some()) {}
+        });
+        for _ in 0..polls {
+            world.executor.step();
+        }
+        let world = reopened(&world.crash(polls), options());
+        assert_eq!(world.recovery.checkpoint, Some(2), "after {polls} polls");
+        assert_eq!(world.recovery.trashed, 3, "after {polls} polls");
+        check_same(&world, &piece(6, 5_000));
+    }
+}
+
+#[test]
+fn a_checkpoint_knows_damaged_pieces_as_if_nobody_had_looked() {
+    let world = filled(false);
+    assert_eq!(world.trash(&[4, 6], NOW_S + 1).unwrap().trashed, 2);
+    let ids = [id_of(4), id_of(5)];
+    for (id, bytes) in world.disk.files() {
+        for record in inspect::records(&bytes).unwrap() {
+            if record.is_piece() && ids.contains(&record.id) {
+                let at = (record.body_offset + record.body_len + record.trailer_len - 1) as usize;
+                world.disk.edit(id, |bytes| bytes[at] ^= 1);
+            }
+        }
+    }
+    for key in [4, 5] {
+        assert!(matches!(world.body(key), Err(GetError::Corrupt { .. })));
+    }
+    assert_eq!(world.store.counters().damaged, 2);
+    let world = reopened_in_order(world);
+    assert_eq!(world.recovery.trashed, 2);
+    assert!(matches!(world.body(5), Err(GetError::Corrupt { .. })));
+    // Let go by compaction, and that is known too.
+    for key in [7, 6] {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    assert_eq!(
+        world
+            .scrub(1 << 20)
+            .iter()
+            .map(|step| step.lost.len())
+            .sum::<usize>(),
+        1
+    );
+    compact_all(&world);
+    let world = reopened_in_order(world);
+    assert_eq!(world.recovery.trashed, 0);
+    assert_eq!(world.body(5), Err(GetError::NotFound));
+}
+
+#[test]
+fn what_outlived_its_days_in_the_trash_is_gone_with_a_checkpoint_too() {
+    let late_s = NOW_S + 8 * 86_400;
+    let world = filled(false);
+    assert_eq!(world.trash(&[4], NOW_S + 1).unwrap().trashed, 1);
+    assert!(checkpoint(&world));
+    let world = world.reopen(options(), 2);
+    assert_eq!(world.recovery.trashed, 1);
+    world.compact(late_s);
+    assert_eq!(world.store.counters().trashed, 0);
+    let world = world.reopen(options(), 2);
+    assert!(world.recovery.checkpoint.is_some());
+    assert_eq!(world.recovery.trashed, 0);
+    world.check_space();
+    assert_eq!(world.restore_all(late_s), Ok(0));
+    assert_eq!(world.body(4), Err(GetError::NotFound));
 }
 
 #[test]

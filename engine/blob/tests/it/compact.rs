@@ -14,14 +14,10 @@ fn options() -> StoreOptions {
     options
 }
 
-fn compact(world: &World, now_s: u32) -> Option<Compaction> {
-    world.run(move |store| async move { store.compact(now_s).await.unwrap() })
-}
-
 /// Compacts until there is nothing to do; what was done in all.
 fn compact_all(world: &World) -> Vec<Compaction> {
     let mut done = Vec::new();
-    while let Some(one) = compact(world, NOW_S) {
+    while let Some(one) = world.compact(NOW_S) {
         done.push(one);
         assert!(done.len() < 100, "compaction loops");
         world.check_space();
@@ -55,7 +51,7 @@ fn a_dead_blob_goes_without_a_byte_moved() {
         assert_eq!(world.delete(key), Ok(true));
     }
     let before = world.store.space();
-    let done = compact(&world, NOW_S).unwrap();
+    let done = world.compact(NOW_S).unwrap();
     assert_eq!((done.moved_pieces, done.moved_tombstones), (0, 0));
     let after = world.store.space();
     assert_eq!(before.file_bytes - after.file_bytes, done.removed_bytes);
@@ -79,10 +75,10 @@ fn live_pieces_move_bit_exact_and_deleted_ones_stay_away() {
     assert_eq!(world.store.space().dead_bytes, 0);
     check_only(&world, 0..12, is_there);
     // Nothing more is to be had, today and after a crash.
-    assert_eq!(compact(&world, NOW_S), None);
+    assert_eq!(world.compact(NOW_S), None);
     let world = open(&world.crash(5), options(), 2);
     check_only(&world, 0..12, is_there);
-    assert_eq!(compact(&world, NOW_S), None);
+    assert_eq!(world.compact(NOW_S), None);
 }
 
 #[test]
@@ -100,7 +96,7 @@ fn a_tombstone_moves_while_what_it_outranks_is_elsewhere() {
     for key in 20..22 {
         assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
     }
-    let done = compact(&world, NOW_S).unwrap();
+    let done = world.compact(NOW_S).unwrap();
     assert_eq!((done.moved_pieces, done.moved_tombstones), (0, 1));
     assert!(!world.disk.files().contains_key(&BlobId(2)));
     assert!(world.disk.files().contains_key(&BlobId(1)));
@@ -132,8 +128,8 @@ fn expired_pieces_are_dropped_unread() {
     for key in 0..5 {
         assert_eq!(world.put(expiring(key)), Ok(Stored::New));
     }
-    assert_eq!(compact(&world, NOW_S + DAY_S / 2), None);
-    let done = compact(&world, NOW_S + DAY_S / 2 + 1).unwrap();
+    assert_eq!(world.compact(NOW_S + DAY_S / 2), None);
+    let done = world.compact(NOW_S + DAY_S / 2 + 1).unwrap();
     assert_eq!((done.expired_pieces, done.moved_pieces), (4, 0));
     assert_eq!(world.piece(0).unwrap_err(), GetError::NotFound);
     check_same(&world, &expiring(4));
@@ -151,7 +147,7 @@ fn a_damaged_piece_is_reported_and_does_not_stop_the_others() {
     let spot = records[2].body_offset as usize + 17_000;
     files.get_mut(&BlobId(1)).unwrap()[spot] ^= 1;
     let world = open(&SimDisk::from_files(1, files), options(), 2);
-    let done = compact(&world, NOW_S).unwrap();
+    let done = world.compact(NOW_S).unwrap();
     assert_eq!(done.lost, [(crate::support::SATELLITE, id_of(2))]);
     assert_eq!(done.moved_pieces, 1);
     assert_eq!(world.piece(2).unwrap_err(), GetError::NotFound);
@@ -165,7 +161,7 @@ fn a_reader_that_found_a_piece_before_it_moved_still_reads_it() {
         assert_eq!(world.delete(key), Ok(true));
     }
     let found = world.piece(3).unwrap();
-    assert_eq!(compact(&world, NOW_S).unwrap().moved_pieces, 1);
+    assert_eq!(world.compact(NOW_S).unwrap().moved_pieces, 1);
     let body = world
         .run(|store: Rc<_>| async move { store.read_shares(&found, 0..found.share_count()).await });
     assert_eq!(body.unwrap(), piece(3, 20_000).body.concat());
@@ -175,7 +171,7 @@ fn a_reader_that_found_a_piece_before_it_moved_still_reads_it() {
 fn mostly_live_blobs_are_left_alone() {
     let world = filled(0..9);
     assert_eq!(world.delete(1), Ok(true));
-    assert_eq!(compact(&world, NOW_S), None);
+    assert_eq!(world.compact(NOW_S), None);
     assert_eq!(world.store.counters().records_moved, 0);
 }
 
@@ -195,7 +191,9 @@ fn a_quiet_disk_is_tidied_further_than_a_busy_one_until_little_is_dead() {
     assert_eq!(world.delete(5), Ok(true));
     assert_eq!(moved_in(&world, Traffic::Busy), None);
     assert_eq!(moved_in(&world, Traffic::Quiet), Some(3));
-    assert_eq!(moved_in(&world, Traffic::Quiet), None);
+    while let Some(moved) = moved_in(&world, Traffic::Quiet) {
+        assert_eq!(moved, 0, "tombstones that nobody needs any more");
+    }
     check_only(&world, 0..48, |key| key != 0 && key != 5);
 }
 

@@ -11,10 +11,13 @@ use std::rc::Rc;
 use proptest::prelude::*;
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::testing::{Knowledge, Random};
-use strand_blob::{Damage, FileId, GetError, NewPiece, PutError, Store, StoreOptions, Stored};
+use strand_blob::{
+    BlobId, CollectError, Damage, FileId, GetError, NewPiece, PutError, ScrubCursor, Store,
+    StoreOptions, Stored,
+};
 
 use crate::support::{
-    DAY_S, NOW_S, SATELLITE, World, body_of, id_of, open, piece_of, read_body, rebuilt,
+    DAY_S, NOW_S, SATELLITE, World, body_of, collect, id_of, open, piece_of, read_body, rebuilt,
     small_options,
 };
 
@@ -28,6 +31,12 @@ enum Op {
     },
     Delete,
     Get,
+    /// A collection that wants all but this piece.
+    Trash,
+    /// Brings all pieces back, whatever the key is.
+    RestoreAll,
+    /// Scrubs one blob, whatever the key is.
+    Scrub,
     /// Compacts one blob, whatever the key is.
     Compact,
     /// Writes a checkpoint, whatever the key is.
@@ -73,10 +82,17 @@ enum Answer {
     Get(Option<u64>),
     Compact(Result<(), PutError>),
     Checkpoint(Result<bool, PutError>),
+    /// How many pieces went into the trash.
+    Trash(Result<u64, CollectError>),
+    RestoreAll(Result<(), PutError>),
+    Scrub,
 }
 
-/// `None`: not there. `Some(variant)`: there, with that body.
-type State = Option<u64>;
+/// `None`: not there. `Some`: there, with the body of that variant, and whether in the trash.
+type State = Option<(u64, bool)>;
+
+/// When all that was trashed is over.
+const LATE_S: u32 = NOW_S + 8 * DAY_S;
 
 struct Model {
     options: StoreOptions,
@@ -130,13 +146,14 @@ fn meddle(disk: SimDisk, meddling: Meddling, older: &Files) -> SimDisk {
 fn variant_piece(key: u64, variant: u64) -> NewPiece {
     let len = LENGTHS[(key + variant) as usize % LENGTHS.len()];
     let mut piece = piece_of(key, &body_of(key, variant, len));
-    // Three of four expiry classes, so that several blobs are open.
-    piece.expiry_s = [0, NOW_S + DAY_S, NOW_S + 20 * DAY_S][key as usize % 3];
+    // Two expiry classes, so that several blobs are open.
+    piece.expiry_s = [0, LATE_S + DAY_S, LATE_S + 5 * DAY_S][key as usize % 3];
     piece
 }
 
-async fn read_state(store: &Store<SimDisk>, key: u64) -> State {
-    match read_body(store, key).await {
+/// The variant that is found at this time.
+async fn read_variant(store: &Store<SimDisk>, key: u64, now_s: u32) -> Option<u64> {
+    match read_body(store, key, now_s).await {
         Ok(body) => {
             let is_whole = |&variant: &u64| variant_piece(key, variant).body.concat() == body;
             Some((0..2).find(is_whole).expect("bytes that were never put"))
@@ -150,7 +167,23 @@ async fn perform(store: Rc<Store<SimDisk>>, call: Call) -> Answer {
     match call.op {
         Op::Put { variant } => Answer::Put(store.put(variant_piece(call.key, variant)).await),
         Op::Delete => Answer::Delete(store.delete(&SATELLITE, &id_of(call.key), NOW_S).await),
-        Op::Get => Answer::Get(read_state(&store, call.key).await),
+        Op::Get => Answer::Get(read_variant(&store, call.key, NOW_S).await),
+        Op::Trash => {
+            let collection = collect(&store, vec![call.key], NOW_S + 1).await;
+            Answer::Trash(collection.map(|done| done.trashed))
+        }
+        Op::RestoreAll => {
+            Answer::RestoreAll(store.restore_all(&SATELLITE, NOW_S).await.map(|_| ()))
+        }
+        Op::Scrub => {
+            let cursor = ScrubCursor {
+                blob: BlobId(call.key),
+                offset: 0,
+            };
+            let step = store.scrub_step(cursor, 1 << 20).await.unwrap();
+            assert!(step.is_none_or(|step| step.lost.is_empty()));
+            Answer::Scrub
+        }
         Op::Compact => Answer::Compact(store.compact(NOW_S).await.map(|done| {
             assert_eq!(done.unwrap_or_default().lost, [], "nothing was damaged");
         })),
@@ -181,7 +214,7 @@ impl Model {
                 );
                 self.learn(calls, &answers.borrow());
                 self.world.check_space();
-                self
+                self.look()
             }
             Step::Crash {
                 calls,
@@ -273,33 +306,93 @@ impl Model {
     }
 
     fn learn(&mut self, calls: &[Call], answers: &[Option<Answer>]) {
+        let is_compacting = calls.iter().any(|call| matches!(call.op, Op::Compact));
+        let is_restoring = calls.iter().any(|call| matches!(call.op, Op::RestoreAll));
         for (call, answers) in calls.iter().zip(answers.chunks(2)) {
             let states = self.states.get_mut(&call.key).unwrap();
             let copies = if call.is_doubled { 2 } else { 1 };
             check_answers(call, &answers[..copies], states);
             let is_answered = answers[..copies].iter().any(Option::is_some);
             match (call.op, is_answered) {
-                (Op::Put { variant }, true) if states == &[None] => *states = vec![Some(variant)],
-                (Op::Put { variant }, false) if states == &[None] => states.push(Some(variant)),
+                (Op::Put { variant }, true) if states == &[None] => {
+                    *states = vec![Some((variant, false))];
+                }
+                (Op::Put { variant }, false) if states == &[None] => {
+                    states.push(Some((variant, false)));
+                }
+                (Op::Put { variant }, is_done) if states == &[Some((variant, true))] => {
+                    states.push(Some((variant, false)));
+                    if is_done {
+                        states.remove(0);
+                    }
+                }
+                (Op::Get, _) => {
+                    if let Some((variant, true)) = states[0] {
+                        states.push(Some((variant, false)));
+                    }
+                }
                 (Op::Delete, true) => *states = vec![None],
                 (Op::Delete, false) if states[0].is_some() => states.push(None),
+                (Op::Trash, is_done) => {
+                    if let Some((variant, false)) = states[0] {
+                        let trashed = answers.iter().flatten().map(|answer| match answer {
+                            Answer::Trash(Ok(trashed)) => *trashed,
+                            _ => 0,
+                        });
+                        states.push(Some((variant, true)));
+                        match trashed.sum() {
+                            0 if is_done && !call.is_doubled => {
+                                assert!(is_compacting, "left though nothing moved it");
+                                states.pop();
+                            }
+                            // What compaction moves may be left for the next time.
+                            0 => {}
+                            1 => {
+                                states.remove(0);
+                            }
+                            more => panic!("trashed {more} times"),
+                        }
+                    }
+                }
                 _ => {}
+            }
+        }
+        for states in self.states.values_mut().filter(|_| is_restoring) {
+            if let Some(&Some((variant, _))) =
+                states.iter().find(|state| matches!(state, Some((_, true))))
+            {
+                states.push(Some((variant, false)));
             }
         }
     }
 
-    /// Reads every piece; what is found is the state from now on.
+    /// Reads every piece, first when all trash is over; what is found is the state from now on. What can only be in the trash stays there;
+    /// what may not be there at all is read, and live then.
     fn look(mut self) -> Self {
+        // A restore record that had to wait for another piece with the same fingerprint is queued by the next operation: here, and not later.
+        self.world.store.take_revived();
+        self.world.executor.run_until_stalled();
         for (&key, states) in &mut self.states {
-            let found = self
+            let late = self
                 .world
-                .run(|store| async move { read_state(&store, key).await });
-            assert!(
-                states.contains(&found),
-                "piece {key} is {found:?}, may be {states:?}"
-            );
-            *states = vec![found];
+                .run(|store| async move { read_variant(&store, key, LATE_S).await });
+            states.retain(|state| match state {
+                Some((variant, false)) => late == Some(*variant),
+                _ => late.is_none(),
+            });
+            if states.len() > 1 {
+                let now = self
+                    .world
+                    .run(|store| async move { read_variant(&store, key, NOW_S).await });
+                states.retain(|state| state.map(|(variant, _)| variant) == now);
+                states.truncate(1);
+                if let [Some((_, is_trashed))] = &mut states[..] {
+                    *is_trashed = false;
+                }
+            }
+            assert_eq!(states.len(), 1, "piece {key} is {late:?} in the end");
         }
+        self.world.executor.run_until_stalled();
         self.world.check_space();
         self
     }
@@ -317,10 +410,10 @@ fn check_answers(call: &Call, answers: &[Option<Answer>], states: &[State]) {
             (Op::Put { .. }, Answer::Put(Ok(Stored::Already)), None) => {
                 assert!(call.is_doubled, "{call:?}: acked as stored before it was");
             }
-            (Op::Put { variant }, Answer::Put(Ok(Stored::Already)), Some(there)) => {
+            (Op::Put { variant }, Answer::Put(Ok(Stored::Already)), Some((there, _))) => {
                 assert_eq!(variant, there)
             }
-            (Op::Put { variant }, Answer::Put(Err(PutError::Conflict)), Some(there)) => {
+            (Op::Put { variant }, Answer::Put(Err(PutError::Conflict)), Some((there, _))) => {
                 assert_ne!(variant, there)
             }
             (Op::Delete, Answer::Delete(Ok(existed)), _) => {
@@ -329,7 +422,12 @@ fn check_answers(call: &Call, answers: &[Option<Answer>], states: &[State]) {
                     "{call:?} {state:?}"
                 );
             }
-            (Op::Get, Answer::Get(found), _) => assert_eq!(*found, state),
+            (Op::Get, Answer::Get(found), _) => {
+                assert_eq!(*found, state.map(|(variant, _)| variant));
+            }
+            (Op::Trash, Answer::Trash(Ok(_)), _)
+            | (Op::RestoreAll, Answer::RestoreAll(Ok(())), _)
+            | (Op::Scrub, Answer::Scrub, _) => {}
             (Op::Compact, Answer::Compact(Ok(())), _) => {}
             (Op::Checkpoint, Answer::Checkpoint(Ok(true)), _) => {}
             _ => panic!("{call:?} in state {state:?}: {answer:?}"),
@@ -343,8 +441,11 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         5 => (0..2_u64).prop_map(|variant| Op::Put { variant }),
         2 => Just(Op::Delete),
         2 => Just(Op::Get),
-        2 => Just(Op::Compact),
-        1 => Just(Op::Checkpoint),
+        2 => Just(Op::Checkpoint),
+        3 => Just(Op::Trash),
+        1 => Just(Op::RestoreAll),
+        1 => Just(Op::Scrub),
+        3 => Just(Op::Compact),
     ];
     let call = (0..KEYS, op, prop::bool::weighted(0.3));
     prop::collection::vec(call, 1..7).prop_map(|calls| {

@@ -10,7 +10,7 @@ use strand_blob::{
 };
 
 use crate::support::{
-    SATELLITE, World, check_same, id_of, open, piece, read_body, small_options, try_open,
+    NOW_S, SATELLITE, World, check_same, id_of, open, piece, read_body, small_options, try_open,
 };
 
 const fn once(ops: &'static [Op], nth: u64, failure: Failure) -> Fault {
@@ -241,7 +241,7 @@ fn a_read_that_fails_costs_that_read_only() {
         let found = found.clone();
         let shares = world.run(|store| async move {
             let first = store
-                .piece(&SATELLITE, &id_of(1))
+                .piece(&SATELLITE, &id_of(1), 0)
                 .await
                 .map(|piece| piece.share_count());
             let shares = store
@@ -281,7 +281,7 @@ fn run_scenario(disk: &SimDisk, seed: u64, keys: std::ops::Range<u64>, told: &To
             if store.put(sized(key)).await.is_ok() {
                 told.borrow_mut().insert(key, true);
             }
-            let _may_fail = read_body(&store, key).await;
+            let _may_fail = read_body(&store, key, NOW_S).await;
             if key % 3 == 0 {
                 told.borrow_mut().remove(&key);
                 if store

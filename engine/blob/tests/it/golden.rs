@@ -1,17 +1,21 @@
 //! The bytes of release 1 are frozen: a directory written once must open for ever, and must be written the same today.
 //!
 //! `tests/golden/v1-*.blob` hold two expiry classes, one-share and longer pieces, a tombstone, a replaced piece, several groups
-//! and a clean end; `v1-sealed-*.blob` hold the same pieces in blobs of at most three records, the first of them sealed, and the checkpoint of that end. After a change of format *with a new version number*, write new files beside them:
+//! and a clean end; `v1-trash-*.blob` trash and restore records; `v1-sealed-*.blob` hold the same pieces in blobs of at most three records, the first of them sealed, and the checkpoint of that end; `v1-trash-*.ckpt` is that of the end with trash.
+//! After a change of format *with a new version number*, write new files beside them:
 //! `STRAND_WRITE_GOLDEN=1 cargo test -p strand-blob golden`.
 
 use std::collections::BTreeMap;
 
 use blake3::hazmat::HasherExt;
 use strand_blob::disk::sim::SimDisk;
+use strand_blob::inspect::RecordKind;
 use strand_blob::{BlobId, FileId, GetError, NewPiece, StoreOptions, Stored};
 
 use crate::independent::{self, RawBlob};
-use crate::support::{DAY_S, NODE, NOW_S, SATELLITE, check_same, open, piece, small_options};
+use crate::support::{
+    DAY_S, NODE, NOW_S, SATELLITE, check_same, id_of, open, piece, small_options,
+};
 
 const FIRST: &[u8] = include_bytes!("../golden/v1-0000000000000001.blob");
 const SECOND: &[u8] = include_bytes!("../golden/v1-0000000000000002.blob");
@@ -23,6 +27,98 @@ const SEALED: [&[u8]; 4] = [
 ];
 
 const CHECKPOINT: &[u8] = include_bytes!("../golden/v1-sealed-0000000000000001.ckpt");
+/// Four records a blob: pieces 1, 2, 3 and 5, then 1 and 2 trashed, 2 restored, 3 deleted, 3 of other content put again, 5 trashed.
+const TRASH: [&[u8]; 3] = [
+    include_bytes!("../golden/v1-trash-0000000000000001.blob"),
+    include_bytes!("../golden/v1-trash-0000000000000002.blob"),
+    include_bytes!("../golden/v1-trash-0000000000000003.blob"),
+];
+
+const TRASH_CHECKPOINT: &[u8] = include_bytes!("../golden/v1-trash-0000000000000001.ckpt");
+
+fn trash_options() -> StoreOptions {
+    let mut options = small_options();
+    options.blob_records_max = 4;
+    options
+}
+
+fn trash_files() -> BTreeMap<BlobId, Vec<u8>> {
+    (1..).map(BlobId).zip(TRASH.map(<[u8]>::to_vec)).collect()
+}
+
+fn write_trash() -> BTreeMap<FileId, Vec<u8>> {
+    let world = open(&SimDisk::new(1), trash_options(), 1);
+    for key in [1, 2, 3, 5] {
+        assert_eq!(world.put(piece(key, 300 * key as usize)), Ok(Stored::New));
+    }
+    for key in [1, 2] {
+        assert_eq!(world.trash(&[key], NOW_S + 10).unwrap().trashed, 1);
+    }
+    assert_eq!(world.put(piece(2, 600)), Ok(Stored::Already));
+    assert_eq!(world.delete(3), Ok(true));
+    assert_eq!(world.put(piece(3, 20_000)), Ok(Stored::New));
+    assert_eq!(world.trash(&[5], NOW_S + 20).unwrap().trashed, 1);
+    world.close();
+    world.disk.all_files()
+}
+
+#[test]
+fn golden_trash_is_written_the_same_and_still_opens() {
+    let files = with_checkpoint(trash_files(), TRASH_CHECKPOINT);
+    check_written("v1-trash", &files, &write_trash());
+    for (disk, checkpoint) in [
+        (SimDisk::from_files(1, trash_files()), None),
+        (SimDisk::from_all_files(1, files), Some(1)),
+    ] {
+        let world = open(&disk, trash_options(), 2);
+        assert_eq!(world.recovery.checkpoint, checkpoint);
+        assert_eq!((world.recovery.pieces, world.recovery.trashed), (2, 2));
+        assert_eq!(world.recovery.sealed_blobs, 2);
+        check_same(&world, &piece(2, 600));
+        check_same(&world, &piece(3, 20_000));
+        world.check_space();
+        assert_eq!(world.restore_all(NOW_S + 30), Ok(2));
+        check_same(&world, &piece(1, 300));
+        check_same(&world, &piece(5, 1_500));
+    }
+}
+
+#[test]
+fn an_independent_reader_tells_golden_trash_from_live_pieces() {
+    let blobs: Vec<RawBlob> = trash_files()
+        .values()
+        .map(|bytes| independent::read_blob(bytes))
+        .collect();
+    let mut found: Vec<_> = independent::counting_pieces(&blobs)
+        .into_iter()
+        .map(|piece| {
+            (
+                piece.id,
+                independent::trashed_since(&blobs, &piece),
+                piece.body.len(),
+            )
+        })
+        .collect();
+    found.sort_unstable();
+    let wanted = [
+        (id_of(1), Some(NOW_S + 10), 300),
+        (id_of(2), None, 600),
+        (id_of(3), None, 20_000),
+        (id_of(5), Some(NOW_S + 20), 1_500),
+    ];
+    assert_eq!(found, wanted);
+    assert_eq!(independent::live_pieces(&blobs).len(), 2);
+    let kinds = |kind| {
+        let records = TRASH
+            .iter()
+            .flat_map(|bytes| strand_blob::inspect::records(bytes).unwrap());
+        records.filter(|record| record.kind == kind).count()
+    };
+    assert_eq!(
+        (kinds(RecordKind::Trash), kinds(RecordKind::Restore)),
+        (3, 1)
+    );
+}
 
 fn golden_files() -> BTreeMap<BlobId, Vec<u8>> {
     BTreeMap::from([(BlobId(1), FIRST.to_vec()), (BlobId(2), SECOND.to_vec())])
@@ -42,14 +138,21 @@ fn golden_pieces() -> Vec<NewPiece> {
     pieces
 }
 
-/// The sealed blobs and the checkpoint that was written when they were closed.
-fn checkpointed_files() -> BTreeMap<FileId, Vec<u8>> {
-    let mut files: BTreeMap<FileId, _> = sealed_files()
+/// Blobs and the checkpoint that was written when they were closed.
+fn with_checkpoint(
+    blobs: BTreeMap<BlobId, Vec<u8>>,
+    checkpoint: &[u8],
+) -> BTreeMap<FileId, Vec<u8>> {
+    let mut files: BTreeMap<FileId, _> = blobs
         .into_iter()
         .map(|(id, bytes)| (id.into(), bytes))
         .collect();
-    files.insert(FileId::Checkpoint(1), CHECKPOINT.to_vec());
+    files.insert(FileId::Checkpoint(1), checkpoint.to_vec());
     files
+}
+
+fn checkpointed_files() -> BTreeMap<FileId, Vec<u8>> {
+    with_checkpoint(sealed_files(), CHECKPOINT)
 }
 
 fn write_golden(options: StoreOptions) -> BTreeMap<FileId, Vec<u8>> {
@@ -241,12 +344,11 @@ fn the_inspector_agrees_with_the_independent_reader() {
             strand_blob::inspect::blob_id(bytes),
             Ok(BlobId(raw.blob_id))
         );
-        let tombstones = records.iter().filter(|record| record.is_tombstone);
-        assert_eq!(tombstones.count(), raw.tombstones.len());
-        let pieces: Vec<_> = records
+        let tombstones = records
             .iter()
-            .filter(|record| !record.is_tombstone)
-            .collect();
+            .filter(|record| record.kind == RecordKind::Tombstone);
+        assert_eq!(tombstones.count(), raw.tombstones.len());
+        let pieces: Vec<_> = records.iter().filter(|record| record.is_piece()).collect();
         assert_eq!(pieces.len(), raw.pieces.len());
         for (found, wanted) in pieces.iter().zip(&raw.pieces) {
             assert_eq!(

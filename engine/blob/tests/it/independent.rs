@@ -23,6 +23,17 @@ pub(crate) struct RawPiece {
     pub(crate) commitment: [u8; 32],
 }
 
+/// A trash or restore record as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RawMark {
+    pub(crate) satellite: [u8; 32],
+    pub(crate) id: [u8; 32],
+    pub(crate) is_trash: bool,
+    pub(crate) created_s: u32,
+    pub(crate) expiry_s: u32,
+    pub(crate) sequence: u64,
+}
+
 /// A blob, taken apart.
 #[derive(Clone, Debug)]
 pub(crate) struct RawBlob {
@@ -34,15 +45,35 @@ pub(crate) struct RawBlob {
     pub(crate) pieces: Vec<RawPiece>,
     /// Tombstones: satellite, piece id, sequence.
     pub(crate) tombstones: Vec<([u8; 32], [u8; 32], u64)>,
+    /// Trash and restore records.
+    pub(crate) marks: Vec<RawMark>,
     pub(crate) group_count: u64,
     /// What the footer has to say of each record, were there one: the 56 bytes of its entry.
     pub(crate) entries: Vec<[u8; 56]>,
     pub(crate) is_sealed: bool,
 }
 
+/// The pieces that are live over several blobs: those that count and are not in the trash.
+pub(crate) fn live_pieces(blobs: &[RawBlob]) -> Vec<RawPiece> {
+    let pieces = counting_pieces(blobs).into_iter();
+    pieces
+        .filter(|piece| trashed_since(blobs, piece).is_none())
+        .collect()
+}
+
+/// Since when a piece that counts is in the trash: the highest trash or restore record above it decides.
+pub(crate) fn trashed_since(blobs: &[RawBlob], piece: &RawPiece) -> Option<u32> {
+    let marks = blobs.iter().flat_map(|blob| &blob.marks);
+    let mark = marks
+        .filter(|mark| (mark.satellite, mark.id) == (piece.satellite, piece.id))
+        .filter(|mark| mark.sequence > piece.sequence)
+        .max_by_key(|mark| mark.sequence)?;
+    mark.is_trash.then_some(mark.created_s)
+}
+
 /// The pieces that count over several blobs: of each (satellite, id) the record of the highest sequence, unless it is
 /// a tombstone.
-pub(crate) fn live_pieces(blobs: &[RawBlob]) -> Vec<RawPiece> {
+pub(crate) fn counting_pieces(blobs: &[RawBlob]) -> Vec<RawPiece> {
     let pieces = blobs.iter().flat_map(|blob| &blob.pieces);
     let is_live = |piece: &&RawPiece| {
         let name = (piece.satellite, piece.id);
@@ -94,6 +125,7 @@ pub(crate) fn read_blob(blob: &[u8]) -> RawBlob {
         created_s: u64_of(&header[56..64]),
         pieces: Vec::new(),
         tombstones: Vec::new(),
+        marks: Vec::new(),
         group_count: 0,
         entries: Vec::new(),
         is_sealed: false,
@@ -205,6 +237,18 @@ fn read_record(
         2 => {
             assert_eq!((path_len, body_len), (0, 0));
             raw.tombstones.push((satellite, id, sequence));
+            return 88;
+        }
+        3 | 4 => {
+            assert_eq!((path_len, body_len), (0, 0));
+            raw.marks.push(RawMark {
+                satellite,
+                id,
+                is_trash: record[1] == 3,
+                created_s: u32_of(&record[52..56]),
+                expiry_s: u32_of(&record[56..60]),
+                sequence,
+            });
             return 88;
         }
         other => panic!("record type {other}"),

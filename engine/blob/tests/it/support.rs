@@ -8,7 +8,8 @@ use bytes::Bytes;
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::testing::{Executor, Knowledge, Random};
 use strand_blob::{
-    GetError, NewPiece, OpenError, Piece, PutError, Recovery, Store, StoreOptions, Stored,
+    CollectError, CollectRequest, Collection, Compaction, GetError, NewPiece, OpenError, Piece,
+    PutError, Recovery, ScrubCursor, ScrubStep, Store, StoreOptions, Stored, Wanted,
 };
 
 pub(crate) const NODE: [u8; 32] = [0x4e; 32];
@@ -134,12 +135,40 @@ impl World {
     }
 
     pub(crate) fn piece(&self, key: u64) -> Result<Piece, GetError> {
-        self.run(|store| async move { store.piece(&SATELLITE, &id_of(key)).await })
+        self.run(|store| async move { store.piece(&SATELLITE, &id_of(key), NOW_S).await })
+    }
+
+    /// Trashes these pieces, whatever else is there.
+    pub(crate) fn trash(&self, keys: &[u64], now_s: u32) -> Result<Collection, CollectError> {
+        let unwanted = keys.to_vec();
+        self.run(move |store| async move { collect(&store, unwanted, now_s).await })
+    }
+
+    pub(crate) fn restore_all(&self, now_s: u32) -> Result<u64, PutError> {
+        self.run(move |store| async move { store.restore_all(&SATELLITE, now_s).await })
+    }
+
+    pub(crate) fn compact(&self, now_s: u32) -> Option<Compaction> {
+        self.run(move |store| async move { store.compact(now_s).await.unwrap() })
+    }
+
+    /// Scrubs the whole store, so many bytes a step.
+    pub(crate) fn scrub(&self, bytes_max: u64) -> Vec<ScrubStep> {
+        self.run(move |store| async move {
+            let mut steps = Vec::new();
+            let mut cursor = ScrubCursor::default();
+            while let Some(step) = store.scrub_step(cursor, bytes_max).await.unwrap() {
+                assert!(step.next > cursor, "a scrub goes on");
+                cursor = step.next;
+                steps.push(step);
+            }
+            steps
+        })
     }
 
     /// The whole body, every share verified.
     pub(crate) fn body(&self, key: u64) -> Result<Vec<u8>, GetError> {
-        self.run(|store| async move { read_body(&store, key).await })
+        self.run(|store| async move { read_body(&store, key, NOW_S).await })
     }
 
     pub(crate) fn close(&self) {
@@ -178,8 +207,39 @@ impl World {
     }
 }
 
-pub(crate) async fn read_body(store: &Store<SimDisk>, key: u64) -> Result<Vec<u8>, GetError> {
-    let piece = store.piece(&SATELLITE, &id_of(key)).await?;
+/// A filter that lacks these pieces.
+struct AllBut(Vec<[u8; 32]>);
+
+impl Wanted for AllBut {
+    fn contains(&self, piece_id: &[u8; 32]) -> bool {
+        !self.0.contains(piece_id)
+    }
+}
+
+/// A collection of these pieces over the whole range, with a snapshot made now.
+pub(crate) async fn collect(
+    store: &Store<SimDisk>,
+    unwanted: Vec<u64>,
+    now_s: u32,
+) -> Result<Collection, CollectError> {
+    let wanted = AllBut(unwanted.into_iter().map(id_of).collect());
+    let request = CollectRequest {
+        satellite: SATELLITE,
+        first_id: [0; 32],
+        last_id: [0xff; 32],
+        snapshot_s: now_s.max(NOW_S + 1),
+        wanted: &wanted,
+        now_s,
+    };
+    store.collect(request).await
+}
+
+pub(crate) async fn read_body(
+    store: &Store<SimDisk>,
+    key: u64,
+    now_s: u32,
+) -> Result<Vec<u8>, GetError> {
+    let piece = store.piece(&SATELLITE, &id_of(key), now_s).await?;
     let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
     assert_eq!(bytes.len() as u64, piece.body_len);
     Ok(bytes.to_vec())
@@ -189,7 +249,7 @@ pub(crate) async fn read_body(store: &Store<SimDisk>, key: u64) -> Result<Vec<u8
 pub(crate) fn check_same(world: &World, new: &NewPiece) {
     let (satellite, id) = (new.satellite, new.id);
     let (found, body) = world.run(|store| async move {
-        let found = store.piece(&satellite, &id).await.unwrap();
+        let found = store.piece(&satellite, &id, NOW_S).await.unwrap();
         let body = store
             .read_shares(&found, 0..found.share_count())
             .await
