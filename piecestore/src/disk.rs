@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
 use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
+use crate::map::FileMap;
 use crate::open_files::{BlobFile, OpenFiles};
 use crate::ring::{DiskQueue, FileOperation, FileOutcome, Ring};
 use crate::watch::{DiskState, DiskWatch};
@@ -53,6 +54,7 @@ pub struct RingDisk<E> {
     watch: Rc<DiskWatch>,
     /// Whether direct I/O was refused here once.
     is_buffered: Rc<Cell<bool>>,
+    is_populating: Rc<Cell<bool>>,
 }
 
 impl<E: Executor> RingDisk<E> {
@@ -93,6 +95,7 @@ impl<E: Executor> RingDisk<E> {
             directory: Rc::new(folder),
             checkpoints: None,
             is_buffered: Rc::default(),
+            is_populating: Rc::default(),
         })
     }
 
@@ -153,6 +156,28 @@ impl<E: Executor> RingDisk<E> {
             Some(descriptor) => Ok(descriptor),
             None => Ok(file.adopt(self.open_file(file.id(), 0).await?)),
         }
+    }
+
+    async fn populate(
+        &self,
+        file: &BlobFile,
+        file_len: u64,
+        offset: u64,
+        len: usize,
+    ) -> Result<(), DiskError> {
+        let map = match file.map().filter(|map| map.len() == file_len) {
+            Some(map) => map,
+            None => {
+                let descriptor = self.descriptor(file).await?;
+                let map = FileMap::new(descriptor.as_fd(), file_len);
+                let map = Rc::new(map.map_err(|error| io_error(&error))?);
+                file.set_map(&map);
+                map
+            }
+        };
+        self.perform_plainly(FileOperation::Populate { map, offset, len })
+            .await
+            .map(drop)
     }
 
     /// For operations that own nothing anybody wants back.
@@ -395,6 +420,32 @@ impl<E: Executor> Disk for RingDisk<E> {
             }
         }
         (Ok(filled), buffer)
+    }
+
+    fn look<T>(
+        &self,
+        file: &Self::File,
+        file_len: u64,
+        offset: u64,
+        len: usize,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let map = file.map().filter(|map| map.len() == file_len)?;
+        map.look(offset, len, look)
+    }
+
+    /// One range at a time; others asked for meanwhile are left to their next read.
+    fn bring_to_memory(&self, file: &Self::File, file_len: u64, offset: u64, len: usize) {
+        if self.is_populating.replace(true) {
+            return;
+        }
+        let (disk, file) = (self.clone(), file.clone());
+        self.executor.spawn(async move {
+            if let Err(error) = disk.populate(&file, file_len, offset, len).await {
+                tracing::debug!(%error, "cannot bring a record to memory");
+            }
+            disk.is_populating.set(false);
+        });
     }
 
     async fn write(

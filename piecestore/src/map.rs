@@ -75,6 +75,13 @@ impl FileMap {
         Ok(Self { map, guard })
     }
 
+    /// Bytes of the file that are mapped.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a map is never empty")]
+    pub fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// Calls `look` with `len` bytes at `offset`; `None` if they are not all in memory, not in the file, or went while they
     /// were looked at.
     pub fn look<T>(&self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> T) -> Option<T> {

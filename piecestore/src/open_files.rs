@@ -20,6 +20,7 @@ use std::rc::{Rc, Weak};
 
 use strand_blob::FileId;
 
+use crate::map::FileMap;
 use crate::ring::DiskQueue;
 
 /// The open files of a core.
@@ -44,6 +45,7 @@ struct Inner {
     table: Rc<OpenFiles>,
     queue: Rc<DiskQueue>,
     state: RefCell<State>,
+    map: RefCell<Option<Rc<FileMap>>>,
 }
 
 #[derive(Debug, Default)]
@@ -129,6 +131,7 @@ impl BlobFile {
             table: Rc::clone(table),
             queue: Rc::clone(queue),
             state: RefCell::default(),
+            map: RefCell::default(),
         }))
     }
 
@@ -144,6 +147,22 @@ impl BlobFile {
         let descriptor = self.0.state.borrow().descriptor.clone()?;
         self.0.touch();
         Some(descriptor)
+    }
+
+    /// Its map, if it has one that holds; needs no descriptor.
+    #[must_use]
+    pub fn map(&self) -> Option<Rc<FileMap>> {
+        let map = self.0.map.borrow().clone()?;
+        if map.is_broken() {
+            self.0.map.take();
+            return None;
+        }
+        Some(map)
+    }
+
+    /// Keeps a map of it, until it breaks or the file is dropped.
+    pub fn set_map(&self, map: &Rc<FileMap>) {
+        *self.0.map.borrow_mut() = Some(Rc::clone(map));
     }
 
     /// Takes a descriptor that was just opened; where another came first, gives that one.

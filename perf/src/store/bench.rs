@@ -292,7 +292,7 @@ impl Bench {
         let (mut raw_writes, mut put_full, mut put_middle) = <(Rounds, Rounds, Rounds)>::default();
         let (mut raw_reads, mut cold) = <(Rounds, Rounds)>::default();
         let (mut hot, mut hot_p99_us, mut hot_cpu_s) = <(Rounds, Rounds, Rounds)>::default();
-        let mut put_64k_per_s = Rounds::default();
+        let (mut put_64k_per_s, mut map_vs_ring) = <(Rounds, Rounds)>::default();
         for _ in self.rounds("bulk", BULK_MAX) {
             let bytes = self.plan.bulk_bytes;
             let raw_write = raw::write(&self.folder.join("raw"), bytes, write_shape)?;
@@ -324,7 +324,12 @@ impl Bench {
             let put = filled.run;
             put_middle.0.push(put.bandwidth(&middle) / raw_write);
             put_64k_per_s.0.push(put.per_second());
-            let got = self.get_hot(&folder, &middle, put.count)?;
+            let by_ring = self.get_hot(&folder, &middle, put.count, false)?;
+            let got = self.get_hot(&folder, &middle, put.count, true)?;
+            let ring_cpu_s = by_ring.cpu_seconds_per_gb(&middle);
+            map_vs_ring
+                .0
+                .push(got.cpu_seconds_per_gb(&middle) / ring_cpu_s);
             hot.0.push(got.bandwidth(&middle) / 1e9);
             hot_p99_us.0.push(got.p99_us());
             hot_cpu_s.0.push(got.cpu_seconds_per_gb(&middle));
@@ -340,6 +345,7 @@ impl Bench {
         figures.set("get_hot_gb_per_s", hot.median());
         figures.set("get_hot_p99_us", hot_p99_us.median());
         figures.set("get_hot_cpu_s_per_gb", hot_cpu_s.median());
+        figures.set("map_vs_ring_cpu", map_vs_ring.median());
         Ok(())
     }
 
@@ -508,17 +514,24 @@ impl Bench {
         Ok(run)
     }
 
-    /// Pieces at random out of a set that was read before; one caller, as one core has one.
-    fn get_hot(&mut self, folder: &Path, work: &Arc<Work>, pieces: u64) -> Result<Run> {
+    /// Pieces at random out of a set that was read before; one caller, as one core has one. What a caller gets is a copy of its own.
+    fn get_hot(
+        &mut self,
+        folder: &Path,
+        work: &Arc<Work>,
+        pieces: u64,
+        uses_memory: bool,
+    ) -> Result<Run> {
         let hot_count = (self.plan.hot_bytes / work.body_len() as u64).clamp(1, pieces);
         let (folder, work) = (folder.to_owned(), Arc::clone(work));
         let getting = move || {
             on_core(move |core| async move {
-                let opening = Session::open(core, &folder, options(u64::MAX), work.now_s());
+                let mut options = options(u64::MAX);
+                options.uses_memory = uses_memory;
+                let opening = Session::open(core, &folder, options, work.now_s());
                 let session = Box::pin(opening).await?;
                 let index_bytes = session.counters().index_bytes;
-                let warming = load(FULL_GET_CALLERS, hot_count);
-                session.get(&work, warming, |number| number).await?;
+                session.warm(&work, hot_count).await?;
                 let getting = Load {
                     is_timed: true,
                     ..load(1, hot_count)
@@ -527,7 +540,7 @@ impl Bench {
                     let mut random = crate::random::Random::new(number, "hot");
                     random.below(hot_count as usize) as u64
                 };
-                let run = session.get_and_copy(&work, getting, at_random).await?;
+                let run = session.get(&work, getting, at_random).await?;
                 session.close().await?;
                 Ok((run, index_bytes))
             })

@@ -26,6 +26,10 @@ pub(super) const NODE_ID: [u8; 32] = [9; 32];
 /// More than any disk: room is checked before the bench starts.
 pub(super) const CAPACITY_BYTES: u64 = 1 << 50;
 
+/// Reading until all of it comes from memory: passes, and the longest one.
+const WARM_PASSES_MAX: usize = 8;
+const WARM_PASS_MAX: Duration = Duration::from_secs(4);
+
 /// Pieces between two looks at the index.
 const LOOK_PIECES: u64 = 256;
 
@@ -189,46 +193,40 @@ impl Session {
         load: Load,
         number_of: impl Fn(u64) -> u64 + 'static,
     ) -> Result<Run> {
-        self.get_to(work, load, number_of, |_| {}).await
-    }
-
-    /// As [`get`](Self::get), and copies each body out once.
-    pub(super) async fn get_and_copy(
-        &self,
-        work: &Arc<Work>,
-        load: Load,
-        number_of: impl Fn(u64) -> u64 + 'static,
-    ) -> Result<Run> {
-        // Nothing waits while it is borrowed, so all callers copy to the same place.
-        let target = RefCell::new(vec![0; work.body_len()]);
-        let copy = move |bytes: &[u8]| {
-            target.borrow_mut().copy_from_slice(bytes);
-            std::hint::black_box(&target);
-        };
-        self.get_to(work, load, number_of, copy).await
-    }
-
-    async fn get_to(
-        &self,
-        work: &Arc<Work>,
-        load: Load,
-        number_of: impl Fn(u64) -> u64 + 'static,
-        take: impl Fn(&[u8]) + 'static,
-    ) -> Result<Run> {
-        let (store, take) = (Rc::clone(&self.store), Rc::new(take));
+        let store = Rc::clone(&self.store);
         let (work, body_len) = (Arc::clone(work), work.body_len());
         self.side_by_side(load, move |number| {
-            let (store, take) = (Rc::clone(&store), Rc::clone(&take));
+            let store = Rc::clone(&store);
             let (satellite, id) = work.key(number_of(number));
             async move {
                 let piece = store.piece(&satellite, &id, 0).await?;
                 let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
                 ensure!(bytes.len() == body_len, "a piece has another length");
-                take(&bytes);
                 Ok(())
             }
         })
         .await
+    }
+
+    /// Reads the first pieces again and again, until they come from memory or will not.
+    pub(super) async fn warm(&self, work: &Arc<Work>, count: u64) -> Result<()> {
+        for _ in 0..WARM_PASSES_MAX {
+            let before = self.counters();
+            let load = Load {
+                callers: 1,
+                count,
+                limit: WARM_PASS_MAX,
+                per_second: None,
+                is_timed: false,
+            };
+            self.get(work, load, |number| number).await?;
+            let after = self.counters();
+            let from_memory = after.shares_from_memory - before.shares_from_memory;
+            if from_memory * 200 >= (after.shares_read - before.shares_read) * 199 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Compares `count` pieces out of the first `total`, spread evenly, with what was put.

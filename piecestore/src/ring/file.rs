@@ -13,6 +13,7 @@ use std::ffi::CString;
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
+use std::ptr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -21,6 +22,7 @@ use strand_blob::IoBuffer;
 
 use super::turn::{Kind, Ring};
 use crate::core::counters::Counters;
+use crate::map::FileMap;
 
 /// What to do with a file.
 #[derive(Debug)]
@@ -70,6 +72,15 @@ pub enum FileOperation {
         flags: i32,
         /// Permissions of a file that this makes.
         mode: u32,
+    },
+    /// Brings pages of a map to memory (`MADV_POPULATE_READ`).
+    Populate {
+        /// The map, which stays until this is done.
+        map: Rc<FileMap>,
+        /// Where in the file.
+        offset: u64,
+        /// Bytes from there.
+        len: usize,
     },
     /// Closes a file: on the ring, because a file system may wait for its disk there.
     Close {
@@ -347,6 +358,10 @@ impl FileOperation {
                 .build(),
             Self::Closed => opcode::Nop::new().build(),
             Self::Close { file } => opcode::Close::new(types::Fd(file.as_raw_fd())).build(),
+            Self::Populate { map, offset, len } => {
+                let (start, len) = map.pages(*offset, *len).unwrap_or((ptr::null(), 0));
+                opcode::Madvise::new(start.cast(), len as i64, libc::MADV_POPULATE_READ).build()
+            }
             Self::Unlink { directory, name } => {
                 opcode::UnlinkAt::new(raw(directory), name.as_ptr()).build()
             }
