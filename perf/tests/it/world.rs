@@ -17,7 +17,7 @@ use piecestore::core::{Core, CoreOptions, CoreThread, Executor, Gate, Inbox, Out
 use piecestore::directory::Directory;
 use piecestore::limits::READ_BUDGET_BYTES;
 use piecestore::node::{Budgets, Node};
-use satellite::{RunOptions, Running};
+use satellite::{GcOptions, RunOptions, Running};
 use strand_perf::local::{Layout, Plan, Seat, last_contacts};
 use strand_perf::pieces::{Committed, Prober};
 use strand_perf::random::RandomBytes;
@@ -84,6 +84,7 @@ impl World {
         let options = RunOptions {
             dir: layout.satellite_dir.clone(),
             scheme: None,
+            gc: gc_options(),
         };
         let satellite = runtime.block_on(Running::start(&options)).unwrap();
         let invitation = runtime.block_on(satellite.create_project("test")).unwrap();
@@ -366,4 +367,12 @@ fn place(key: &str) -> Place {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
+}
+
+/// Collection only when asked, and of whatever is there: no clock is set back here.
+fn gc_options() -> GcOptions {
+    GcOptions {
+        danger_margin: Duration::ZERO,
+        ..GcOptions::default()
+    }
 }
