@@ -12,7 +12,7 @@ use std::rc::Rc;
 use strand_protocol::permit::{Limit, LimitAction, LimitKey, PermitError, ReceiptKey};
 use strand_protocol::{Code, NodeId};
 
-use crate::limits::USED_SERIALS_MAX;
+use crate::limits::{CLOCK_OFFSET_MAX, USED_SERIALS_MAX};
 use crate::serials::{SerialError, Serials};
 
 /// What the satellite gives a node for one epoch.
@@ -140,6 +140,16 @@ impl Permission {
         if self.accept_from_ms.get().is_none() {
             self.accept_from_ms.set(Some(satellite_ms));
         }
+    }
+
+    /// Satellite time in seconds since 1970, by which pieces expire; 0, by which none does, while it is not known well enough.
+    #[must_use]
+    pub fn expiry_time_s(&self, now_ms: u64) -> u32 {
+        let offset_ms = self.clock_offset_ms().unsigned_abs();
+        if !self.has_keys() || u128::from(offset_ms) > CLOCK_OFFSET_MAX.as_millis() {
+            return 0;
+        }
+        u32::try_from(self.satellite_ms(now_ms) / 1000).unwrap_or(u32::MAX)
     }
 
     /// Satellite time at our `now_ms`.

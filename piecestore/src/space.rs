@@ -1,6 +1,6 @@
 //! `piecestore space`: where a node's disk space went, to the byte.
 //!
-//! live + dead + overhead + padding + headers and footers + skipped = blob files: the store's own equation, asked of the
+//! live + trash + dead + overhead + padding + headers and footers + skipped = blob files: the store's own equation, asked of the
 //! running node, or worked out anew from the blobs where none runs. Names in the JSON are read by scripts; they are added
 //! to, not changed.
 
@@ -29,7 +29,7 @@ pub struct SpaceReport {
     /// The equation.
     #[serde(flatten)]
     pub space: SpaceFigures,
-    /// The six parts together: equal to `file_bytes`, or something is wrong with this program.
+    /// The seven parts together: equal to `file_bytes`, or something is wrong with this program.
     pub sum_bytes: u64,
     /// Blob files in the folder.
     pub file_count: u64,
@@ -116,10 +116,11 @@ fn report(
     })
 }
 
-fn parts(space: &SpaceFigures) -> [(&'static str, u64, &'static str); 6] {
+fn parts(space: &SpaceFigures) -> [(&'static str, u64, &'static str); 7] {
     [
         ("live", space.live_bytes, "pieces that can be read"),
-        ("dead", space.dead_bytes, "pieces deleted or replaced"),
+        ("trash", space.trash_bytes, "unwanted pieces, kept for 7 days"),
+        ("dead", space.dead_bytes, "pieces deleted, replaced or damaged"),
         (
             "overhead",
             space.overhead_bytes,

@@ -66,11 +66,14 @@ pub struct SpaceFigures {
     pub free_bytes: u64,
     /// Left on the disk.
     pub disk_free_bytes: u64,
-    /// All blob files together: the sum of the six below.
+    /// All blob files together: the sum of the seven below.
     pub file_bytes: u64,
     /// Bodies of pieces that can be read.
     pub live_bytes: u64,
-    /// Bodies of deleted pieces.
+    /// Bodies of trashed pieces, which can be restored for seven days.
+    #[serde(default)]
+    pub trash_bytes: u64,
+    /// Bodies of deleted or damaged pieces.
     pub dead_bytes: u64,
     /// Record headers, trailers, tombstones, group headers.
     pub overhead_bytes: u64,
@@ -89,6 +92,10 @@ pub struct SpaceFigures {
 pub struct CounterFigures {
     /// Pieces held now.
     pub pieces: u64,
+    /// Pieces in the trash now.
+    pub trashed: u64,
+    /// Damaged pieces out of service now.
+    pub damaged: u64,
     /// Pieces stored anew.
     pub pieces_stored: u64,
     /// Their bodies.
@@ -128,6 +135,7 @@ impl From<Space> for SpaceFigures {
             disk_free_bytes: space.disk_free_bytes,
             file_bytes: space.file_bytes,
             live_bytes: space.live_bytes,
+            trash_bytes: space.trash_bytes,
             dead_bytes: space.dead_bytes,
             overhead_bytes: space.overhead_bytes,
             padding_bytes: space.padding_bytes,
@@ -144,6 +152,8 @@ impl CounterFigures {
     pub fn new(store: &StoreCounters, core: CoreCounters) -> Self {
         Self {
             pieces: store.pieces,
+            trashed: store.trashed,
+            damaged: store.damaged,
             pieces_stored: store.pieces_stored,
             piece_bytes_stored: store.piece_bytes_stored,
             tombstones: store.tombstones,

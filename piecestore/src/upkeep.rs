@@ -10,7 +10,7 @@ use strand_blob::{Disk, PutError, Store};
 use strand_protocol::NodeId;
 
 use crate::core::executor::{Clock, Executor};
-use crate::limits::{CLOCK_OFFSET_MAX, UPKEEP_PAUSE};
+use crate::limits::UPKEEP_PAUSE;
 use crate::permission::Permission;
 
 /// Compacts whenever it is worth it, until dropped or the store takes no more writes.
@@ -22,7 +22,7 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
 ) {
     loop {
         let begun = executor.now();
-        let pause = match store.compact(expiry_time_s(permission, executor)).await {
+        let pause = match store.compact(permission.expiry_time_s(executor.now_ms())).await {
             Ok(Some(done)) => {
                 tracing::info!(%node, removed_bytes = done.removed_bytes, moved_bytes = done.moved_bytes, "compacted a blob");
                 for (satellite, id) in &done.lost {
@@ -44,16 +44,6 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
 
 /// Lets others run, however quick a compaction was.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-
-/// Satellite time in seconds since 1970, by which pieces expire; 0, by which none does, while it is not known well enough.
-fn expiry_time_s(permission: &Permission, clock: &impl Clock) -> u32 {
-    let offset_ms = permission.clock_offset_ms().unsigned_abs();
-    if !permission.has_keys() || u128::from(offset_ms) > CLOCK_OFFSET_MAX.as_millis() {
-        return 0;
-    }
-    let satellite_s = permission.satellite_ms(clock.now_ms()) / 1000;
-    u32::try_from(satellite_s).unwrap_or(u32::MAX)
-}
 
 #[cfg(test)]
 mod tests {
@@ -134,7 +124,7 @@ mod tests {
             assert_eq!(store.counters().blobs_removed, 1);
             assert_eq!(store.space().dead_bytes, 0);
             for key in 4..9 {
-                assert!(store.piece(&SATELLITE, &[key; 32]).await.is_ok());
+                assert!(store.piece(&SATELLITE, &[key; 32], 0).await.is_ok());
             }
         });
     }
@@ -147,13 +137,13 @@ mod tests {
             let now_ms = inner.now_ms();
             let near = permission(&inner, 60_000);
             assert_eq!(
-                u64::from(expiry_time_s(&near, &inner)),
+                u64::from(near.expiry_time_s(now_ms)),
                 (now_ms + 60_000) / 1000
             );
             let far = permission(&inner, 601_000);
-            assert_eq!(expiry_time_s(&far, &inner), 0);
+            assert_eq!(far.expiry_time_s(now_ms), 0);
             let unknown = Permission::new(NodeId::from(SATELLITE), NodeId::from(NODE));
-            assert_eq!(expiry_time_s(&unknown, &inner), 0);
+            assert_eq!(unknown.expiry_time_s(now_ms), 0);
         });
     }
 }

@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::check::KeyedCheck;
+use crate::expiry::{Columns, Expiries};
 use crate::footer::{self, BLOB_RECORDS_MAX, Footer, FooterEntry};
 use crate::header::{BlobHeader, ExpiryClass};
-use crate::layout::{BLOB_HEADER_BYTES, BlobId};
+use crate::layout::{BLOB_HEADER_BYTES, BlobId, RECORD_HEADER_BYTES};
 use crate::record::{Kind, RecordHeader};
+use crate::states::{self, State};
 
 /// The blob that takes the next group, per expiry class.
 pub(crate) type OpenBlobs<F> = [Option<Rc<Blob<F>>>; ExpiryClass::COUNT];
@@ -31,7 +33,23 @@ pub(crate) struct Blob<F> {
     pub(crate) tally: Cell<BlobTally>,
     /// Compaction could not work on it, and does not try again before the next opening.
     pub(crate) is_given_up: Cell<bool>,
+    pub(crate) survey: Cell<Option<Survey>>,
 }
+
+/// How many of a blob's tombstones, trash and restore records are needed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Survey {
+    /// Blobs that had been removed when it was made.
+    pub(crate) removed_count: u64,
+    pub(crate) needed_count: u32,
+}
+
+/// Bytes of a record that is no piece, padding included.
+pub(crate) const MARK_BYTES: u64 = 128;
+
+const _: () = assert!(
+    RECORD_HEADER_BYTES as u64 <= MARK_BYTES && MARK_BYTES - (RECORD_HEADER_BYTES as u64) < 64
+);
 
 /// What of a blob is worth keeping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,10 +58,16 @@ pub(crate) struct BlobTally {
     pub(crate) live_count: u32,
     /// Their bodies.
     pub(crate) live_bytes: u64,
+    /// When the live bodies expire.
+    expiries: Expiries,
+    /// Pieces here that are in the trash.
+    pub(crate) trash_count: u32,
+    /// Their bodies.
+    pub(crate) trash_bytes: u64,
     /// Bodies of all pieces that were written here.
     pub(crate) piece_bytes: u64,
-    /// Records that are no pieces.
-    pub(crate) tombstone_count: u32,
+    /// Records that are no pieces: tombstones, trash and restore records.
+    pub(crate) mark_count: u32,
     /// When the last of its pieces expires, seconds since 1970; [`u32::MAX`] if one never does, 0 if there is none.
     pub(crate) expiry_s: u32,
 }
@@ -117,6 +141,7 @@ impl<F> Blob<F> {
             log: RefCell::new(log),
             tally: Cell::default(),
             is_given_up: Cell::new(false),
+            survey: Cell::new(None),
         }
     }
 
@@ -136,25 +161,71 @@ impl<F> Blob<F> {
             tally.expiry_s = tally.expiry_s.max(expiry_s);
             tally.piece_bytes += u64::from(record.body_len);
         } else {
-            tally.tombstone_count += 1;
+            tally.mark_count += 1;
         }
         self.tally.set(tally);
     }
 
-    /// Counts a piece that the index knows here from now on.
-    pub(crate) fn count_live(&self, body_len: u64) {
+    fn columns(&self) -> Columns {
+        Columns::new(self.header.created_s, self.class)
+    }
+
+    /// Counts a piece that is in this state from now on.
+    pub(crate) fn enter(&self, state: State, body_len: u64, expiry_s: u32) {
         let mut tally = self.tally.get();
-        tally.live_count += 1;
-        tally.live_bytes += body_len;
+        match state {
+            State::Live => {
+                tally.live_count += 1;
+                tally.live_bytes += body_len;
+                tally.expiries.add(self.columns(), expiry_s, body_len);
+            }
+            State::Trash(_) => {
+                tally.trash_count += 1;
+                tally.trash_bytes += body_len;
+            }
+            State::Damaged(_) | State::Dead => {}
+        }
         self.tally.set(tally);
     }
 
-    /// Counts a piece that the index no longer knows here.
-    pub(crate) fn count_dead(&self, body_len: u64) {
+    /// Counts a piece that is no longer in this state.
+    pub(crate) fn leave(&self, state: State, body_len: u64, expiry_s: u32) {
         let mut tally = self.tally.get();
-        tally.live_count -= 1;
-        tally.live_bytes -= body_len;
+        match state {
+            State::Live => {
+                tally.live_count -= 1;
+                tally.live_bytes -= body_len;
+                tally.expiries.subtract(self.columns(), expiry_s, body_len);
+            }
+            State::Trash(_) => {
+                tally.trash_count -= 1;
+                tally.trash_bytes -= body_len;
+            }
+            State::Damaged(_) | State::Dead => {}
+        }
         self.tally.set(tally);
+    }
+
+    /// Bodies worth keeping by now: trashed ones, and live ones but for those that have certainly expired.
+    pub(crate) fn kept_bytes(&self, now_s: u32) -> u64 {
+        let tally = self.tally.get();
+        let is_over = states::is_expired(tally.expiry_s, now_s);
+        let expired_bytes = if is_over {
+            tally.live_bytes
+        } else {
+            tally.expiries.expired_bytes(self.columns(), now_s)
+        };
+        tally.live_bytes - expired_bytes + tally.trash_bytes
+    }
+
+    /// Bytes of the tombstones, trash and restore records that are needed, as far as known.
+    pub(crate) fn mark_bytes(&self) -> u64 {
+        let mark_count = self.tally.get().mark_count;
+        let needed_count = self
+            .survey
+            .get()
+            .map_or(mark_count, |survey| survey.needed_count);
+        u64::from(needed_count) * MARK_BYTES
     }
 
     /// The footer that would seal it now; `None` where it has one, where something in it is not durable or not readable, and

@@ -23,6 +23,7 @@ use crate::layout::{
 use crate::piece::NewPiece;
 use crate::poison::WriteOperation;
 use crate::record::{self, Kind, RecordHeader};
+use crate::states::{Known, State};
 use crate::store::Store;
 use crate::wait::{KeyGuard, Sender};
 
@@ -32,8 +33,8 @@ pub(crate) struct Item {
     pub(crate) satellite: [u8; 32],
     pub(crate) class: ExpiryClass,
     pub(crate) work: Work,
-    /// Records of the same piece that this one outranks.
-    pub(crate) replaced: Vec<Replaced>,
+    /// Records of the same piece that this one outranks, or says something of.
+    pub(crate) replaced: Vec<Known>,
     /// Bytes promised to it.
     pub(crate) reserved_bytes: u64,
     pub(crate) done: Sender<Result<(), PutError>>,
@@ -44,7 +45,9 @@ pub(crate) struct Item {
 /// What the record says.
 pub(crate) enum Work {
     Put(NewPiece),
-    Delete {
+    /// A tombstone, a trash or a restore record: `kind` says which.
+    Mark {
+        kind: Kind,
         id: [u8; 32],
         created_s: u32,
         expiry_s: u32,
@@ -57,24 +60,16 @@ pub(crate) enum Work {
     },
 }
 
-/// A record that a newer one outranks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Replaced {
-    pub(crate) entry: Entry,
-    pub(crate) body_len: u64,
-}
-
 /// A record that was laid out: all that is needed once it is durable. Its body is in the group's buffer by now.
 struct Placed {
     fingerprint: u64,
-    /// `None` for a tombstone.
-    entry: Option<Entry>,
+    entry: Entry,
     footer_entry: FooterEntry,
     is_moved: bool,
     body_len: u64,
     /// Record header and trailer.
     overhead_bytes: u64,
-    replaced: Vec<Replaced>,
+    replaced: Vec<Known>,
     reserved_bytes: u64,
     done: Sender<Result<(), PutError>>,
     guard: Option<KeyGuard>,
@@ -100,12 +95,13 @@ impl Item {
                 expiry_s: piece.expiry_s,
                 sequence,
             },
-            &Work::Delete {
+            &Work::Mark {
+                kind,
                 id,
                 created_s,
                 expiry_s,
             } => RecordHeader {
-                kind: Kind::Tombstone,
+                kind,
                 path_len: 0,
                 satellite_slot,
                 body_len: 0,
@@ -121,7 +117,7 @@ impl Item {
         }
     }
 
-    fn record_len(&self) -> u64 {
+    pub(crate) fn record_len(&self) -> u64 {
         self.header(0, 0).record_len()
     }
 }
@@ -259,16 +255,15 @@ impl<D: Disk> Store<D> {
         match &item.work {
             Work::Put(piece) => record::encode_body_and_trailer(piece, rest),
             Work::Move { rest: moved, .. } => rest.copy_from_slice(moved),
-            Work::Delete { .. } => {}
+            Work::Mark { .. } => {}
         }
         let place = Place {
             slot: blob.slot,
             offset,
         };
-        let entry = (header.kind == Kind::Piece).then(|| Entry::new(place, record_len));
         Placed {
             fingerprint: item.fingerprint,
-            entry,
+            entry: Entry::new(place, record_len),
             footer_entry: FooterEntry {
                 offset,
                 record: header,
@@ -330,7 +325,7 @@ impl<D: Disk> Store<D> {
         self.account(|space| {
             space.file_bytes += offset + len as u64 - before.file_len;
             space.skipped_bytes += offset - before.file_len;
-            // Dead until durable: `acknowledge` brings them to life.
+            // Dead until durable: `publish` brings them to life.
             space.dead_bytes += body_bytes;
             space.overhead_bytes += overhead_bytes;
             space.padding_bytes += len as u64 - body_bytes - overhead_bytes;
@@ -350,23 +345,34 @@ impl<D: Disk> Store<D> {
 
     /// Makes records visible, and lets the next operation on each piece begin. A second call does nothing.
     fn publish(&self, placed: &mut [Placed]) {
-        let mut index = self.index.borrow_mut();
-        let mut dead = self.dead.borrow_mut();
         for record in placed {
+            let Some(_guard) = record.guard.take() else {
+                continue;
+            };
+            let fingerprint = record.fingerprint;
+            let header = &record.footer_entry.record;
+            let mut state = State::Live;
             for replaced in &record.replaced {
-                if index.remove(record.fingerprint, replaced.entry) {
-                    dead.insert(record.fingerprint, replaced.entry);
-                    if let Some(blob) = self.blob(replaced.entry.place()) {
-                        blob.count_dead(replaced.body_len);
-                    }
+                let to = match header.kind {
+                    Kind::Piece | Kind::Tombstone => State::Dead,
+                    Kind::Trash => State::Trash(header.created_s),
+                    Kind::Restore => State::Live,
+                };
+                let from = self.change(fingerprint, replaced, to);
+                if record.is_moved {
+                    self.revivals
+                        .follow(fingerprint, replaced.entry, record.entry);
+                    // Its 7 days may have ended on the way.
+                    state = from.unwrap_or(State::Dead);
                 }
             }
-            let guard = record.guard.take();
-            if let (Some(entry), Some(_)) = (record.entry, &guard) {
-                index.insert(record.fingerprint, entry);
-                if let Some(blob) = self.blob(entry.place()) {
-                    blob.count_live(record.body_len);
-                }
+            if header.kind == Kind::Piece {
+                let known = Known {
+                    entry: record.entry,
+                    body_len: record.body_len,
+                    expiry_s: header.expiry_s,
+                };
+                self.put_in(fingerprint, &known, state);
             }
         }
     }
@@ -374,15 +380,6 @@ impl<D: Disk> Store<D> {
     fn acknowledge(&self, blob: &Blob<D::File>, number: u64, placed: Vec<Placed>) {
         let is_early = number > blob.tail.get().synced_number;
         for record in &placed {
-            let dead_bytes: u64 = record
-                .replaced
-                .iter()
-                .map(|replaced| replaced.body_len)
-                .sum();
-            self.account(|space| {
-                space.dead_bytes = space.dead_bytes + dead_bytes - record.body_len;
-                space.live_bytes = space.live_bytes + record.body_len - dead_bytes;
-            });
             if record.is_moved {
                 self.count(|counters| {
                     counters.records_moved += 1;
@@ -393,11 +390,14 @@ impl<D: Disk> Store<D> {
             self.count(|counters| {
                 counters.acks += 1;
                 counters.acks_before_sync += u64::from(is_early);
-                if record.entry.is_some() {
-                    counters.pieces_stored += 1;
-                    counters.piece_bytes_stored += record.body_len;
-                } else {
-                    counters.tombstones += 1;
+                match record.footer_entry.record.kind {
+                    Kind::Piece => {
+                        counters.pieces_stored += 1;
+                        counters.piece_bytes_stored += record.body_len;
+                    }
+                    Kind::Tombstone => counters.tombstones += 1,
+                    Kind::Trash => counters.pieces_trashed += 1,
+                    Kind::Restore => counters.pieces_restored += 1,
                 }
             });
         }

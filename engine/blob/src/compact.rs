@@ -4,7 +4,8 @@
 //! * A piece moves as it is, sequence included, through the ordinary group commit; its old record is forgotten only once the new one is
 //!   durable. A crash in between leaves the record twice, which an opening takes for once.
 //! * A record that fails a check is reported and not moved.
-//! * A tombstone moves for as long as a record that it outranks lies in another blob; where records may lie that nobody could read, always.
+//! * Pieces whose 7 days in the trash are over stay behind, younger ones move. A tombstone, trash or restore record moves for as long as
+//!   somebody would be wrong without it (`is_needed`); where records may lie that nobody could read, always.
 //!
 //! The owner calls [`Store::compact`] when the disk has time for it. One blob a call; dropping the call is safe at any point.
 
@@ -13,26 +14,26 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use crate::blobs::Blob;
-use crate::commit::{Item, Replaced, Work};
+use crate::blobs::{Blob, MARK_BYTES, Survey};
+use crate::commit::Work;
 use crate::disk::Disk;
-use crate::error::PutError;
+use crate::error::{Damage, PutError};
 use crate::footer::{Footer, FooterEntry};
-use crate::index::{Entry, Place};
-use crate::layout::{
-    self, BLOB_HEADER_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, SHARE_BYTES,
-};
+use crate::layout::{BLOB_HEADER_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, SHARE_BYTES};
+use crate::marks::{self, Answer, Mark, Order};
 use crate::poison::WriteOperation;
 use crate::record::{Found, Kind, RecordHeader, Trailer};
 use crate::recover;
+use crate::states::{self, Known, State};
 use crate::store::{COMMIT_OVERHEAD_BYTES, Store};
-use crate::wait::{Receiver, oneshot};
+use crate::wait::KeyGuard;
+use crate::walk::BATCH_MAX;
 
 /// Bytes read at once where records are small, and moved before their commits are waited for.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// Records moved before their commits are waited for.
-const MOVES_MAX: usize = 256;
+/// Blobs whose marks are counted in one call.
+const SURVEYS_MAX: usize = 8;
 
 /// What one call of [`Store::compact`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Compaction {
     pub moved_bytes: u64,
     /// Tombstones that were still needed.
     pub moved_tombstones: u64,
+    /// Tombstones, trash and restore records that were still needed.
+    pub moved_marks: u64,
     /// Pieces that had expired.
     pub expired_pieces: u64,
     /// Pieces that failed a check: satellite and piece id. The satellite should hear of them.
@@ -72,6 +75,10 @@ impl<D: Disk> Store<D> {
             return Ok(None);
         }
         let _turn = Turn(&self.is_compacting);
+        self.push_revivals();
+        // Here alone, so that no piece dies while its trash record is on its way.
+        self.empty_trash(now_s);
+        self.survey(now_s).await;
         let Some(blob) = self.pick(now_s) else {
             return Ok(None);
         };
@@ -92,18 +99,18 @@ impl<D: Disk> Store<D> {
                 self.move_piece(&blob, entry, now_s, &footer, &mut window, &mut done)
                     .await?
             } else {
-                self.move_tombstone(&blob, entry, &mut done).await?
+                self.move_mark(&blob, entry, &mut done).await?
             };
             if let Some(answer) = moved {
                 moves.push(answer);
                 moving_bytes += entry.record.record_len();
             }
-            if moving_bytes >= WINDOW_BYTES || moves.len() >= MOVES_MAX {
-                settle(&mut moves).await?;
+            if moving_bytes >= WINDOW_BYTES || moves.len() >= BATCH_MAX {
+                marks::settle_all(&mut moves).await?;
                 moving_bytes = 0;
             }
         }
-        settle(&mut moves).await?;
+        marks::settle_all(&mut moves).await?;
         self.remove(&blob, &footer, &mut done).await?;
         Ok(Some(done))
     }
@@ -111,33 +118,67 @@ impl<D: Disk> Store<D> {
     /// The sealed blob of which least is worth keeping, if that is little enough and there is room for it.
     fn pick(&self, now_s: u32) -> Option<Rc<Blob<D::File>>> {
         let blobs = self.blobs.borrow();
-        let sealed = blobs
+        let worth = |blob: &&Rc<Blob<D::File>>| blob.kept_bytes(now_s) + blob.mark_bytes();
+        let picked = blobs
             .iter()
             .flatten()
-            .filter(|blob| blob.log.borrow().is_none());
-        let tombstone_len = layout::round_to_step(RECORD_HEADER_BYTES as u64);
-        let worth = |blob: &&Rc<Blob<D::File>>| {
-            let tally = blob.tally.get();
-            let is_expired = tally.expiry_s < now_s;
-            let live_bytes = if is_expired { 0 } else { tally.live_bytes };
-            live_bytes + u64::from(tally.tombstone_count) * tombstone_len
-        };
-        // Only dead bodies count as a gain: a blob of tombstones would be written again and again.
-        let is_little = |blob: &&Rc<Blob<D::File>>| {
-            let tally = blob.tally.get();
-            let all_bytes = tally.piece_bytes + u64::from(tally.tombstone_count) * tombstone_len;
-            let percent_max = u64::from(self.options.compact_live_percent_max);
-            !blob.is_given_up.get()
-                && worth(blob) < all_bytes
-                && worth(blob) * 100 <= all_bytes * percent_max
-        };
-        let picked = sealed.filter(is_little).min_by_key(worth)?;
+            .filter(|blob| self.is_little(blob, worth(blob)))
+            .min_by_key(worth)?;
         let needed = worth(&picked) + worth(&picked) / 8 + COMMIT_OVERHEAD_BYTES;
         let has_room = self.disk.free_bytes().is_ok_and(|free| free > needed);
         has_room.then(|| Rc::clone(picked))
     }
 
-    /// Queues a piece's record to be moved. `None`: there is nothing to move.
+    /// Whether so many bytes are few enough of a sealed blob to be moved.
+    fn is_little(&self, blob: &Blob<D::File>, worth_bytes: u64) -> bool {
+        let tally = blob.tally.get();
+        let all_bytes = tally.piece_bytes + u64::from(tally.mark_count) * MARK_BYTES;
+        let percent_max = u64::from(self.options.compact_live_percent_max);
+        blob.log.borrow().is_none()
+            && !blob.is_given_up.get()
+            && worth_bytes < all_bytes
+            && worth_bytes * 100 <= all_bytes * percent_max
+    }
+
+    /// Counts the tombstones and marks that are still needed in blobs that would be little without them.
+    ///
+    /// Until it is known, all of them are taken to be, else a blob of tombstones would be written again and again. A count holds until a
+    /// blob is removed: only then does something go that they outrank.
+    async fn survey(&self, now_s: u32) {
+        let removed_count = self.counters().blobs_removed;
+        let unknown: Vec<_> = {
+            let blobs = self.blobs.borrow();
+            let is_unknown = |blob: &&Rc<Blob<D::File>>| {
+                blob.tally.get().mark_count > 0
+                    && self.is_little(blob, blob.kept_bytes(now_s))
+                    && blob
+                        .survey
+                        .get()
+                        .is_none_or(|survey| survey.removed_count != removed_count)
+            };
+            let unknown = blobs.iter().flatten().filter(is_unknown);
+            unknown.take(SURVEYS_MAX).cloned().collect()
+        };
+        for blob in unknown {
+            let Some(entries) = self.records_of(&blob).await else {
+                blob.give_up_compacting();
+                continue;
+            };
+            let is_needed = |entry: &&FooterEntry| {
+                let satellite = blob.satellite_of(&entry.record);
+                let fingerprint = self.fingerprinter.of(&satellite, &entry.record.id);
+                entry.record.kind != Kind::Piece
+                    && self.is_needed(entry.record.kind, fingerprint, blob.slot)
+            };
+            let needed_count = entries.iter().filter(is_needed).count() as u32;
+            blob.survey.set(Some(Survey {
+                removed_count,
+                needed_count,
+            }));
+        }
+    }
+
+    /// Queues a piece's record to be moved, or a tombstone in its place. `None`: there is nothing to move.
     async fn move_piece(
         &self,
         blob: &Blob<D::File>,
@@ -146,115 +187,136 @@ impl<D: Disk> Store<D> {
         footer: &Footer,
         window: &mut Option<Window>,
         done: &mut Compaction,
-    ) -> Result<Option<Moving>, PutError> {
+    ) -> Result<Option<Answer>, PutError> {
         let record = &entry.record;
-        let satellite = blob.header.satellites[usize::from(record.satellite_slot)];
+        let satellite = blob.satellite_of(record);
         let fingerprint = self.fingerprinter.of(&satellite, &record.id);
-        let place = Place {
-            slot: blob.slot,
-            offset: entry.offset,
-        };
-        let old = Entry::new(place, record.record_len());
-        let is_live = || self.index.borrow().candidates(fingerprint).contains(&old);
-        if !is_live() {
+        let known = blob.known(entry);
+        if self.state_of(fingerprint, known.entry).is_none() {
             return Ok(None);
         }
         let guard = self.locks.lock(fingerprint).await;
-        if !is_live() {
+        let Some(state) = self.state_of(fingerprint, known.entry) else {
             return Ok(None);
-        }
-        let body_len = u64::from(record.body_len);
-        if record.expiry_s != 0 && record.expiry_s < now_s {
-            self.forget(blob, fingerprint, old, body_len);
+        };
+        let mut is_dropped = matches!(state, State::Damaged(_));
+        if !is_dropped && states::is_expired(record.expiry_s, now_s) {
             done.expired_pieces += 1;
-            return Ok(None);
+            is_dropped = true;
+        }
+        if is_dropped {
+            return self.drop_piece(blob, entry, now_s, guard);
         }
         let bytes = self.record_bytes(blob, entry, footer, window).await?;
-        if !is_whole(&bytes, blob, entry) {
-            self.forget(blob, fingerprint, old, body_len);
-            self.count(|counters| counters.pieces_lost += 1);
-            done.lost.push((satellite, record.id));
+        if let Err(damage) = check_record(&bytes, blob, entry) {
+            let name = (satellite, record.id);
+            self.lose(fingerprint, name, &known, damage);
+            done.lost.push(name);
+            return self.drop_piece(blob, entry, now_s, guard);
+        }
+        done.moved_pieces += 1;
+        done.moved_bytes += known.body_len;
+        let rest = bytes.slice(RECORD_HEADER_BYTES..);
+        self.submit_move(blob, record, rest, vec![known], guard)
+            .map(Some)
+    }
+
+    /// Lets go of a piece that is not moved. A tombstone takes its place if an older record of its name would come back.
+    fn drop_piece(
+        &self,
+        blob: &Blob<D::File>,
+        entry: &FooterEntry,
+        now_s: u32,
+        guard: KeyGuard,
+    ) -> Result<Option<Answer>, PutError> {
+        let record = &entry.record;
+        let satellite = blob.satellite_of(record);
+        let fingerprint = self.fingerprinter.of(&satellite, &record.id);
+        let known = blob.known(entry);
+        //= docs/format.md#record
+        if !self.may_reappear(fingerprint, blob.slot) {
+            self.change(fingerprint, &known, State::Dead);
             return Ok(None);
         }
         self.check_open()?;
-        let reserved_bytes = layout::round_to_step(record.record_len()) + COMMIT_OVERHEAD_BYTES;
-        self.reserve_any(reserved_bytes);
-        let (sender, answer) = oneshot();
-        self.enqueue(Item {
-            fingerprint,
+        let mark = Mark {
+            kind: Kind::Tombstone,
             satellite,
+            id: record.id,
+            now_s,
             class: blob.class,
-            work: Work::Move {
-                record: *record,
-                rest: bytes.slice(RECORD_HEADER_BYTES..),
-            },
-            replaced: vec![Replaced {
-                entry: old,
-                body_len,
-            }],
-            reserved_bytes,
-            done: sender,
+            expiry_s: record.expiry_s,
+        };
+        Ok(Some(self.submit_mark(
+            fingerprint,
+            &mark,
+            vec![known],
             guard,
-        });
-        done.moved_pieces += 1;
-        done.moved_bytes += body_len;
-        Ok(Some(answer))
+        )))
     }
 
-    /// Queues a tombstone to be moved, unless nothing is left that it outranks.
-    async fn move_tombstone(
+    /// Queues a tombstone, a trash or a restore record to be moved, unless nobody needs it any more.
+    async fn move_mark(
         &self,
         blob: &Blob<D::File>,
         entry: &FooterEntry,
         done: &mut Compaction,
-    ) -> Result<Option<Moving>, PutError> {
+    ) -> Result<Option<Answer>, PutError> {
         let record = &entry.record;
-        let satellite = blob.header.satellites[usize::from(record.satellite_slot)];
+        let satellite = blob.satellite_of(record);
         let fingerprint = self.fingerprinter.of(&satellite, &record.id);
-        let may_lie_unseen = self.has_rot || self.has_failed_writes.get();
-        let is_needed = may_lie_unseen
-            || self
-                .dead
-                .borrow()
-                .candidates(fingerprint)
-                .iter()
-                .any(|dead| dead.place().slot != blob.slot);
-        if !is_needed {
+        if !self.is_needed(record.kind, fingerprint, blob.slot) {
             return Ok(None);
         }
         let guard = self.locks.lock(fingerprint).await;
+        done.moved_marks += 1;
+        done.moved_tombstones += u64::from(record.kind == Kind::Tombstone);
+        self.submit_move(blob, record, Bytes::new(), Vec::new(), guard)
+            .map(Some)
+    }
+
+    /// Whether a record that is no piece must outlive its blob.
+    ///
+    /// A piece in the trash, or a live one, will be moved if it lies in this blob; one that does not count goes with the blob.
+    fn is_needed(&self, kind: Kind, fingerprint: u64, slot: u32) -> bool {
+        //= docs/format.md#record
+        match kind {
+            Kind::Piece => true,
+            Kind::Tombstone => self.may_reappear(fingerprint, slot),
+            Kind::Trash => {
+                self.trash.borrow().candidates(fingerprint).next().is_some()
+                    || self.may_reappear(fingerprint, slot)
+            }
+            Kind::Restore => {
+                self.may_lie_unseen()
+                    || !self.index.borrow().candidates(fingerprint).is_empty()
+                    || self.is_damaged_elsewhere(fingerprint, slot)
+            }
+        }
+    }
+
+    /// Queues a record as it is, sequence included.
+    fn submit_move(
+        &self,
+        blob: &Blob<D::File>,
+        record: &RecordHeader,
+        rest: Bytes,
+        replaced: Vec<Known>,
+        guard: KeyGuard,
+    ) -> Result<Answer, PutError> {
         self.check_open()?;
-        let reserved_bytes =
-            layout::round_to_step(RECORD_HEADER_BYTES as u64) + COMMIT_OVERHEAD_BYTES;
-        self.reserve_any(reserved_bytes);
-        let (sender, answer) = oneshot();
-        self.enqueue(Item {
-            fingerprint,
+        let satellite = blob.satellite_of(record);
+        Ok(self.submit(Order {
+            fingerprint: self.fingerprinter.of(&satellite, &record.id),
             satellite,
             class: blob.class,
             work: Work::Move {
                 record: *record,
-                rest: Bytes::new(),
+                rest,
             },
-            replaced: Vec::new(),
-            reserved_bytes,
-            done: sender,
+            replaced,
             guard,
-        });
-        done.moved_tombstones += 1;
-        Ok(Some(answer))
-    }
-
-    /// Takes a piece that will not move out of the index.
-    fn forget(&self, blob: &Blob<D::File>, fingerprint: u64, entry: Entry, body_len: u64) {
-        if self.index.borrow_mut().remove(fingerprint, entry) {
-            self.dead.borrow_mut().insert(fingerprint, entry);
-            blob.count_dead(body_len);
-            self.account(|space| {
-                space.live_bytes -= body_len;
-                space.dead_bytes += body_len;
-            });
-        }
+        }))
     }
 
     /// The bytes of a record, fewer if the file is shorter; small records are read many at once.
@@ -289,7 +351,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<(), PutError> {
         let tally = blob.tally.get();
         assert_eq!(
-            (tally.live_count, tally.live_bytes),
+            (tally.live_count, tally.trash_count),
             (0, 0),
             "a piece of {} was not moved",
             blob.id
@@ -300,17 +362,15 @@ impl<D: Disk> Store<D> {
         }
         self.blobs.borrow_mut()[blob.slot as usize] = None;
         let (mut body_bytes, mut record_bytes) = (0, 0);
-        for FooterEntry { offset, record } in &footer.entries {
+        for entry in &footer.entries {
+            let record = &entry.record;
             record_bytes += record.record_len();
             body_bytes += u64::from(record.body_len);
             if record.kind == Kind::Piece {
-                let satellite = &blob.header.satellites[usize::from(record.satellite_slot)];
-                let place = Place {
-                    slot: blob.slot,
-                    offset: *offset,
-                };
-                let entry = Entry::new(place, record.record_len());
-                let fingerprint = self.fingerprinter.of(satellite, &record.id);
+                let fingerprint = self
+                    .fingerprinter
+                    .of(&blob.satellite_of(record), &record.id);
+                let entry = blob.known(entry).entry;
                 self.dead.borrow_mut().remove(fingerprint, entry);
             }
         }
@@ -343,30 +403,34 @@ impl Drop for Turn<'_> {
     }
 }
 
-type Moving = Receiver<Result<(), PutError>>;
-
-async fn settle(moves: &mut Vec<Moving>) -> Result<(), PutError> {
-    for answer in moves.drain(..) {
-        answer.receive().await.unwrap_or(Err(PutError::Closed))?;
-    }
-    Ok(())
-}
-
-/// Whether a record is what the footer says, and every check of it holds.
-fn is_whole<F>(bytes: &[u8], blob: &Blob<F>, entry: &FooterEntry) -> bool {
+/// Whether a record is what its footer or list says, and every check of it holds.
+pub(crate) fn check_record<F>(
+    bytes: &[u8],
+    blob: &Blob<F>,
+    entry: &FooterEntry,
+) -> Result<(), Damage> {
     let record = &entry.record;
-    if bytes.len() as u64 != record.record_len() {
-        return false;
-    }
     let header = RecordHeader::parse(bytes, &blob.check, blob.id, entry.offset);
     if header != Some(Found::Record(*record)) {
-        return false;
+        return Err(Damage::RecordHeader);
     }
-    let (body, trailer) = bytes[RECORD_HEADER_BYTES..].split_at(record.body_len as usize);
-    let body_len = u64::from(record.body_len);
-    let Some(trailer) = Trailer::parse(trailer, body_len, usize::from(record.path_len)) else {
-        return false;
-    };
-    let mut shares = body.chunks(SHARE_BYTES).zip(&trailer.crcs);
-    shares.all(|(share, crc)| crc32fast::hash(share) == *crc)
+    if record.kind != Kind::Piece {
+        return Ok(());
+    }
+    let rest = &bytes[RECORD_HEADER_BYTES..];
+    let (body, trailer) = rest
+        .split_at_checked(record.body_len as usize)
+        .ok_or(Damage::Trailer)?;
+    let trailer = Trailer::parse(trailer, body.len() as u64, usize::from(record.path_len))
+        .ok_or(Damage::Trailer)?;
+    for (share, (bytes, crc)) in (0..).zip(body.chunks(SHARE_BYTES).zip(&trailer.crcs)) {
+        if crc32fast::hash(bytes) != *crc {
+            return Err(Damage::Share(share));
+        }
+    }
+    // The root of a one-share piece is not stored: it is the hash of these very bytes.
+    match trailer.root {
+        Some(root) if blake3::hash(body) != root => Err(Damage::Root),
+        _ => Ok(()),
+    }
 }

@@ -6,7 +6,11 @@
 pub struct StoreCounters {
     /// Pieces held now.
     pub pieces: u64,
-    /// Bytes that the index takes in memory.
+    /// Pieces in the trash now.
+    pub trashed: u64,
+    /// Damaged pieces out of service now.
+    pub damaged: u64,
+    /// Bytes that the index takes in memory, trash and dead records included.
     pub index_bytes: u64,
     /// Pieces stored anew: puts answered [`Stored::New`](crate::Stored::New).
     pub pieces_stored: u64,
@@ -14,6 +18,10 @@ pub struct StoreCounters {
     pub piece_bytes_stored: u64,
     /// Tombstones made durable.
     pub tombstones: u64,
+    /// Trash records made durable.
+    pub pieces_trashed: u64,
+    /// Restore records made durable.
+    pub pieces_restored: u64,
     /// Puts and deletes answered as durable, each after the sync that covers it.
     pub acks: u64,
     /// Puts answered [`Stored::Already`](crate::Stored::Already).
@@ -36,7 +44,7 @@ pub struct StoreCounters {
     pub blobs_removed: u64,
     /// Bytes of their files.
     pub removed_bytes: u64,
-    /// Pieces that compaction found damaged, and could not move.
+    /// Pieces found damaged by reads, scrub and compaction.
     pub pieces_lost: u64,
     /// Shares read and verified.
     pub shares_read: u64,

@@ -143,4 +143,10 @@ pub enum Damage {
     /// One share of a piece.
     #[error("share {0}")]
     Share(u32),
+    /// The body of a piece, though each share passes its check: it does not hash to the root.
+    #[error("the root of a piece")]
+    Root,
+    /// A record that the disk cannot read, though it reads others of the blob.
+    #[error("an unreadable record")]
+    Unreadable,
 }

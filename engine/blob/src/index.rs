@@ -6,6 +6,7 @@
 //! A partition is 64 sorted hash tables that grow alone and by a fifth at a time, so that growing costs neither a pause nor a second copy of
 //! the index: a piece takes 12 bytes and its part of the gaps, 13.6 to 16.9 in all from some ten thousand pieces on (`a_piece_takes_few_bytes_at_every_size`).
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::layout::STEP_BYTES;
@@ -91,12 +92,15 @@ pub(crate) struct Place {
 }
 
 /// Place and length class of a record in 8 bytes: slot (24 bits), offset / 64 (32), class (8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry(u64);
 
 impl Entry {
     /// No entry: nothing lies at the start of a blob but its header.
     const NONE: Self = Self(0);
+
+    /// Above all entries.
+    const LAST: Self = Self(u64::MAX);
 }
 
 /// Most blobs of one store: what an entry's slot can say.
@@ -217,6 +221,12 @@ impl Index {
         let (table, tag) = place_of(fingerprint);
         let table = &self.partitions[table / TABLE_COUNT].tables[table % TABLE_COUNT];
         table.entries[table.run(tag)].to_vec()
+    }
+
+    pub(crate) fn contains(&self, fingerprint: u64, entry: Entry) -> bool {
+        let (table, tag) = place_of(fingerprint);
+        let table = &self.partitions[table / TABLE_COUNT].tables[table % TABLE_COUNT];
+        table.entries[table.run(tag)].contains(&entry)
     }
 
     pub(crate) fn insert(&mut self, fingerprint: u64, entry: Entry) {
@@ -352,6 +362,58 @@ impl Table {
             spread.entries[at] = entry;
         }
         Some(spread)
+    }
+}
+
+/// Entries of which more must be known than where they are: few pieces, and more bytes for each.
+///
+/// A tree of (fingerprint, entry): some 40 bytes a piece with what is kept of it.
+#[derive(Debug)]
+pub(crate) struct Aside<T> {
+    entries: BTreeMap<(u64, Entry), T>,
+}
+
+impl<T> Default for Aside<T> {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+        }
+    }
+}
+
+impl<T: Copy> Aside<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes that it takes in memory, were its nodes two thirds full.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.entries.len() * (size_of::<(u64, Entry)>() + size_of::<T>()) * 3 / 2
+    }
+
+    pub(crate) fn insert(&mut self, fingerprint: u64, entry: Entry, value: T) {
+        self.entries.insert((fingerprint, entry), value);
+    }
+
+    pub(crate) fn remove(&mut self, fingerprint: u64, entry: Entry) -> Option<T> {
+        self.entries.remove(&(fingerprint, entry))
+    }
+
+    pub(crate) fn of(&self, fingerprint: u64, entry: Entry) -> Option<T> {
+        self.entries.get(&(fingerprint, entry)).copied()
+    }
+
+    /// All records that may be the piece.
+    pub(crate) fn candidates(&self, fingerprint: u64) -> impl Iterator<Item = (Entry, T)> {
+        self.entries
+            .range((fingerprint, Entry::NONE)..=(fingerprint, Entry::LAST))
+            .map(|(&(_, entry), &value)| (entry, value))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Entry, T)> {
+        self.entries
+            .iter()
+            .map(|(&(fingerprint, entry), &value)| (fingerprint, entry, value))
     }
 }
 

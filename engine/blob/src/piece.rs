@@ -6,7 +6,12 @@
 use bytes::Bytes;
 
 use crate::error::BadPiece;
+use crate::header::ExpiryClass;
+use crate::index::{Entry, Place};
 use crate::layout::{self, BODY_BYTES_MAX, PATH_LEN_MAX};
+use crate::marks::Mark;
+use crate::record::Kind;
+use crate::states::{self, Known};
 
 /// A piece to store, already verified by the caller.
 #[derive(Clone, Debug)]
@@ -100,8 +105,12 @@ pub struct Piece {
     pub created_s: u32,
     /// When the piece expires, seconds since 1970; 0 = never.
     pub expiry_s: u32,
+    /// Since when it is in the trash, seconds since 1970; `None`: it is not.
+    pub(crate) trashed_s: Option<u32>,
+    /// Its blob's.
+    pub(crate) class: ExpiryClass,
     /// Where the record is.
-    pub(crate) place: crate::index::Place,
+    pub(crate) place: Place,
     /// CRC-32 of each share.
     pub(crate) crcs: Vec<u32>,
     /// The body, where reading header and trailer brought it along.
@@ -109,6 +118,36 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// Whether it has expired, or its days in the trash are over, by this time.
+    pub(crate) fn is_gone(&self, now_s: u32) -> bool {
+        states::is_expired(self.expiry_s, now_s)
+            || self
+                .trashed_s
+                .is_some_and(|since_s| states::is_over(since_s, now_s))
+    }
+
+    /// Its record, with what that counts for.
+    pub(crate) fn known(&self) -> Known {
+        let record_len = layout::piece_record_len(self.body_len, self.path.len());
+        Known {
+            entry: Entry::new(self.place, record_len),
+            body_len: self.body_len,
+            expiry_s: self.expiry_s,
+        }
+    }
+
+    /// A record about this piece.
+    pub(crate) fn mark(&self, kind: Kind, now_s: u32) -> Mark {
+        Mark {
+            kind,
+            satellite: self.satellite,
+            id: self.id,
+            now_s,
+            class: self.class,
+            expiry_s: self.expiry_s,
+        }
+    }
+
     /// Shares of the piece, at least 1.
     #[must_use]
     pub fn share_count(&self) -> u32 {

@@ -9,14 +9,15 @@ use bytes::Bytes;
 
 use crate::blobs::Blob;
 use crate::buffer::IoBuffer;
-use crate::commit::Replaced;
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, GetError};
 use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
 use crate::layout::{self, RECORD_HEADER_BYTES, SHARE_BYTES};
+use crate::names::Name;
 use crate::piece::Piece;
 use crate::record::{Found, Kind, RecordHeader, Trailer};
+use crate::states::{Known, State};
 use crate::store::Store;
 
 /// A record up to this long is read whole when its piece is looked up, so a small piece costs one read.
@@ -37,16 +38,25 @@ pub(crate) struct Lookup {
     pub(crate) piece: Option<Piece>,
     /// Index entries whose records are certainly this piece's.
     pub(crate) confirmed: Vec<Confirmed>,
+    /// Those of them that are damaged.
+    damaged: Vec<(Known, Damage)>,
     /// Damage met on the way.
     pub(crate) error: Option<GetError>,
+}
+
+impl Lookup {
+    /// The records that are certainly this piece's.
+    pub(crate) fn known(&self) -> Vec<Known> {
+        let confirmed = self.confirmed.iter();
+        confirmed.map(|confirmed| confirmed.known).collect()
+    }
 }
 
 /// A record that is certainly this piece's.
 #[derive(Clone, Copy)]
 pub(crate) struct Confirmed {
-    pub(crate) replaced: Replaced,
+    pub(crate) known: Known,
     pub(crate) class: ExpiryClass,
-    pub(crate) expiry_s: u32,
 }
 
 enum Loaded {
@@ -54,7 +64,7 @@ enum Loaded {
     Other,
     Whole(Box<Piece>, Confirmed),
     /// The piece's, but its trailer (or only share) is damaged.
-    Damaged(Confirmed, GetError),
+    Damaged(Confirmed, Damage),
     /// Nobody knows whose.
     Unknown(GetError),
     /// Compaction has moved it meanwhile.
@@ -82,13 +92,31 @@ impl Span {
 impl<D: Disk> Store<D> {
     /// Finds a piece: reads and verifies its header and trailer, and confirms its identity.
     ///
+    /// `now_s` is the satellite's time, seconds since 1970: what has expired by it, or was in the trash for 7 days, is not there. A
+    /// caller that does not know the time gives 0. A trashed piece that somebody reads comes back: its restore record is
+    /// queued, the read does not wait for it, and [`take_revived`](Self::take_revived) names it.
+    ///
     /// # Errors
     ///
     /// [`GetError::NotFound`]; [`GetError::Corrupt`] if its record is damaged; [`GetError::Disk`] if the disk fails the read.
-    pub async fn piece(&self, satellite: &[u8; 32], id: &[u8; 32]) -> Result<Piece, GetError> {
+    pub async fn piece(
+        &self,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+        now_s: u32,
+    ) -> Result<Piece, GetError> {
         let lookup = self.look_up(satellite, id, false).await;
         if let Some(piece) = lookup.piece {
+            if piece.is_gone(now_s) {
+                return Err(GetError::NotFound);
+            }
+            if piece.trashed_s.is_some() {
+                self.revive(&piece, now_s);
+            }
             return Ok(piece);
+        }
+        for (known, damage) in &lookup.damaged {
+            self.take_out_of_service((*satellite, *id), known, *damage);
         }
         let error = lookup.error.unwrap_or(GetError::NotFound);
         self.note_damage(error);
@@ -113,7 +141,7 @@ impl<D: Disk> Store<D> {
         let end = (u64::from(shares.end) * SHARE_BYTES as u64).min(piece.body_len);
         let Some(blob) = self.blob(piece.place) else {
             // Compaction has moved it since it was looked up.
-            let moved = self.piece(&piece.satellite, &piece.id).await?;
+            let moved = self.piece(&piece.satellite, &piece.id, 0).await?;
             let is_same = (moved.root, moved.commitment) == (piece.root, piece.commitment);
             if !is_same || self.blob(moved.place).is_none() {
                 return Err(GetError::NotFound);
@@ -139,7 +167,9 @@ impl<D: Disk> Store<D> {
             };
             let found = parts.next().unwrap_or_default();
             if found.len() != wanted || crc32fast::hash(found) != piece.crcs[share as usize] {
-                let error = corrupt(&blob, piece.place, Damage::Share(share));
+                let damage = Damage::Share(share);
+                self.take_out_of_service((piece.satellite, piece.id), &piece.known(), damage);
+                let error = corrupt(&blob, piece.place, damage);
                 self.note_damage(error);
                 return Err(error);
             }
@@ -154,7 +184,7 @@ impl<D: Disk> Store<D> {
         // A piece that compaction moves while it is looked for is looked for again. It moves at most once in the time of a few
         // reads, so the bound is never met.
         for _ in 0..LOOKUPS_MAX {
-            let candidates = self.index.borrow().candidates(fingerprint);
+            let candidates = self.candidates(fingerprint);
             if let Some(lookup) = self.try_candidates(candidates, satellite, id, all).await {
                 return lookup;
             }
@@ -165,14 +195,14 @@ impl<D: Disk> Store<D> {
     /// `None` if one of them was moved meanwhile.
     async fn try_candidates(
         &self,
-        candidates: Vec<Entry>,
+        candidates: Vec<(Entry, State)>,
         satellite: &[u8; 32],
         id: &[u8; 32],
         all: bool,
     ) -> Option<Lookup> {
         let mut lookup = Lookup::default();
-        for entry in candidates {
-            match self.load(entry, satellite, id).await {
+        for (entry, state) in candidates {
+            match self.load(entry, state, satellite, id).await {
                 Ok(Loaded::Other) => {}
                 Ok(Loaded::Moved) => return None,
                 Ok(Loaded::Whole(piece, confirmed)) => {
@@ -182,9 +212,13 @@ impl<D: Disk> Store<D> {
                         break;
                     }
                 }
-                Ok(Loaded::Damaged(confirmed, error)) => {
+                Ok(Loaded::Damaged(confirmed, damage)) => {
                     lookup.confirmed.push(confirmed);
-                    lookup.error.get_or_insert(error);
+                    lookup.damaged.push((confirmed.known, damage));
+                    if let Some(blob) = self.blob(entry.place()) {
+                        let error = corrupt(&blob, entry.place(), damage);
+                        lookup.error.get_or_insert(error);
+                    }
                 }
                 Ok(Loaded::Unknown(error)) => {
                     lookup.error.get_or_insert(error);
@@ -200,6 +234,7 @@ impl<D: Disk> Store<D> {
     async fn load(
         &self,
         entry: Entry,
+        state: State,
         satellite: &[u8; 32],
         id: &[u8; 32],
     ) -> Result<Loaded, DiskError> {
@@ -235,10 +270,16 @@ impl<D: Disk> Store<D> {
         }
         let body_len = u64::from(header.body_len);
         let confirmed = Confirmed {
-            replaced: Replaced { entry, body_len },
+            known: Known {
+                entry,
+                body_len,
+                expiry_s: header.expiry_s,
+            },
             class: blob.class,
-            expiry_s: header.expiry_s,
         };
+        if let State::Damaged(damage) = state {
+            return Ok(Loaded::Damaged(confirmed, damage));
+        }
         let trailer_at = RECORD_HEADER_BYTES as u64 + body_len;
         let (trailer, body) = if is_small {
             let bytes = first.bytes();
@@ -261,10 +302,7 @@ impl<D: Disk> Store<D> {
             )
         };
         let Some(trailer) = trailer else {
-            return Ok(Loaded::Damaged(
-                confirmed,
-                corrupt(&blob, place, Damage::Trailer),
-            ));
+            return Ok(Loaded::Damaged(confirmed, Damage::Trailer));
         };
         let root = match (trailer.root, &body) {
             (Some(root), _) => root,
@@ -272,10 +310,7 @@ impl<D: Disk> Store<D> {
                 blake3::hash(body).into()
             }
             _ => {
-                return Ok(Loaded::Damaged(
-                    confirmed,
-                    corrupt(&blob, place, Damage::Share(0)),
-                ));
+                return Ok(Loaded::Damaged(confirmed, Damage::Share(0)));
             }
         };
         let piece = Piece {
@@ -288,6 +323,11 @@ impl<D: Disk> Store<D> {
             share_hashes: trailer.share_hashes,
             created_s: header.created_s,
             expiry_s: header.expiry_s,
+            trashed_s: match state {
+                State::Trash(since_s) => Some(since_s),
+                _ => None,
+            },
+            class: blob.class,
             place,
             crcs: trailer.crcs,
             body,
@@ -317,6 +357,39 @@ impl<D: Disk> Store<D> {
     /// `None` if compaction has removed it.
     pub(crate) fn blob(&self, place: Place) -> Option<Rc<Blob<D::File>>> {
         self.blobs.borrow()[place.slot as usize].clone()
+    }
+
+    /// Takes a damaged piece out of service, unless something else happens to it right now.
+    fn take_out_of_service(&self, name: Name, known: &Known, damage: Damage) {
+        let fingerprint = self.fingerprinter.of(&name.0, &name.1);
+        if let Some(_guard) = self.locks.try_lock(fingerprint) {
+            self.lose(fingerprint, name, known, damage);
+        }
+    }
+
+    /// The same for whoever holds the piece's lock. False if it was not in service.
+    pub(crate) fn lose(&self, fingerprint: u64, name: Name, known: &Known, damage: Damage) -> bool {
+        match self.state_of(fingerprint, known.entry) {
+            Some(State::Live | State::Trash(_)) => {}
+            _ => return false,
+        }
+        self.change(fingerprint, known, State::Damaged(damage));
+        self.count(|counters| counters.pieces_lost += 1);
+        self.lost.borrow_mut().push(name, damage);
+        true
+    }
+
+    /// Pieces found damaged by reads, scrub and compaction since the last call, satellite and piece id of each; at most 4,096, and
+    /// [`lost_overflow`](Self::lost_overflow) counts the others.
+    pub fn take_lost(&self) -> Vec<Name> {
+        let lost = self.lost.borrow_mut().take();
+        lost.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Damaged pieces that [`take_lost`](Self::take_lost) had no place for since the store was opened.
+    #[must_use]
+    pub fn lost_overflow(&self) -> u64 {
+        self.lost.borrow().overflow_count
     }
 
     fn note_damage(&self, error: GetError) {

@@ -21,9 +21,9 @@ const _: () = assert!(CHECK_AT + CHECK_BYTES == RECORD_HEADER_BYTES);
 pub(crate) enum Kind {
     Piece,
     Tombstone,
-    /// Written by no release yet; read as overhead.
+    /// The piece below it is in the trash from its `created` on.
     Trash,
-    /// Written by no release yet; read as overhead.
+    /// The piece below it is back.
     Restore,
 }
 

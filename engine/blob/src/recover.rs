@@ -6,7 +6,8 @@
 //! * Records of a group that is not known durable count only if all their CRCs hold.
 //! * After a bad group header every following block is tried for the next group, and every 64-byte step up to there for records;
 //!   after a bad record header every following step of the group. The keyed checks make that safe.
-//! * Of several records for one piece the highest sequence counts; a tombstone outranks every lower one.
+//! * Of several records for one piece the highest sequence counts; a tombstone outranks every lower one. The highest trash or restore
+//!   record above it says whether the piece is in the trash.
 //!
 //! Nothing is written here, and no disk byte makes it panic. Rules: docs/format.md section 6.
 
@@ -22,12 +23,13 @@ use crate::error::{Damage, OpenError};
 use crate::footer::{Footer, FooterEnd, FooterEntry};
 use crate::group::GroupHeader;
 use crate::header::{BlobHeader, NoHeader};
-use crate::index::{Entry, Fingerprinter, Fingerprints, Index, Place};
+use crate::index::{Aside, Entry, Fingerprinter, Fingerprints, Index, Place};
 use crate::layout::{self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, STEP_BYTES};
 use crate::poison::{Poison, WriteOperation};
 use crate::record::{Kind, RecordHeader};
 use crate::scan::{self, Group, Scanner, Stretch};
 use crate::space::Space;
+use crate::states::{State, Trashed};
 use crate::store::StoreOptions;
 
 /// What opening a directory found.
@@ -44,6 +46,8 @@ pub struct Recovery {
     pub groups: u64,
     /// Pieces in the index.
     pub pieces: u64,
+    /// Pieces in the trash, those whose 7 days are over among them.
+    pub trashed: u64,
     /// Valid tombstones.
     pub tombstones: u64,
     /// Bytes that a crash left unfinished; nothing in them was acked.
@@ -70,6 +74,7 @@ pub struct Rot {
 pub(crate) struct Recovered<F> {
     pub(crate) index: Index,
     pub(crate) dead: Index,
+    pub(crate) trash: Aside<Trashed>,
     pub(crate) blobs: Vec<Rc<Blob<F>>>,
     pub(crate) open_blobs: OpenBlobs<F>,
     pub(crate) satellites: Vec<[u8; 32]>,
@@ -85,9 +90,20 @@ pub(crate) struct Recovered<F> {
 /// The newest record of a piece so far.
 struct Latest {
     sequence: u64,
-    /// `None`: a tombstone.
+    /// `None`: a tombstone, or nothing yet but a mark.
     entry: Option<Entry>,
     body_len: u32,
+    expiry_s: u32,
+    mark: Mark,
+}
+
+/// The newest trash or restore record of a piece so far.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// 0: there is none.
+    sequence: u64,
+    /// `None`: a restore record.
+    trashed_s: Option<u32>,
 }
 
 /// What all blobs together add up to.
@@ -184,11 +200,13 @@ pub(crate) async fn recover<D: Disk>(
         .last()
         .map(|blob| blob.header.satellites.clone())
         .unwrap_or_default();
-    let index = tally.index(&blobs);
+    let (index, trash) = tally.index(&blobs);
     tally.report.pieces = index.len() as u64;
+    tally.report.trashed = trash.len() as u64;
     Ok(Recovered {
         index,
         dead: tally.dead,
+        trash,
         blobs,
         open_blobs,
         satellites,
@@ -340,18 +358,38 @@ impl Tally {
                 self.report.tombstones += 1;
                 None
             }
-            Kind::Trash | Kind::Restore => return,
+            Kind::Trash | Kind::Restore => None,
         };
-        let latest = Latest {
+        let mut latest = Latest {
             sequence: record.sequence,
             entry,
             body_len: record.body_len,
+            expiry_s: record.expiry_s,
+            mark: Mark::default(),
         };
+        if matches!(record.kind, Kind::Trash | Kind::Restore) {
+            latest.mark = Mark {
+                sequence: record.sequence,
+                trashed_s: (record.kind == Kind::Trash).then_some(record.created_s),
+            };
+            latest.sequence = 0;
+        }
         let wide = self.fingerprinter.wide(satellite, &record.id);
         let outranked = match self.latest.entry(wide) {
-            // Equal: one record twice, moved by compaction; the newer blob's stays.
-            Occupied(mut known) if latest.sequence >= known.get().sequence => known.insert(latest),
-            Occupied(_) => latest,
+            Occupied(mut known) => {
+                let known = known.get_mut();
+                if known.mark.sequence >= latest.mark.sequence {
+                    latest.mark = known.mark;
+                } else {
+                    known.mark = latest.mark;
+                }
+                // Equal: one record twice, moved by compaction; the newer blob's stays.
+                if latest.sequence >= known.sequence {
+                    std::mem::replace(known, latest)
+                } else {
+                    latest
+                }
+            }
             Vacant(unknown) => {
                 unknown.insert(latest);
                 return;
@@ -362,17 +400,32 @@ impl Tally {
         }
     }
 
-    fn index<F>(&mut self, blobs: &[Rc<Blob<F>>]) -> Index {
+    fn index<F>(&mut self, blobs: &[Rc<Blob<F>>]) -> (Index, Aside<Trashed>) {
         let mut index = Index::default();
+        let mut trash = Aside::default();
         for (wide, latest) in std::mem::take(&mut self.latest) {
-            if let Some(entry) = latest.entry {
-                index.insert(self.fingerprinter.narrow(wide), entry);
-                blobs[entry.place().slot as usize].count_live(u64::from(latest.body_len));
-                self.space.live_bytes += u64::from(latest.body_len);
+            let Some(entry) = latest.entry else { continue };
+            let fingerprint = self.fingerprinter.narrow(wide);
+            let body_len = u64::from(latest.body_len);
+            let mark = latest.mark;
+            //= docs/format.md#record
+            let trashed_s = mark.trashed_s.filter(|_| mark.sequence > latest.sequence);
+            let state = trashed_s.map_or(State::Live, State::Trash);
+            if let Some(since_s) = trashed_s {
+                let trashed = Trashed {
+                    since_s,
+                    body_len: latest.body_len,
+                };
+                trash.insert(fingerprint, entry, trashed);
+                self.space.trash_bytes += body_len;
+            } else {
+                index.insert(fingerprint, entry);
+                self.space.live_bytes += body_len;
             }
+            blobs[entry.place().slot as usize].enter(state, body_len, latest.expiry_s);
         }
-        self.space.dead_bytes = self.body_bytes - self.space.live_bytes;
-        index
+        self.space.dead_bytes = self.body_bytes - self.space.live_bytes - self.space.trash_bytes;
+        (index, trash)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where the bytes of the blobs went: an equation that must add up.
 //!
-//! `live + dead + overhead + padding + headers + skipped = files`, and the tests hold the sum against the files themselves.
+//! `live + trash + dead + overhead + padding + headers + skipped = files`, and the tests hold the sum against the files themselves.
 
 /// Bytes of a store, by use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,9 +9,12 @@ pub struct Space {
     pub capacity_bytes: u64,
     /// What the disk can still take, as last asked.
     pub disk_free_bytes: u64,
-    /// Bodies of pieces that can be read.
+    /// Bodies of pieces that can be read, those included that have expired and were not yet compacted away: nobody counts them,
+    /// since that would take the expiry of each piece in memory.
     pub live_bytes: u64,
-    /// Bodies of pieces that were deleted or replaced.
+    /// Bodies of trashed pieces, those included whose 7 days are over until the next compaction looks.
+    pub trash_bytes: u64,
+    /// Bodies of pieces that were deleted, replaced, or are damaged and out of service.
     pub dead_bytes: u64,
     /// Record headers, trailers, tombstones and group headers.
     pub overhead_bytes: u64,
@@ -32,6 +35,7 @@ impl Space {
     #[must_use]
     pub fn adds_up(&self) -> bool {
         self.live_bytes
+            + self.trash_bytes
             + self.dead_bytes
             + self.overhead_bytes
             + self.padding_bytes

@@ -11,19 +11,23 @@ use crate::blobs::{OpenBlobs, Slots};
 use crate::commit::{Item, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
-use crate::error::{OpenError, PutError};
-use crate::footer::{self, BLOB_RECORDS_MAX};
+use crate::error::{Damage, OpenError, PutError};
+use crate::footer::{self, BLOB_RECORDS_MAX, FooterEntry};
 use crate::header::ExpiryClass;
-use crate::index::{Fingerprinter, Index};
+use crate::index::{Aside, Fingerprinter, Index};
 use crate::layout::{
-    self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, PATH_LEN_MAX,
-    RECORD_HEADER_BYTES, SATELLITES_MAX,
+    self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, PATH_LEN_MAX, SATELLITES_MAX,
 };
+use crate::marks::{self, Mark, Order};
+use crate::names::Names;
 use crate::piece::{NewPiece, Stored};
 use crate::poison::{Poison, PoisonCause};
+use crate::record::Kind;
 use crate::recover::{self, Recovery};
+use crate::revive::Revivals;
 use crate::space::Space;
-use crate::wait::{Event, KeyLocks, oneshot};
+use crate::states::Trashed;
+use crate::wait::{Event, KeyLocks};
 
 /// How a store behaves. Nothing of it is on disk.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +98,14 @@ pub struct Store<D: Disk> {
     pub(crate) index: RefCell<Index>,
     /// Piece records on disk that no longer count. A tombstone is needed for as long as one of them is there.
     pub(crate) dead: RefCell<Index>,
+    /// Trashed pieces. None of them is in `index`.
+    pub(crate) trash: RefCell<Aside<Trashed>>,
+    /// Pieces out of service, with what failed its check. None of them is in `index`.
+    pub(crate) damaged: RefCell<Aside<Damage>>,
+    pub(crate) revivals: Revivals,
+    pub(crate) lost: RefCell<Names<Damage>>,
+    /// The records of the sealed blob that is being scrubbed.
+    pub(crate) scrubbed: RefCell<Option<(BlobId, Rc<Vec<FooterEntry>>)>>,
     /// By slot. `None`: the blob was removed; slots are not used again.
     pub(crate) blobs: RefCell<Slots<D::File>>,
     /// The blob that takes the next group, per expiry class.
@@ -147,6 +159,11 @@ impl<D: Disk> Store<D> {
             salts,
             index: RefCell::new(recovered.index),
             dead: RefCell::new(recovered.dead),
+            trash: RefCell::new(recovered.trash),
+            damaged: RefCell::default(),
+            revivals: Revivals::default(),
+            lost: RefCell::default(),
+            scrubbed: RefCell::default(),
             open_blobs: RefCell::new(recovered.open_blobs),
             blobs: RefCell::new(recovered.blobs.into_iter().map(Some).collect()),
             satellites: RefCell::new(recovered.satellites),
@@ -187,8 +204,9 @@ impl<D: Disk> Store<D> {
 
     /// Stores a piece; returns once it is durable.
     ///
-    /// Never overwrites: the same id with the same root and commitment is [`Stored::Already`]. A stored copy that turns
-    /// out to be damaged is replaced by the new one.
+    /// Never overwrites: the same id with the same root and commitment is [`Stored::Already`]; if it was in the trash it is
+    /// restored first. A stored copy that turns out to be damaged is replaced by the new one, and so is one that
+    /// has expired or outlived its days in the trash by the time at which the new one was made.
     ///
     /// # Errors
     ///
@@ -200,9 +218,19 @@ impl<D: Disk> Store<D> {
         let fingerprint = self.fingerprinter.of(&piece.satellite, &piece.id);
         let guard = self.locks.lock(fingerprint).await;
         let lookup = self.look_up(&piece.satellite, &piece.id, false).await;
-        if let Some(stored) = lookup.piece {
+        let replaced = lookup.known();
+        // One that has expired, or whose time in the trash is over, is there no more.
+        if let Some(stored) = lookup
+            .piece
+            .filter(|stored| !stored.is_gone(piece.created_s))
+        {
             if stored.root != piece.root || stored.commitment != piece.commitment {
                 return Err(PutError::Conflict);
+            }
+            if stored.trashed_s.is_some() {
+                self.check_open()?;
+                let mark = stored.mark(Kind::Restore, piece.created_s);
+                marks::settle(self.submit_mark(fingerprint, &mark, replaced, guard)).await?;
             }
             self.count(|counters| counters.acks_again += 1);
             return Ok(Stored::Already);
@@ -210,32 +238,23 @@ impl<D: Disk> Store<D> {
         self.check_open()?;
         self.admit_satellite(&piece.satellite)?;
         let record_len = layout::piece_record_len(piece.body_len(), piece.path.len());
-        let reserved_bytes = layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES;
-        self.reserve(reserved_bytes, self.options.tombstone_reserve_bytes())?;
+        self.check_room(
+            layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES,
+            self.options.tombstone_reserve_bytes(),
+        )?;
         self.now_s.set(self.now_s.get().max(piece.created_s));
-        let (done, answer) = oneshot();
-        self.enqueue(Item {
+        let answer = self.submit(Order {
             fingerprint,
             satellite: piece.satellite,
             class: ExpiryClass::of(piece.created_s, piece.expiry_s),
-            replaced: lookup
-                .confirmed
-                .iter()
-                .map(|confirmed| confirmed.replaced)
-                .collect(),
+            replaced,
             work: Work::Put(piece),
-            reserved_bytes,
-            done,
             guard,
         });
-        answer
-            .receive()
-            .await
-            .unwrap_or(Err(PutError::Closed))
-            .map(|()| Stored::New)
+        marks::settle(answer).await.map(|()| Stored::New)
     }
 
-    /// Removes a piece; returns once that is durable. False: there was none.
+    /// Removes a piece, from the trash as well; returns once that is durable. False: there was none.
     ///
     /// After a write failed, an absent piece gets its tombstone all the same: the failed group may hold a record
     /// that the next opening would find.
@@ -261,35 +280,16 @@ impl<D: Disk> Store<D> {
             return Ok(false);
         }
         self.check_open()?;
-        let reserved_bytes =
-            layout::round_to_step(RECORD_HEADER_BYTES as u64) + COMMIT_OVERHEAD_BYTES;
-        self.reserve_any(reserved_bytes);
-        self.now_s.set(self.now_s.get().max(now_s));
-        let class = newest.map_or_else(|| ExpiryClass::of(0, 0), |newest| newest.class);
-        let (done, answer) = oneshot();
-        self.enqueue(Item {
-            fingerprint,
+        let mark = Mark {
+            kind: Kind::Tombstone,
             satellite: *satellite,
-            class,
-            work: Work::Delete {
-                id: *id,
-                created_s: now_s,
-                expiry_s: newest.map_or(0, |newest| newest.expiry_s),
-            },
-            replaced: lookup
-                .confirmed
-                .iter()
-                .map(|confirmed| confirmed.replaced)
-                .collect(),
-            reserved_bytes,
-            done,
-            guard,
-        });
-        answer
-            .receive()
-            .await
-            .unwrap_or(Err(PutError::Closed))
-            .map(|()| newest.is_some())
+            id: *id,
+            now_s,
+            class: newest.map_or_else(|| ExpiryClass::of(0, 0), |newest| newest.class),
+            expiry_s: newest.map_or(0, |newest| newest.known.expiry_s),
+        };
+        let answer = self.submit_mark(fingerprint, &mark, lookup.known(), guard);
+        marks::settle(answer).await.map(|()| newest.is_some())
     }
 
     /// Whether a piece of this body length would be taken now.
@@ -330,8 +330,12 @@ impl<D: Disk> Store<D> {
     pub fn counters(&self) -> StoreCounters {
         StoreCounters {
             pieces: self.index.borrow().len() as u64,
-            index_bytes: (self.index.borrow().memory_bytes() + self.dead.borrow().memory_bytes())
-                as u64,
+            trashed: self.trash.borrow().len() as u64,
+            damaged: self.damaged.borrow().len() as u64,
+            index_bytes: (self.index.borrow().memory_bytes()
+                + self.dead.borrow().memory_bytes()
+                + self.trash.borrow().memory_bytes()
+                + self.damaged.borrow().memory_bytes()) as u64,
             ..self.counters.get()
         }
     }
@@ -380,12 +384,6 @@ impl<D: Disk> Store<D> {
         {
             return Err(PutError::Full);
         }
-        Ok(())
-    }
-
-    fn reserve(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
-        self.check_room(bytes, spare_bytes)?;
-        self.reserve_any(bytes);
         Ok(())
     }
 

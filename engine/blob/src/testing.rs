@@ -4,11 +4,11 @@
 //! each seed and the same one again with the same. It knows no time: a task that nothing wakes is stuck, and that is reported.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 /// SplitMix64: small, seeded, good enough to draw faults with.
 #[derive(Clone, Debug)]
@@ -52,16 +52,7 @@ impl Random {
 
 /// Lets every other ready task run first.
 pub async fn yield_now() {
-    let mut has_yielded = false;
-    poll_fn(|context| {
-        if has_yielded {
-            return Poll::Ready(());
-        }
-        has_yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    crate::wait::yield_now().await;
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;

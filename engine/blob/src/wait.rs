@@ -57,6 +57,15 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
+    /// The value, if the sender is done; the receiver itself if not.
+    pub(crate) fn try_receive(self) -> Result<Option<T>, Self> {
+        if self.shared.is_closed.get() {
+            Ok(self.shared.value.take())
+        } else {
+            Err(self)
+        }
+    }
+
     /// The value, or `None` if the sender went away without one.
     pub(crate) async fn receive(self) -> Option<T> {
         poll_fn(|context| {
@@ -104,6 +113,20 @@ impl Event {
     }
 }
 
+/// Lets every other ready task run first.
+pub(crate) async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if has_yielded {
+            return Poll::Ready(());
+        }
+        has_yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// One lock a fingerprint: what happens to one piece happens in turn.
 ///
 /// Two pieces with one fingerprint only wait for each other needlessly. Whoever is woken first gets the lock; nothing starves
@@ -114,6 +137,19 @@ pub(crate) struct KeyLocks {
 }
 
 impl KeyLocks {
+    /// The lock, if nobody holds it.
+    pub(crate) fn try_lock(self: &Rc<Self>, fingerprint: u64) -> Option<KeyGuard> {
+        let mut held = self.held.borrow_mut();
+        if held.contains_key(&fingerprint) {
+            return None;
+        }
+        held.insert(fingerprint, Vec::new());
+        Some(KeyGuard {
+            locks: Rc::clone(self),
+            fingerprint,
+        })
+    }
+
     pub(crate) async fn lock(self: &Rc<Self>, fingerprint: u64) -> KeyGuard {
         poll_fn(|context| {
             let mut held = self.held.borrow_mut();

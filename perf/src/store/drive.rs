@@ -184,7 +184,7 @@ impl Session {
             let (store, take) = (Rc::clone(&store), Rc::clone(&take));
             let (satellite, id) = work.key(number_of(number));
             async move {
-                let piece = store.piece(&satellite, &id).await?;
+                let piece = store.piece(&satellite, &id, 0).await?;
                 let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
                 ensure!(bytes.len() == body_len, "a piece has another length");
                 take(&bytes);
@@ -198,7 +198,7 @@ impl Session {
     pub(super) async fn compare(&self, work: &Arc<Work>, total: u64, count: u64) -> Result<()> {
         for number in (0..total).step_by((total / count).max(1) as usize) {
             let (satellite, id) = work.key(number);
-            let piece = self.store.piece(&satellite, &id).await?;
+            let piece = self.store.piece(&satellite, &id, 0).await?;
             let bytes = self
                 .store
                 .read_shares(&piece, 0..piece.share_count())

@@ -75,9 +75,14 @@ where
             .try_reserve(held)
             .map_err(VerbError::from)?;
 
+        let expiry_time_s = self.permission().expiry_time_s(now_ms);
         let piece = self
             .store()
-            .piece(limit.satellite.as_bytes(), limit.piece_id.as_bytes())
+            .piece(
+                limit.satellite.as_bytes(),
+                limit.piece_id.as_bytes(),
+                expiry_time_s,
+            )
             .await
             .map_err(VerbError::from)?;
         if piece.body_len != shape.piece_len() {

@@ -102,7 +102,7 @@ fn check_disk_in(folder: &Path) -> bool {
         store.close().await;
         let store = open_store(&core, &path).await;
         assert_eq!(store.counters().pieces, 1);
-        let stored = store.piece(&[1; 32], &[3; 32]).await.unwrap();
+        let stored = store.piece(&[1; 32], &[3; 32], 0).await.unwrap();
         let body = store.read_shares(&stored, 0..4).await.unwrap();
         assert_eq!(body[..], piece(3, 50_000).body[0][..]);
         store.close().await;
@@ -166,7 +166,7 @@ fn a_disk_unmounted_under_a_store_is_never_replaced_by_what_lies_under_it() {
         assert_eq!(store.put(short_lived).await, Ok(Stored::New));
         assert_eq!(store.counters().blobs_created, 2);
         for id in [1, 2] {
-            let stored = store.piece(&[1; 32], &[id; 32]).await.unwrap();
+            let stored = store.piece(&[1; 32], &[id; 32], 0).await.unwrap();
             let body = store.read_shares(&stored, 0..4).await.unwrap();
             assert_eq!(body[..], piece(id, 50_000).body[0][..]);
         }
@@ -268,7 +268,7 @@ fn the_store_keeps_pieces_on_it_across_a_restart() {
     check(move |core| async move {
         let store = open_store(&core, &path).await;
         for index in 0..pieces {
-            let piece = store.piece(&[1; 32], &[index; 32]).await.unwrap();
+            let piece = store.piece(&[1; 32], &[index; 32], 0).await.unwrap();
             let shares = piece.body_len.div_ceil(16_384) as u32;
             let bytes = store.read_shares(&piece, 0..shares).await.unwrap();
             assert!(bytes[..] == body(index)[..], "piece {index}");

@@ -154,7 +154,7 @@ fn damaged_bodies_and_trailers_are_found_when_read() {
             damaged.disk.edit(BLOB, |bytes| bytes[at] ^= 4);
             let found = found.clone();
             let read = damaged.run(|store| async move {
-                let piece = store.piece(&found.satellite, &found.id).await?;
+                let piece = store.piece(&found.satellite, &found.id, 0).await?;
                 store.read_shares(&piece, 0..piece.share_count()).await
             });
             let offset = record.offset;

@@ -239,7 +239,7 @@ fn a_read_that_fails_costs_that_read_only() {
         let found = found.clone();
         let shares = world.run(|store| async move {
             let first = store
-                .piece(&SATELLITE, &id_of(1))
+                .piece(&SATELLITE, &id_of(1), 0)
                 .await
                 .map(|piece| piece.share_count());
             let shares = store

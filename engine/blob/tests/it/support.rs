@@ -127,7 +127,7 @@ impl World {
     }
 
     pub(crate) fn piece(&self, key: u64) -> Result<Piece, GetError> {
-        self.run(|store| async move { store.piece(&SATELLITE, &id_of(key)).await })
+        self.run(|store| async move { store.piece(&SATELLITE, &id_of(key), NOW_S).await })
     }
 
     /// The whole body, every share verified.
@@ -171,7 +171,7 @@ impl World {
 }
 
 pub(crate) async fn read_body(store: &Store<SimDisk>, key: u64) -> Result<Vec<u8>, GetError> {
-    let piece = store.piece(&SATELLITE, &id_of(key)).await?;
+    let piece = store.piece(&SATELLITE, &id_of(key), NOW_S).await?;
     let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
     assert_eq!(bytes.len() as u64, piece.body_len);
     Ok(bytes.to_vec())
@@ -181,7 +181,7 @@ pub(crate) async fn read_body(store: &Store<SimDisk>, key: u64) -> Result<Vec<u8
 pub(crate) fn check_same(world: &World, new: &NewPiece) {
     let (satellite, id) = (new.satellite, new.id);
     let (found, body) = world.run(|store| async move {
-        let found = store.piece(&satellite, &id).await.unwrap();
+        let found = store.piece(&satellite, &id, NOW_S).await.unwrap();
         let body = store
             .read_shares(&found, 0..found.share_count())
             .await

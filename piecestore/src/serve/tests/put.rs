@@ -31,7 +31,7 @@ async fn assert_not_stored(world: &World, segment: &Segment) {
     let found = world
         .service
         .store()
-        .piece(world.satellite.as_bytes(), segment.id.as_bytes())
+        .piece(world.satellite.as_bytes(), segment.id.as_bytes(), 0)
         .await;
     assert_eq!(found.map(|_| ()), Err(GetError::NotFound));
 }
@@ -55,7 +55,7 @@ fn pieces_of_every_shape_are_stored_and_receipted() {
 
             let store = world.service.store();
             let piece = store
-                .piece(world.satellite.as_bytes(), segment.id.as_bytes())
+                .piece(world.satellite.as_bytes(), segment.id.as_bytes(), 0)
                 .await
                 .unwrap();
             assert_eq!(piece.path, segment.path);
@@ -92,7 +92,7 @@ fn an_expiry_is_receipted_exactly_and_stored_rounded_up() {
         assert_eq!(receipt.piece_expiry_ms, piece_expiry_ms);
         let store = world.service.store();
         let piece = store
-            .piece(world.satellite.as_bytes(), segment.id.as_bytes())
+            .piece(world.satellite.as_bytes(), segment.id.as_bytes(), 0)
             .await
             .unwrap();
         assert_eq!(u64::from(piece.expiry_s), piece_expiry_ms / 1000 + 1);
@@ -642,7 +642,7 @@ fn a_failed_sync_gives_no_receipt_and_closes_the_store_for_writing() {
         let piece = world
             .service
             .store()
-            .piece(world.satellite.as_bytes(), kept.id.as_bytes())
+            .piece(world.satellite.as_bytes(), kept.id.as_bytes(), 0)
             .await
             .unwrap();
         assert_eq!(piece.root, kept.tree.root, "reads go on");
@@ -679,7 +679,7 @@ fn a_disk_that_fails_at_any_operation_never_gives_a_receipt_for_nothing() {
             for segment in acked {
                 let store = after.service.store();
                 let piece = store
-                    .piece(after.satellite.as_bytes(), segment.id.as_bytes())
+                    .piece(after.satellite.as_bytes(), segment.id.as_bytes(), 0)
                     .await
                     .unwrap();
                 assert_eq!(
@@ -721,7 +721,7 @@ fn acked_pieces_survive_a_crash_in_the_middle_of_many_puts() {
             for segment in &acked {
                 let store = after.service.store();
                 let piece = store
-                    .piece(after.satellite.as_bytes(), segment.id.as_bytes())
+                    .piece(after.satellite.as_bytes(), segment.id.as_bytes(), 0)
                     .await
                     .unwrap();
                 let body = store
