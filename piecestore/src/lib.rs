@@ -12,6 +12,7 @@ pub mod check_in;
 pub mod cli;
 pub mod config;
 pub mod directory;
+pub mod gc;
 pub mod limits;
 pub mod node;
 pub mod offline;

@@ -119,8 +119,16 @@ fn report(
 fn parts(space: &SpaceFigures) -> [(&'static str, u64, &'static str); 7] {
     [
         ("live", space.live_bytes, "pieces that can be read"),
-        ("trash", space.trash_bytes, "unwanted pieces, kept for 7 days"),
-        ("dead", space.dead_bytes, "pieces deleted, replaced or damaged"),
+        (
+            "trash",
+            space.trash_bytes,
+            "unwanted pieces, kept for 7 days",
+        ),
+        (
+            "dead",
+            space.dead_bytes,
+            "pieces deleted, replaced or damaged",
+        ),
         (
             "overhead",
             space.overhead_bytes,

@@ -22,7 +22,10 @@ pub(crate) async fn run<D: Disk, E: Executor + Clock>(
 ) {
     loop {
         let begun = executor.now();
-        let pause = match store.compact(permission.expiry_time_s(executor.now_ms())).await {
+        let pause = match store
+            .compact(permission.expiry_time_s(executor.now_ms()))
+            .await
+        {
             Ok(Some(done)) => {
                 tracing::info!(%node, removed_bytes = done.removed_bytes, moved_bytes = done.moved_bytes, "compacted a blob");
                 for (satellite, id) in &done.lost {
