@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use strand_protocol::pb::satellite_request::Verb;
 use strand_protocol::pb::satellite_response::Answer;
-use strand_protocol::{Code, Limit, PieceFilter, PieceId, pb};
+use strand_protocol::{Code, PieceFilter, PieceId, pb};
 use strand_transport::{Dialer, SATELLITE_ALPN};
 
 use crate::network::{Client, Network, Refused, now_ms, scheme};
@@ -107,7 +107,7 @@ async fn every_node_is_told_what_it_should_hold() {
     let client = network.client().await;
     client.create_bucket("bucket").await;
     let kept = put(&network, &client, "kept").await;
-    let deleted = put(&network, &client, "deleted").await;
+    put(&network, &client, "deleted").await;
     let checked_in = network.nodes[0].check_in(&network.running, |_| {}).await;
     assert_eq!(checked_in.filters, None, "nothing was collected yet");
     let delete = pb::DeleteObject {
@@ -136,11 +136,6 @@ async fn every_node_is_told_what_it_should_hold() {
             let id = piece_id(&network, &client, limit);
             assert!(filter.contains(id.as_bytes()));
         }
-        for limit in deleted.iter().chain(&kept[8..]).filter(here) {
-            // By mistake 1 time in 256; told from one that is really there by the count.
-            let id = piece_id(&network, &client, limit);
-            let _ = filter.contains(id.as_bytes());
-        }
     }
     assert_eq!(
         contained, 8,
@@ -159,12 +154,8 @@ async fn an_open_upload_holds_the_snapshot_back() {
     let begun = client.begin_segment(&stream_id, 0, PLAIN_LEN).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
     gc(&network, &[]).await;
-    let filter = newest(&mut network, number(&network, &begun[0])).await;
-    for limit in &begun {
-        let limit = Limit::parse(&limit.limit).unwrap();
-        let key = network.nodes[0].limit_key(limit.epoch());
-        let _ = key;
-    }
+    let node = number(&network, &begun[0]);
+    let filter = newest(&mut network, node).await;
     let issued_ms = |limit: &pb::PieceLimit| {
         network
             .node(&limit.node_id)
@@ -181,7 +172,6 @@ async fn an_open_upload_holds_the_snapshot_back() {
         .unwrap();
     client.commit_object(&stream_id, PLAIN_LEN).await.unwrap();
     gc(&network, &[]).await;
-    let node = number(&network, &begun[0]);
     let filter = newest(&mut network, node).await;
     assert!(filter.scope().snapshot_ms > earliest_ms);
     let id = piece_id(&network, &client, &begun[0]);
