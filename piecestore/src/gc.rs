@@ -228,6 +228,9 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
     async fn collect(&self, announced: Announced) {
         let Announced { run, part_count } = announced;
         let node = self.node;
+        if self.store.is_read_only() {
+            return self.reports.postpone();
+        }
         let mut outcome = pb::CollectOutcome {
             run,
             ..Default::default()

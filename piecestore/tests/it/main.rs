@@ -8,6 +8,7 @@ mod limits;
 mod mount;
 mod node;
 mod space;
+mod trash;
 mod vanish;
 mod verify;
 mod world;
