@@ -271,7 +271,8 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::GetSegment(_) => "GetSegment",
         Verb::ListObjects(_) => "ListObjects",
         Verb::DeleteObject(_) => "DeleteObject",
-        Verb::CheckIn(_) | Verb::FetchFilter(_) => "CheckIn",
+        Verb::CheckIn(_) => "CheckIn",
+        Verb::FetchFilter(_) => "FetchFilter",
         Verb::Ping(_) => "Ping",
         Verb::AbortObject(_) => "AbortObject",
     }
