@@ -57,19 +57,19 @@ pub(crate) struct LeftOfSegment {
     pub(crate) healthy_count: usize,
 }
 
+/// Segments, and the place behind which to go on; `None` at the end.
+pub(crate) type SegmentPage = (Vec<(StreamId, SegmentRow)>, Option<(StreamId, Position)>);
+
 /// See the module's head.
 pub(crate) trait CollectionStore {
     /// When the oldest upload began that is not committed; `None` if there is none.
     fn oldest_open_upload(&self) -> impl Future<Output = StoreResult<Option<u64>>> + Send;
     /// Committed segments of all streams in the order of their keys, behind a place.
-    #[expect(clippy::type_complexity, reason = "a page and where the next begins")]
     fn segments_after(
         &self,
         after: Option<(StreamId, Position)>,
         count_max: usize,
-    ) -> impl Future<
-        Output = StoreResult<(Vec<(StreamId, SegmentRow)>, Option<(StreamId, Position)>)>,
-    > + Send;
+    ) -> impl Future<Output = StoreResult<SegmentPage>> + Send;
 
     /// Stores filters; nobody hears of them before [`announce`](Self::announce).
     fn put_filters(&self, filters: Vec<Filter>) -> impl Future<Output = StoreResult<()>> + Send;

@@ -18,7 +18,9 @@ use std::future::Future;
 
 use strand_protocol::{Position, ProjectId, StreamId};
 
-pub(crate) use self::collection::{CollectionStore, Filter, LeftOfSegment, Reports, Taken};
+pub(crate) use self::collection::{
+    CollectionStore, Filter, LeftOfSegment, Reports, SegmentPage, Taken,
+};
 pub(crate) use self::redb::RedbStore;
 use crate::core::list::ListQuery;
 use crate::core::refusal::Refusal;

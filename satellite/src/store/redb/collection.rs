@@ -11,12 +11,10 @@ use super::table::{
     segment_place_of,
 };
 use super::{LAST_RUN_KEY, RedbStore, query};
-use crate::core::row::{
-    CollectionRow, CollectionRun, LostPlacement, NodeNumber, Reported, SegmentRow,
-};
+use crate::core::row::{CollectionRow, CollectionRun, LostPlacement, NodeNumber, Reported};
 use crate::limits;
 use crate::store::{
-    CollectionStore, Filter, LeftOfSegment, Reports, StoreResult, Taken, convert, pb,
+    CollectionStore, Filter, LeftOfSegment, Reports, SegmentPage, StoreResult, Taken, convert, pb,
 };
 
 impl CollectionStore for RedbStore {
@@ -28,7 +26,7 @@ impl CollectionStore for RedbStore {
         &self,
         after: Option<(StreamId, Position)>,
         count_max: usize,
-    ) -> StoreResult<(Vec<(StreamId, SegmentRow)>, Option<(StreamId, Position)>)> {
+    ) -> StoreResult<SegmentPage> {
         self.read(move |tx| segments_after(tx, after, count_max))
             .await
     }
@@ -145,7 +143,7 @@ fn segments_after(
     tx: &ReadTx,
     after: Option<(StreamId, Position)>,
     count_max: usize,
-) -> StoreResult<(Vec<(StreamId, SegmentRow)>, Option<(StreamId, Position)>)> {
+) -> StoreResult<SegmentPage> {
     let (mut found, mut last) = (Vec::new(), None);
     let after = after.map(|(stream, position)| segment_key(stream, position));
     let lower = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
