@@ -94,6 +94,7 @@ impl World {
         let options = CoreOptions {
             index: 0,
             pin: None,
+            open_files_max: 64,
         };
         let core = piecestore::core::start(options, |core| run_nodes(core, inbox)).unwrap();
         let world = Self {
@@ -328,6 +329,8 @@ async fn run_nodes(core: Core, mut asks: Inbox<Ask>) {
                         let seat = piecestore::node::Seat {
                             directory: Directory::open(&dir).unwrap(),
                             board: Arc::new(Board::default()),
+                            is_spinning: false,
+                            turn: piecestore::hardware::DiskTurn::default(),
                         };
                         let node_id = seat.directory.config().node_id;
                         let node = Node::start(&core, seat, budgets).await.unwrap();
