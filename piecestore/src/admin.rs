@@ -1,6 +1,7 @@
 //! The socket in a node's directory through which its owner asks how it is.
 //!
-//! One connection is one question: a line `status`, `compact` (begins a job or joins the one that runs) or `job` (how far it is), and one
+//! One connection is one question: a line `status`, `compact` (begins a job or joins the one that runs), `job` (how far it is),
+//! `restore-trash` (begins to bring the trash back and answers with a number) or `restored NUMBER` (how far that is), and one
 //! JSON object back. The sockets are served by a thread of
 //! their own with plain blocking I/O, so that no owner's script ever costs a core anything but the figures themselves:
 //! the thread raises a number on the node's [`Board`], and the core, which looks ten times a second, puts the answer up.
@@ -39,6 +40,13 @@ const QUESTION_BYTES_MAX: u64 = 256;
 pub struct Board {
     /// What the owner asked the node to do.
     pub jobs: JobBoard,
+    status: Slip,
+    restore: Slip,
+}
+
+/// Questions of one kind, and the last answer.
+#[derive(Debug, Default)]
+struct Slip {
     asked: AtomicU64,
     shown: Mutex<Shown>,
     changed: Condvar,
@@ -75,8 +83,58 @@ pub enum AskError {
 }
 
 impl Board {
-    /// The number of the last question that has no answer yet. The core's side.
+    /// The number of the last question after the status that has no answer yet. The core's side.
     pub fn question(&self) -> Option<u64> {
+        self.status.question()
+    }
+
+    /// Answers all questions after the status up to that number. The core's side.
+    pub fn show(&self, question: u64, json: String) {
+        self.status.show(question, json);
+    }
+
+    /// The number of the last wish to have the trash back that is not fulfilled yet. The core's side.
+    pub fn restore_question(&self) -> Option<u64> {
+        self.restore.question()
+    }
+
+    /// Says how it went. The core's side.
+    pub fn show_restored(&self, question: u64, json: String) {
+        self.restore.show(question, json);
+    }
+
+    /// Asks to have the trash back; the number by which to ask how it went. The admin thread's side.
+    pub(crate) fn ask_restore(&self) -> u64 {
+        self.restore.begin()
+    }
+
+    /// How that went, once it is over. The admin thread's side.
+    pub(crate) fn restored(&self, question: u64) -> Option<String> {
+        self.restore.look(question)
+    }
+
+    /// What is answered to one line. The admin thread's side.
+    fn answer(&self, question: &str) -> String {
+        let (verb, number) = question.split_once(' ').unwrap_or((question, ""));
+        match (verb, number.parse()) {
+            ("status", _) => self
+                .status
+                .ask()
+                .unwrap_or_else(|| r#"{"error":"the core does not answer"}"#.to_owned()),
+            ("compact", _) => job_answer(&self.jobs.ask()),
+            ("job", _) => job_answer(&self.jobs.figures()),
+            // It may take long, and other nodes of the process have questions too.
+            ("restore-trash", _) => format!(r#"{{"number":{}}}"#, self.ask_restore()),
+            ("restored", Ok(number)) => self
+                .restored(number)
+                .unwrap_or_else(|| r#"{"waiting":true}"#.to_owned()),
+            _ => r#"{"error":"unknown question"}"#.to_owned(),
+        }
+    }
+}
+
+impl Slip {
+    fn question(&self) -> Option<u64> {
         let asked = self.asked.load(Ordering::Acquire);
         (asked
             > self
@@ -87,8 +145,7 @@ impl Board {
             .then_some(asked)
     }
 
-    /// Answers all questions up to that number. The core's side.
-    pub fn show(&self, question: u64, json: String) {
+    fn show(&self, question: u64, json: String) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown {
             answered: question,
             json,
@@ -96,9 +153,19 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// Asks and waits. The admin thread's side.
+    fn begin(&self) -> u64 {
+        self.asked.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The answer, if it is there.
+    fn look(&self, question: u64) -> Option<String> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        (question > 0 && shown.answered >= question).then(|| shown.json.clone())
+    }
+
+    /// Asks and waits.
     fn ask(&self) -> Option<String> {
-        let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let question = self.begin();
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let (shown, _) = self
             .changed
@@ -179,7 +246,8 @@ fn ask_for_job(directory: &Path, question: &str) -> Result<JobFigures, AskError>
     })
 }
 
-fn ask(directory: &Path, question: &str) -> Result<String, AskError> {
+/// Asks one question: one JSON object back.
+pub fn ask(directory: &Path, question: &str) -> Result<String, AskError> {
     let stream = with_short_path(directory, |path| UnixStream::connect(path))
         .map_err(|_| AskError::NotRunning(directory.to_owned()))?;
     let ask = || -> io::Result<String> {
@@ -205,14 +273,7 @@ fn answer(stream: UnixStream, board: &Board) -> io::Result<()> {
     stream.set_write_timeout(Some(QUESTION_WAIT))?;
     let mut question = String::new();
     BufReader::new((&stream).take(QUESTION_BYTES_MAX)).read_line(&mut question)?;
-    let answer = match question.trim_end() {
-        "status" => board
-            .ask()
-            .unwrap_or_else(|| r#"{"error":"the core does not answer"}"#.to_owned()),
-        "compact" => job_answer(&board.jobs.ask()),
-        "job" => job_answer(&board.jobs.figures()),
-        _ => r#"{"error":"unknown question"}"#.to_owned(),
-    };
+    let answer = board.answer(question.trim_end());
     (&stream).write_all(answer.as_bytes())
 }
 

@@ -11,13 +11,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_lite::future;
 use strand_protocol::limits::{CHECK_IN_INTERVAL, CLOCK_SKEW_MS, SATELLITE_FRAME_BYTES_MAX};
-use strand_protocol::pb::{satellite_request, satellite_response};
+use strand_protocol::pb::satellite_request::Verb;
+use strand_protocol::pb::satellite_response::Answer;
 use strand_protocol::{NodeId, pb};
 use strand_transport::SATELLITE_ALPN;
 
 use crate::config::{Config, HostPort};
 use crate::core::executor::{Clock, Executor, timeout};
+use crate::gc::{NEWS_PAUSE, Reports};
 use crate::limits::{CHECK_IN_RETRY, CHECK_IN_WAIT};
 use crate::permission::{EpochKeys, Permission};
 use crate::quic::{DialError, Endpoint};
@@ -35,6 +38,9 @@ const RESOLVE_POLL: Duration = Duration::from_millis(20);
 pub trait Line {
     /// Sends one check-in and waits for its answer.
     async fn check_in(&self, check_in: pb::CheckIn) -> Result<pb::CheckedIn, CheckInError>;
+
+    /// Asks for one filter: the bytes of an `SPF1`, if the satellite is honest.
+    async fn fetch_filter(&self, fetch: pb::FetchFilter) -> Result<Vec<u8>, CheckInError>;
 }
 
 /// The space a node reports.
@@ -85,7 +91,7 @@ pub enum CheckInError {
     #[error("the satellite's answer is unreadable: {0}")]
     Frame(#[from] FrameError),
     /// It said no.
-    #[error("the satellite refused the check-in: {0}")]
+    #[error("the satellite refused: {0}")]
     Refused(String),
     /// An answer to something else, or keys of the wrong length.
     #[error("the satellite's answer makes no sense")]
@@ -109,6 +115,8 @@ pub struct Reporter<'a, L, E, C> {
     pub permission: &'a Permission,
     /// Shown in `status`.
     pub standing: &'a RefCell<Standing>,
+    /// What else the satellite is told, and tells.
+    pub reports: &'a Reports,
     /// For waiting.
     pub executor: &'a E,
     /// Our wall clock.
@@ -120,27 +128,33 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
     pub async fn run(&self, space: impl Fn() -> ReportedSpace, random: impl Fn() -> u8) {
         let mut retry = CHECK_IN_RETRY;
         loop {
-            let wait = match self.once(space()).await {
+            let (wait, has_succeeded) = match self.once(space()).await {
                 Ok(()) => {
                     retry = CHECK_IN_RETRY;
-                    CHECK_IN_INTERVAL
+                    (CHECK_IN_INTERVAL, true)
                 }
                 Err(error) => {
                     self.failed(&error, retry);
                     let wait = retry;
                     retry = (2 * retry).min(CHECK_IN_INTERVAL);
-                    wait
+                    (wait, false)
                 }
             };
             // Up to an eighth less, so that a process' nodes and a network's do not march in step.
-            self.executor
-                .sleep(wait - wait * u32::from(random()) / (8 * 256))
-                .await;
+            let wait = wait - wait * u32::from(random()) / (8 * 256);
+            let pause = NEWS_PAUSE.min(wait);
+            self.executor.sleep(pause).await;
+            let rest = self.executor.sleep(wait - pause);
+            if has_succeeded {
+                future::or(rest, self.reports.news()).await;
+            } else {
+                rest.await;
+            }
         }
     }
 
     async fn once(&self, space: ReportedSpace) -> Result<(), CheckInError> {
-        let check_in = pb::CheckIn {
+        let mut check_in = pb::CheckIn {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             advertise: self.advertise(),
             capacity_bytes: space.capacity_bytes,
@@ -148,7 +162,9 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             free_bytes: space.free_bytes,
             now_ms: self.clock.now_ms(),
             started_ms: self.started_ms,
+            ..pb::CheckIn::default()
         };
+        self.reports.fill(&mut check_in);
         let answer = timeout(self.executor, CHECK_IN_WAIT, self.line.check_in(check_in)).await;
         let answer = answer.ok_or(CheckInError::TooSlow)??;
         let keys = answer
@@ -161,6 +177,7 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             .ok_or(CheckInError::Nonsense)?;
         self.permission
             .update(keys, answer.now_ms, self.clock.now_ms());
+        self.reports.answered(&answer);
         self.succeeded(answer);
         Ok(())
     }
@@ -268,10 +285,9 @@ impl<E: Executor> EndpointLine<E> {
             Ok(usable)
         }
     }
-}
 
-impl<E: Executor> Line for EndpointLine<E> {
-    async fn check_in(&self, check_in: pb::CheckIn) -> Result<pb::CheckedIn, CheckInError> {
+    /// One request over a connection of its own.
+    async fn ask(&self, verb: Verb) -> Result<Answer, CheckInError> {
         let mut failure = CheckInError::Resolve(self.address.clone());
         for address in self.addresses().await? {
             let connection = match self
@@ -288,21 +304,35 @@ impl<E: Executor> Line for EndpointLine<E> {
             let (mut send, mut recv) = connection.open().await?;
             let request = pb::SatelliteRequest {
                 macaroon: Vec::new(),
-                verb: Some(satellite_request::Verb::CheckIn(check_in)),
+                verb: Some(verb),
             };
             send_frame(&mut send, &request).await?;
             send.finish();
             let response: pb::SatelliteResponse =
                 read_frame(&mut recv, SATELLITE_FRAME_BYTES_MAX).await?;
             return match response.answer {
-                Some(satellite_response::Answer::CheckedIn(answer)) => Ok(answer),
-                Some(satellite_response::Answer::Error(error)) => {
-                    Err(CheckInError::Refused(error.message))
-                }
-                _ => Err(CheckInError::Nonsense),
+                Some(Answer::Error(error)) => Err(CheckInError::Refused(error.message)),
+                Some(answer) => Ok(answer),
+                None => Err(CheckInError::Nonsense),
             };
         }
         Err(failure)
+    }
+}
+
+impl<E: Executor> Line for EndpointLine<E> {
+    async fn check_in(&self, check_in: pb::CheckIn) -> Result<pb::CheckedIn, CheckInError> {
+        match self.ask(Verb::CheckIn(check_in)).await? {
+            Answer::CheckedIn(answer) => Ok(answer),
+            _ => Err(CheckInError::Nonsense),
+        }
+    }
+
+    async fn fetch_filter(&self, fetch: pb::FetchFilter) -> Result<Vec<u8>, CheckInError> {
+        match self.ask(Verb::FetchFilter(fetch)).await? {
+            Answer::FilterPart(part) => Ok(part.filter),
+            _ => Err(CheckInError::Nonsense),
+        }
     }
 }
 
@@ -374,6 +404,10 @@ mod tests {
             }
             Ok(self.answer.clone())
         }
+
+        async fn fetch_filter(&self, _: pb::FetchFilter) -> Result<Vec<u8>, CheckInError> {
+            Err(CheckInError::Nonsense)
+        }
     }
 
     fn answer() -> pb::CheckedIn {
@@ -388,6 +422,7 @@ mod tests {
             reachable: true,
             reason: String::new(),
             observed: "203.0.113.9:40000".to_owned(),
+            ..pb::CheckedIn::default()
         }
     }
 
@@ -430,6 +465,7 @@ mod tests {
                 started_ms: 77,
                 permission: &permission,
                 standing: &standing,
+                reports: &Reports::default(),
                 executor: &inner,
                 clock: &inner,
             };

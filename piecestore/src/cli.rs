@@ -1,4 +1,4 @@
-//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`, `compact`, `rebuild-index`, `move-dir`.
+//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`, `compact`, `rebuild-index`, `move-dir`, `restore-trash`.
 //!
 //! [`cli_main`] is the whole program, so that others can be this program: a test network starts itself again as a node.
 //! Errors are one sentence on standard error with the next step in it; exit code 1 for those, 2 for a misspelt command.
@@ -6,13 +6,14 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use strand_protocol::NodeId;
 
-use crate::admin::{AskError, ask_status};
+use crate::admin::{self, AskError};
 use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddress};
 use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
@@ -80,6 +81,24 @@ enum Verb {
                       same command goes on where it was. Until the last step the old directory is the node's and may be run."
     )]
     MoveDir(MoveOptions),
+    /// Bring back everything that garbage collection put into the trash of a running node.
+    #[command(
+        name = "restore-trash",
+        long_about = "Bring back everything that garbage collection put into the trash of a running node.\n\n\
+                      The satellite says which pieces a node should hold; the others go into the trash, where they stay for 7 days. \
+                      This undoes that, for when the satellite was wrong. The next collection trashes again what is still not wanted."
+    )]
+    RestoreTrash(RestoreOptions),
+}
+
+#[derive(Debug, Args)]
+struct RestoreOptions {
+    /// The node's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// One JSON object: how many pieces came back.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -189,7 +208,9 @@ enum CliError {
     Ask(#[from] AskError),
     #[error("node {node_id} is not running; `piecestore run --dir {path}` starts it")]
     NotRunning { node_id: NodeId, path: PathBuf },
-    #[error("the node cannot say how it is: {0}")]
+    #[error("the trash is still being brought back; the node's log says when that is done")]
+    RestoreSlow,
+    #[error("the node cannot answer: {0}")]
     Answer(String),
     #[error("{count} nodes in one process are too many; run at most {NODES_MAX} in each")]
     TooManyNodes { count: usize },
@@ -229,6 +250,7 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
+        Verb::RestoreTrash(options) => restore_trash(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -310,10 +332,11 @@ fn run(options: Run) -> Result<(), CliError> {
     Ok(())
 }
 
-fn status(options: &StatusOptions) -> Result<(), CliError> {
+/// Asks the process that serves a directory; the answer as it came, and parsed.
+fn ask_node(dir: &Path, question: &str) -> Result<(String, serde_json::Value), CliError> {
     // Before the socket: a directory that is none should be called so.
-    let config = Config::load(&options.dir)?;
-    let json = match ask_status(&options.dir) {
+    let config = Config::load(dir)?;
+    let json = match admin::ask(dir, question) {
         Ok(json) => json,
         Err(AskError::NotRunning(path)) => {
             return Err(CliError::NotRunning {
@@ -323,11 +346,44 @@ fn status(options: &StatusOptions) -> Result<(), CliError> {
         }
         Err(error) => return Err(error.into()),
     };
-    let status: serde_json::Value =
+    let answer: serde_json::Value =
         serde_json::from_str(&json).map_err(|error| CliError::Answer(error.to_string()))?;
-    if let Some(error) = status.get("error").and_then(serde_json::Value::as_str) {
-        return Err(CliError::Answer(error.to_owned()));
+    match answer.get("error").and_then(serde_json::Value::as_str) {
+        Some(error) => Err(CliError::Answer(error.to_owned())),
+        None => Ok((json, answer)),
     }
+}
+
+fn restore_trash(options: &RestoreOptions) -> Result<(), CliError> {
+    let (_, begun) = ask_node(&options.dir, "restore-trash")?;
+    let question = format!("restored {}", begun["number"]);
+    let began = Instant::now();
+    let (json, answer) = loop {
+        let (json, answer) = ask_node(&options.dir, &question)?;
+        if answer.get("waiting").is_none() {
+            break (json, answer);
+        }
+        if began.elapsed() > RESTORE_WAIT {
+            return Err(CliError::RestoreSlow);
+        }
+        std::thread::sleep(RESTORE_LOOK_PERIOD);
+    };
+    if options.json {
+        print_line(&json)
+    } else {
+        print_line(&format!(
+            "{} pieces came back from the trash",
+            answer["restored"]
+        ))
+    }
+}
+
+/// How long `restore-trash` waits, and how often it looks.
+const RESTORE_WAIT: Duration = Duration::from_secs(3_600);
+const RESTORE_LOOK_PERIOD: Duration = Duration::from_millis(100);
+
+fn status(options: &StatusOptions) -> Result<(), CliError> {
+    let (json, status) = ask_node(&options.dir, "status")?;
     if options.json {
         print_line(&json)
     } else {

@@ -13,6 +13,7 @@ pub mod check_in;
 pub mod cli;
 pub mod config;
 pub mod directory;
+pub mod gc;
 pub mod hardware;
 pub mod jobs;
 pub mod limits;

@@ -115,6 +115,15 @@ pub const SPINNING_APPEND_POINTS: u8 = 2;
 /// How long work in the background waits until it looks again whether its disk is free for it.
 pub const TURN_WAIT: Duration = Duration::from_millis(250);
 
+/// How long a filter may take to arrive: 1.25 MiB at 200 kbit/s.
+pub const FILTER_WAIT: Duration = Duration::from_secs(60);
+
+/// How often a node looks for lost and revived pieces to report.
+pub const GC_LOOK_PERIOD: Duration = Duration::from_secs(2);
+
+/// Lost pieces that wait for the satellite to take them, and revived ones: 512 KiB each.
+pub const REPORTS_KEPT_MAX: usize = 16_384;
+
 /// Nodes in one process.
 pub const NODES_MAX: usize = 256;
 

@@ -169,22 +169,24 @@ fn install_handler() -> io::Result<()> {
             usize::try_from(page_bytes).unwrap_or(4_096),
             Ordering::Relaxed,
         );
-        // SAFETY: all zeros is a valid `sigaction`; both calls read and write only the structures given to them, and the handler
-        // does nothing that a signal handler may not: atomics, `mmap`, and the previous handler.
-        unsafe {
-            let mut previous: libc::sigaction = std::mem::zeroed();
-            if libc::sigaction(libc::SIGBUS, ptr::null(), &mut previous) != 0 {
-                return Err(io::Error::last_os_error().raw_os_error().unwrap_or(0));
-            }
-            PREVIOUS.get_or_init(|| previous);
-            let mut ours: libc::sigaction = std::mem::zeroed();
-            ours.sa_sigaction = handle as *const () as usize;
-            // The alternate stack, which std gives its threads, is kept for what std handles: an overflow of the ordinary one.
-            ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            libc::sigemptyset(&mut ours.sa_mask);
-            if libc::sigaction(libc::SIGBUS, &ours, ptr::null_mut()) != 0 {
-                return Err(io::Error::last_os_error().raw_os_error().unwrap_or(0));
-            }
+        let last_error = || io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        // SAFETY: all zeros is a valid `sigaction`.
+        let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
+        let mut ours = previous;
+        // SAFETY: the call writes only the structure that it is given.
+        if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &mut previous) } != 0 {
+            return Err(last_error());
+        }
+        PREVIOUS.get_or_init(|| previous);
+        ours.sa_sigaction = handle as *const () as usize;
+        // The alternate stack, which std gives its threads, is kept for what std handles: an overflow of the ordinary one.
+        ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: the call writes only the set that it is given.
+        unsafe { libc::sigemptyset(&mut ours.sa_mask) };
+        // SAFETY: the call reads only the structure that it is given, and the handler does nothing that a signal handler may not:
+        // atomics, `mmap`, and the previous handler.
+        if unsafe { libc::sigaction(libc::SIGBUS, &ours, ptr::null_mut()) } != 0 {
+            return Err(last_error());
         }
         Ok(())
     };
@@ -196,7 +198,9 @@ fn install_handler() -> io::Result<()> {
 /// Puts zeros where a mapped page is missing.
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `info` to a handler with `SA_SIGINFO`.
-    let address = unsafe { (*info).si_addr() } as usize;
+    let info_ref = unsafe { &*info };
+    // SAFETY: the kernel fills in the address of what raised `SIGBUS`, for which alone this handler is installed.
+    let address = unsafe { info_ref.si_addr() } as usize;
     for guard in &GUARDS {
         let start = guard.start.load(Ordering::Acquire);
         let end = guard.end.load(Ordering::Relaxed);

@@ -18,6 +18,7 @@ use crate::core::executor::{Clock, Executor};
 use crate::core::{Core, CoreExecutor, Gate, Notify};
 use crate::directory::Directory;
 use crate::disk::RingDisk;
+use crate::gc::{Collector, Reports};
 use crate::hardware::DiskTurn;
 use crate::jobs::compact_all;
 use crate::limits::{SPINNING_APPEND_POINTS, TURN_WAIT};
@@ -314,6 +315,7 @@ impl Node {
         let service = Rc::clone(&self.service);
         let stop = Rc::clone(&self.stop_check_in);
         let started_ms = self.started_ms;
+        let board = Arc::clone(&self.board);
         executor.spawn(async move {
             let _pass = pass;
             let local_address = endpoint.local_addr();
@@ -323,6 +325,7 @@ impl Node {
                 config.satellite.id,
                 config.satellite.address.clone(),
             );
+            let reports = Reports::default();
             let reporter = Reporter {
                 line: &line,
                 config: &config,
@@ -330,6 +333,7 @@ impl Node {
                 started_ms,
                 permission: &permission,
                 standing: &standing,
+                reports: &reports,
                 executor: &executor,
                 clock: &executor,
             };
@@ -346,7 +350,18 @@ impl Node {
                     },
                 }
             };
-            future::or(reporter.run(space, random_byte), stop.notified()).await;
+            let collector = Collector {
+                node: config.node_id,
+                satellite: config.satellite.id,
+                store: service.store(),
+                line: &line,
+                permission: &permission,
+                reports: &reports,
+                board: &board,
+                executor: &executor,
+            };
+            let working = future::or(reporter.run(space, random_byte), collector.run());
+            future::or(working, stop.notified()).await;
         });
     }
 

@@ -355,7 +355,7 @@ mod tests {
             });
             inner.sleep(SCRUB_REST_MAX * 8).await;
             assert_eq!(store.take_lost(), [(SATELLITE, [0; 32])]);
-            assert_eq!(store.counters().damaged, 1);
+            assert_eq!(store.counters().pieces_lost, 1);
         });
     }
 

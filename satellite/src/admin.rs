@@ -20,7 +20,7 @@ use crate::clock;
 use crate::config::socket_path;
 use crate::core::placement::{self, is_online};
 use crate::core::refusal::Refusal;
-use crate::core::row::{MacaroonSecret, ProjectRow};
+use crate::core::row::{CollectionRow, MacaroonSecret, NodeNumber, ProjectRow};
 use crate::limits;
 use crate::state::Satellite;
 use crate::store::MetaStore;
@@ -30,9 +30,15 @@ use strand_protocol::Scheme;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub(crate) enum Request {
-    ProjectCreate { name: String },
+    ProjectCreate {
+        name: String,
+    },
     NodeList,
     Status,
+    /// Begin to collect garbage.
+    GcStart,
+    /// How collections went.
+    Gc,
 }
 
 /// What is answered.
@@ -172,6 +178,8 @@ async fn answer_line<S: MetaStore>(
                 .map(|invitation| describe(&invitation))
         }
         Ok(Request::NodeList) => Ok(node_list(satellite)),
+        Ok(Request::GcStart) => Ok(json!({ "number": satellite.gc.request() })),
+        Ok(Request::Gc) => gc(satellite).await,
         Ok(Request::Status) => status(satellite, store_bytes()).await,
     };
     let reply = match answered {
@@ -278,6 +286,7 @@ async fn status<S: MetaStore>(
         .scheme
         .or_else(|| Scheme::for_domains(domain_count));
     let counts = satellite.store.counts().await?;
+    let last = satellite.store.last_run().await?;
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "satellite": satellite.id.to_string(),
@@ -296,7 +305,55 @@ async fn status<S: MetaStore>(
         "segments": counts.segments,
         "uploads": counts.uploads,
         "deletes_waiting": counts.discards,
+        "gc_last_s_ago": last.map(|last| now_ms.saturating_sub(last.ended_ms) / 1_000),
+        "lost_pieces_waiting": counts.lost,
+        "revived_pieces": counts.revived,
         "store_bytes": store_bytes,
+    }))
+}
+
+/// How the last collection went, at the satellite and at its nodes.
+async fn gc<S: MetaStore>(satellite: &Satellite<S>) -> Result<Value, Refusal> {
+    let state = satellite.gc.state();
+    let last = satellite.store.last_run().await?;
+    let counts = satellite.store.counts().await?;
+    let node = |(number, row): (NodeNumber, CollectionRow)| {
+        let (id, _) = satellite.nodes.locate(number)?;
+        let outcome = row.outcome.filter(|outcome| outcome.run == row.run);
+        Some(json!({
+            "node_id": id.to_string(),
+            "pieces": row.piece_count,
+            "filters": row.part_count,
+            "done": outcome.is_some(),
+            "examined": outcome.map(|outcome| outcome.examined),
+            "kept": outcome.map(|outcome| outcome.kept),
+            "trashed": outcome.map(|outcome| outcome.trashed),
+            "trashed_bytes": outcome.map(|outcome| outcome.trashed_bytes),
+            "refused_filters": outcome.map(|outcome| outcome.refused_parts),
+            "would_trash": outcome.map(|outcome| outcome.would_trash),
+        }))
+    };
+    let collections = satellite.store.collections().await?;
+    let nodes: Vec<Value> = collections.into_iter().filter_map(node).collect();
+    let last = last.map(|run| {
+        json!({
+            "run": run.run,
+            "snapshot_ms": run.snapshot_ms,
+            "ended_ms": run.ended_ms,
+            "segments": run.segment_count,
+            "pieces": run.piece_count,
+            "nodes": run.node_count,
+            "lost_pieces_taken_out": run.lost_count,
+        })
+    });
+    Ok(json!({
+        "begun": state.begun,
+        "ended": state.ended,
+        "error": state.error,
+        "last": last,
+        "lost_pieces_waiting": counts.lost,
+        "revived_pieces": counts.revived,
+        "nodes": nodes,
     }))
 }
 

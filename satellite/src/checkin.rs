@@ -15,6 +15,7 @@ use crate::core::address::Domain;
 use crate::core::order;
 use crate::core::refusal::Refusal;
 use crate::core::row::NodeRow;
+use crate::gc;
 use crate::limits;
 use crate::state::Satellite;
 use crate::store::MetaStore;
@@ -81,6 +82,7 @@ pub(crate) async fn check_in<S: MetaStore>(
     } else if known.is_none() {
         tracing::info!(node = %id, %address, "a new node");
     }
+    let told = gc::report(satellite, id, number, request, is_reachable, now_ms).await?;
     let keys = order::epochs(now_ms).map(|epoch| pb::NodeKeys {
         epoch,
         limit_key: satellite.keys.limit_key(&id, epoch).as_bytes().to_vec(),
@@ -92,6 +94,9 @@ pub(crate) async fn check_in<S: MetaStore>(
         reachable: is_reachable,
         reason,
         observed: remote.to_string(),
+        lost_taken: told.lost_taken,
+        revived_taken: told.revived_taken,
+        filters: told.filters,
     })
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -14,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, AdminError, Request};
 use crate::config::{self, Directory, SetupOptions};
+use crate::gc::GcOptions;
 use crate::run::{RunOptions, Running};
 use crate::store::{MetaStore, OpenError};
 
@@ -46,6 +48,12 @@ enum Command {
     /// Look at nodes.
     #[command(subcommand)]
     Node(Node),
+    /// Collect garbage now, and show how it went.
+    ///
+    /// A satellite does this by itself once a day: it walks its segments and makes for every node a
+    /// filter of the pieces that the node should hold. Nodes fetch it after their next check-in and
+    /// move everything else that is old enough to their trash, where it stays for 7 days.
+    Gc(Gc),
     /// Show how the running satellite is doing.
     Status(Show),
 }
@@ -76,6 +84,18 @@ struct Run {
     /// Pieces of each segment, in place of what `setup` was told.
     #[arg(long, value_name = "K/R/O/N")]
     scheme: Option<Scheme>,
+    /// Hours from one garbage collection to the next.
+    #[arg(long, value_name = "HOURS", default_value = "24", value_parser = clap::value_parser!(u32).range(1..=720))]
+    gc_hours: u32,
+}
+
+#[derive(Args)]
+struct Gc {
+    /// Only show how the last collection went.
+    #[arg(long)]
+    last: bool,
+    #[command(flatten)]
+    show: Show,
 }
 
 #[derive(Subcommand)]
@@ -137,6 +157,10 @@ fn act(command: Command) -> anyhow::Result<()> {
             let options = RunOptions {
                 dir: options.dir,
                 scheme: options.scheme,
+                gc: GcOptions {
+                    period: Duration::from_secs(u64::from(options.gc_hours) * 3_600),
+                    ..GcOptions::default()
+                },
             };
             runtime()?.block_on(run(&options))
         }
@@ -147,6 +171,10 @@ fn act(command: Command) -> anyhow::Result<()> {
         Command::Node(Node::List(show)) => {
             let nodes = runtime()?.block_on(ask(&show.dir, &Request::NodeList))?;
             print(&nodes, show.json, show_nodes)
+        }
+        Command::Gc(gc) => {
+            let collected = runtime()?.block_on(collect(&gc))?;
+            print(&collected, gc.show.json, show_gc)
         }
         Command::Status(show) => {
             let status = runtime()?.block_on(ask(&show.dir, &Request::Status))?;
@@ -244,6 +272,34 @@ async fn ask(dir: &Path, request: &Request) -> anyhow::Result<Value> {
     }
 }
 
+/// Asks for a collection and waits until the satellite has made its filters.
+async fn collect(options: &Gc) -> anyhow::Result<Value> {
+    let dir = &options.show.dir;
+    if options.last {
+        return ask(dir, &Request::Gc).await;
+    }
+    let number = ask(dir, &Request::GcStart).await?["number"].as_u64();
+    let patience = tokio::time::Instant::now() + GC_PATIENCE;
+    loop {
+        let state = ask(dir, &Request::Gc).await?;
+        if state["ended"].as_u64() >= number {
+            if let Some(error) = state["error"].as_str() {
+                anyhow::bail!("garbage was not collected: {error}");
+            }
+            return Ok(state);
+        }
+        anyhow::ensure!(
+            tokio::time::Instant::now() < patience,
+            "the collection goes on; `satellite gc --last` shows it when it is done"
+        );
+        tokio::time::sleep(GC_LOOK).await;
+    }
+}
+
+/// How long `gc` waits, and how often it looks.
+const GC_PATIENCE: Duration = Duration::from_secs(6 * 3_600);
+const GC_LOOK: Duration = Duration::from_millis(100);
+
 fn print(value: &Value, json: bool, show: impl Fn(&Value) -> String) -> anyhow::Result<()> {
     if json {
         println!(
@@ -293,6 +349,38 @@ fn show_nodes(value: &Value) -> String {
     lines.join("\n")
 }
 
+fn show_gc(gc: &Value) -> String {
+    let Some(last) = gc["last"].as_object() else {
+        return "no garbage was collected yet".to_owned();
+    };
+    let nodes = gc["nodes"].as_array().map(Vec::as_slice);
+    let nodes = nodes.unwrap_or_default();
+    let done: Vec<&Value> = nodes.iter().filter(|node| node["done"] == true).collect();
+    let sum = |field: &str| {
+        let values = done.iter().filter_map(|node| node[field].as_u64());
+        values.sum::<u64>()
+    };
+    let refused = done
+        .iter()
+        .filter(|node| node["refused_filters"].as_u64() > Some(0));
+    format!(
+        "walked     {} segments, {} pieces on {} nodes; {} lost pieces taken out\n\
+         nodes      {} of {} have collected: {} pieces to the trash, {}; {} refused\n\
+         reported   {} lost pieces wait for the next walk, {} pieces were read out of the trash",
+        last["segments"],
+        last["pieces"],
+        last["nodes"],
+        last["lost_pieces_taken_out"],
+        done.len(),
+        nodes.len(),
+        sum("trashed"),
+        size(&Value::from(sum("trashed_bytes"))),
+        refused.count(),
+        gc["lost_pieces_waiting"],
+        gc["revived_pieces"],
+    )
+}
+
 fn show_status(status: &Value) -> String {
     let scheme = status["scheme"].as_str().unwrap_or("none: too few nodes");
     format!(
@@ -302,7 +390,8 @@ fn show_status(status: &Value) -> String {
          scheme     {scheme}\n\
          space      {} free of {}\n\
          content    {} projects, {} buckets, {} objects, {} segments\n\
-         waiting    {} uploads, {} deletes\n\
+         waiting    {} uploads, {} deletes, {} lost pieces\n\
+         garbage    collected {}; {} pieces read out of the trash in 7 days\n\
          store      {}",
         text(status, "satellite"),
         text(status, "address"),
@@ -320,6 +409,11 @@ fn show_status(status: &Value) -> String {
         status["segments"],
         status["uploads"],
         status["deletes_waiting"],
+        status["lost_pieces_waiting"],
+        status["gc_last_s_ago"]
+            .as_u64()
+            .map_or_else(|| "never".to_owned(), |ago| format!("{ago} s ago")),
+        status["revived_pieces"],
         size(&status["store_bytes"]),
     )
 }

@@ -5,7 +5,8 @@
 //! - `store/`: the tables behind the `MetaStore` trait; `store/redb/` alone names redb.
 //! - `api/`: requests over QUIC: one authorisation function, handlers by noun.
 //! - `checkin`, `nodes`: nodes as they report themselves, believed after a dial-back.
-//! - `outbox`: the delete queue. - `admin`: the local socket behind the command line.
+//! - `outbox`: the delete queue. - `gc`: filters of what nodes should hold, lost pieces.
+//! - `admin`: the local socket behind the command line.
 //! - `config`: the directory. - `run`: all of it together. - `cli`: the command line.
 //!
 //! **Invariant:** an answer that says a change was made is sent after the change is durable.
@@ -18,6 +19,7 @@ mod cli;
 mod clock;
 mod config;
 mod core;
+mod gc;
 mod limits;
 mod nodes;
 mod outbox;
@@ -27,4 +29,5 @@ mod store;
 
 pub use cli::cli_main;
 pub use config::{DirectoryError, SetupOptions, setup};
+pub use gc::GcOptions;
 pub use run::{CreateProjectError, RunError, RunOptions, Running};

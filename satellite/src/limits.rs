@@ -84,6 +84,42 @@ pub(crate) const LEFTOVER_DELAY_MS: u64 = 15_000;
 /// Between two looks at the delete queue.
 pub(crate) const DISCARD_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Piece hashes that garbage collection holds in memory at once: 64 MiB.
+pub(crate) const GC_PIECES_MAX: u64 = 8 << 20;
+
+/// Segments that one step of a walk reads.
+pub(crate) const GC_SEGMENTS_PER_STEP: usize = 256;
+
+/// Bytes of filters that one write takes, and one filter more.
+pub(crate) const GC_BYTES_PER_STEP: usize = 4 << 20;
+
+/// Nodes whose new filters one write announces.
+pub(crate) const GC_NODES_PER_STEP: usize = 256;
+
+/// Tries of garbage collection to have a busy store do something.
+pub(crate) const GC_TRIES_MAX: u32 = 12;
+
+/// From the start to the first collection of a satellite that never had one.
+pub(crate) const GC_FIRST_DELAY: Duration = Duration::from_secs(600);
+
+/// After a collection, also one that failed, before the next is due.
+pub(crate) const GC_RETRY: Duration = Duration::from_secs(3_600);
+
+/// Filters read for nodes at once: 40 MiB at worst. One more is answered `BUSY`.
+pub(crate) const FILTER_FETCHES_MAX: usize = 32;
+
+/// Lost pieces of one node, and revived ones, that are remembered.
+pub(crate) const REPORTS_PER_NODE_MAX: usize = 16_384;
+
+/// Lost pieces of all nodes, and revived ones, that are remembered: 100 MiB while a walk looks for
+/// them.
+pub(crate) const REPORTS_MAX: usize = 1_000_000;
+
+/// How long `status` counts a revived piece: as long as trash is kept.
+pub(crate) const REVIVED_SHOWN_MS: u64 = 7 * 24 * 3_600_000;
+
+const _: () = assert!(limits::REPORTED_PIECES_MAX <= REPORTS_PER_NODE_MAX);
+
 /// Between two sweeps of stale uploads and expired objects.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 

@@ -14,6 +14,7 @@ use crate::api;
 use crate::clock;
 use crate::config::{Directory, DirectoryError, store_error};
 use crate::core::address::Reach;
+use crate::gc::{self, GcOptions};
 use crate::limits;
 use crate::outbox;
 use crate::state::Satellite;
@@ -26,6 +27,8 @@ pub struct RunOptions {
     pub dir: PathBuf,
     /// In place of the scheme in the settings.
     pub scheme: Option<Scheme>,
+    /// When and how garbage is collected.
+    pub gc: GcOptions,
 }
 
 /// Why a satellite does not start.
@@ -107,6 +110,7 @@ impl Running {
             tokio::spawn(admin.serve(satellite.clone(), store_bytes)),
             tokio::spawn(outbox::run(satellite.clone())),
             tokio::spawn(sweep(satellite.clone())),
+            tokio::spawn(gc::run(satellite.clone(), options.gc)),
         ];
         Ok(Self {
             satellite,

@@ -8,6 +8,7 @@ use strand_transport::Dialer;
 use tokio::sync::Semaphore;
 
 use crate::core::address::Reach;
+use crate::gc::Gc;
 use crate::limits;
 use crate::nodes::Nodes;
 use crate::store::MetaStore;
@@ -29,6 +30,9 @@ pub(crate) struct Satellite<S> {
     pub(crate) check_ins: Semaphore,
     /// A permit for each dial-back under way.
     pub(crate) dial_backs: Semaphore,
+    /// A permit for each filter that is being read for a node.
+    pub(crate) filter_fetches: Semaphore,
+    pub(crate) gc: Gc,
     /// A permit for each request under way.
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) started: Instant,
@@ -56,6 +60,8 @@ impl<S: MetaStore> Satellite<S> {
             reach,
             check_ins: Semaphore::new(limits::CHECK_INS_MAX),
             dial_backs: Semaphore::new(limits::DIAL_BACKS_MAX),
+            filter_fetches: Semaphore::new(limits::FILTER_FETCHES_MAX),
+            gc: Gc::default(),
             requests: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
             started: Instant::now(),
         })

@@ -272,6 +272,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::ListObjects(_) => "ListObjects",
         Verb::DeleteObject(_) => "DeleteObject",
         Verb::CheckIn(_) => "CheckIn",
+        Verb::FetchFilter(_) => "FetchFilter",
         Verb::Ping(_) => "Ping",
         Verb::AbortObject(_) => "AbortObject",
     }

@@ -13,6 +13,7 @@
 
 mod cipher;
 pub mod code;
+pub mod filter;
 pub mod frame;
 pub mod grant;
 pub mod id;
@@ -41,6 +42,7 @@ pub mod pb {
 }
 
 pub use code::{Code, Retry, UnknownCode};
+pub use filter::{BuildError, FilterError, FilterKey, FilterScope, PieceFilter};
 pub use frame::{FrameError, decode_frame, encode_frame, encode_frame_within, frame_len};
 pub use grant::{Grant, GrantError, GrantKey, Invitation, TokenError};
 pub use id::{IdError, NodeId, ObjectId, PieceId, ProjectId, Serial, StreamId, piece_id};

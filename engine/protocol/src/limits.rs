@@ -168,6 +168,24 @@ const _: () = {
 // A put's last frame carries commitment and path.
 const _: () = assert!((1 + PATH_HASHES_MAX) * 32 + FRAME_SLACK_BYTES <= NODE_FRAME_BYTES_MAX);
 
+// Garbage collection.
+
+/// Most pieces of one piece filter. A node with more gets several filters, by range of ids.
+pub const FILTER_PIECES_MAX: usize = 1 << 20;
+/// Longest piece filter: 208 bytes and 9 bits for each of [`FILTER_PIECES_MAX`] pieces, rounded up
+/// to whole segments: 1,179,856.
+pub const FILTER_BYTES_MAX: usize = 5 * MIB / 4;
+/// Most filters of one node: a billion pieces.
+pub const FILTER_PARTS_MAX: u32 = 1_024;
+/// Most lost and most revived pieces that one check-in names.
+pub const REPORTED_PIECES_MAX: usize = 1_024;
+
+const _: () = assert!(FILTER_BYTES_MAX + FRAME_SLACK_BYTES <= SATELLITE_FRAME_BYTES_MAX);
+const _: () = assert!(FILTER_PIECES_MAX + FILTER_PIECES_MAX / 8 + 208 <= FILTER_BYTES_MAX);
+// Two lists of ids, with tag and length each, in one request.
+const _: () =
+    assert!(2 * REPORTED_PIECES_MAX * (32 + 2) + FRAME_SLACK_BYTES <= SATELLITE_FRAME_BYTES_MAX);
+
 // Passphrases.
 
 /// Fewest characters of a passphrase.

@@ -242,7 +242,7 @@ impl Run {
         let number = self.stock.borrow_mut().any();
         let (satellite, id) = self.work.key(number);
         let asked = Instant::now();
-        let got = match self.store.piece(&satellite, &id).await {
+        let got = match self.store.piece(&satellite, &id, 0).await {
             Ok(piece) => {
                 let shares = 0..piece.share_count();
                 self.store.read_shares(&piece, shares).await

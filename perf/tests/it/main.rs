@@ -8,6 +8,7 @@
 mod bad_input;
 mod crash;
 mod demo;
+mod garbage;
 mod independent;
 mod liars;
 mod one_process;

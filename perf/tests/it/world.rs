@@ -17,7 +17,7 @@ use piecestore::core::{Core, CoreOptions, CoreThread, Executor, Gate, Inbox, Out
 use piecestore::directory::Directory;
 use piecestore::limits::READ_BUDGET_BYTES;
 use piecestore::node::{Budgets, Node};
-use satellite::{RunOptions, Running};
+use satellite::{GcOptions, RunOptions, Running};
 use strand_perf::local::{Layout, Plan, Seat, last_contacts};
 use strand_perf::pieces::{Committed, Prober};
 use strand_perf::random::RandomBytes;
@@ -84,6 +84,7 @@ impl World {
         let options = RunOptions {
             dir: layout.satellite_dir.clone(),
             scheme: None,
+            gc: gc_options(),
         };
         let satellite = runtime.block_on(Running::start(&options)).unwrap();
         let invitation = runtime.block_on(satellite.create_project("test")).unwrap();
@@ -93,6 +94,7 @@ impl World {
         let options = CoreOptions {
             index: 0,
             pin: None,
+            open_files_max: 64,
         };
         let core = piecestore::core::start(options, |core| run_nodes(core, inbox)).unwrap();
         let world = Self {
@@ -245,15 +247,41 @@ impl World {
         report.expect_err("a download without enough pieces succeeded")
     }
 
+    /// Removes a key with the real client.
+    pub(crate) fn remove(&self, session: &Arc<Session>, key: &str) {
+        let place = place(key);
+        self.block_on(uplink::listing::remove(session, &place))
+            .unwrap();
+    }
+
+    /// Stops the satellite, does something to its directory, and starts it again.
+    pub(crate) fn restart_satellite(&mut self, between: impl FnOnce(&Path)) {
+        let satellite = self.satellite.take().unwrap();
+        self.runtime.block_on(satellite.close());
+        between(&self.layout.satellite_dir);
+        let options = RunOptions {
+            dir: self.layout.satellite_dir.clone(),
+            scheme: None,
+            gc: gc_options(),
+        };
+        self.satellite = Some(self.runtime.block_on(Running::start(&options)).unwrap());
+    }
+
     /// Where the pieces of a key are.
     pub(crate) fn committed(&self, key: &str) -> Committed {
+        let (prober, committed) = self.committed_for_later(key);
+        self.block_on(prober.close());
+        committed
+    }
+
+    /// Where the pieces of a key are, and the client whom their limits are for.
+    pub(crate) fn committed_for_later(&self, key: &str) -> (Prober, Committed) {
         self.block_on(async {
             let prober = self.prober().await;
             let key = ObjectKey::parse(key).unwrap();
             let (encrypted, _) = self.grant.path_key(BUCKET, Names::Sealed, &key).unwrap();
             let committed = prober.committed(BUCKET, &encrypted).await.unwrap();
-            prober.close().await;
-            committed
+            (prober, committed)
         })
     }
 
@@ -301,6 +329,8 @@ async fn run_nodes(core: Core, mut asks: Inbox<Ask>) {
                         let seat = piecestore::node::Seat {
                             directory: Directory::open(&dir).unwrap(),
                             board: Arc::new(Board::default()),
+                            is_spinning: false,
+                            turn: piecestore::hardware::DiskTurn::default(),
                         };
                         let node_id = seat.directory.config().node_id;
                         let node = Node::start(&core, seat, budgets).await.unwrap();
@@ -363,7 +393,15 @@ fn place(key: &str) -> Place {
     format!("st://{BUCKET}/{key}").parse().unwrap()
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
+}
+
+/// Collection only when asked, and of whatever is there: no clock is set back here.
+fn gc_options() -> GcOptions {
+    GcOptions {
+        danger_margin: Duration::ZERO,
+        ..GcOptions::default()
+    }
 }

@@ -349,7 +349,7 @@ fn a_store_of_many_blobs_opens_and_serves_with_few_files_open() {
                 assert_eq!(store.put(piece(id, 20_000)).await, Ok(wanted));
             }
             for id in 0..30 {
-                let stored = store.piece(&[1; 32], &[id; 32]).await.unwrap();
+                let stored = store.piece(&[1; 32], &[id; 32], 0).await.unwrap();
                 let body = store.read_shares(&stored, 0..2).await.unwrap();
                 assert_eq!(body[..], piece(id, 20_000).body[0][..]);
             }

@@ -10,6 +10,7 @@ mod mount;
 mod node;
 mod sick;
 mod space;
+mod trash;
 mod vanish;
 mod verify;
 mod world;

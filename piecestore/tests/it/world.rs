@@ -178,6 +178,7 @@ async fn check_in(
         reachable: reason.is_none(),
         reason: reason.clone().unwrap_or_default(),
         observed: connection.remote_address().to_string(),
+        ..pb::CheckedIn::default()
     };
     let answer = satellite_response::Answer::CheckedIn(answer);
     exchange

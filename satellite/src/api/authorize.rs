@@ -54,7 +54,7 @@ pub(super) struct UploadAccess {
 pub(super) fn requirement(verb: &Verb) -> Requirement<'_> {
     match verb {
         Verb::Ping(_) => Requirement::Nothing,
-        Verb::CheckIn(_) => Requirement::Peer,
+        Verb::CheckIn(_) | Verb::FetchFilter(_) => Requirement::Peer,
         Verb::GetProject(_) => project(Operation::Any),
         // Whoever holds a shared, restricted grant must not lock out the project's passphrase.
         Verb::SetCheckValue(_) => project(Operation::Write),

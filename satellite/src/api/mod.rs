@@ -51,6 +51,7 @@ pub(crate) async fn answer<S: MetaStore>(
         Verb::CheckIn(check_in) => {
             node::check_in(satellite, access.peer()?, &check_in, now_ms).await
         }
+        Verb::FetchFilter(request) => node::fetch_filter(satellite, access.peer()?, &request).await,
         Verb::GetProject(_) => Ok(project::describe(access.project()?)),
         Verb::SetCheckValue(request) => {
             project::set_check_value(satellite, access.project()?, request).await

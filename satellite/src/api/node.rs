@@ -6,6 +6,7 @@ use strand_protocol::pb::satellite_response::Answer;
 use super::authorize::PeerAccess;
 use crate::checkin;
 use crate::core::refusal::Refusal;
+use crate::gc;
 use crate::state::Satellite;
 use crate::store::MetaStore;
 
@@ -26,4 +27,14 @@ pub(super) async fn check_in<S: MetaStore>(
     checkin::check_in(satellite, access.id(), remote, request, now_ms)
         .await
         .map(Answer::CheckedIn)
+}
+
+pub(super) async fn fetch_filter<S: MetaStore>(
+    satellite: &Satellite<S>,
+    access: &PeerAccess,
+    request: &pb::FetchFilter,
+) -> Result<Answer, Refusal> {
+    gc::fetch(satellite, access.id(), request)
+        .await
+        .map(Answer::FilterPart)
 }

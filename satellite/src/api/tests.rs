@@ -142,6 +142,7 @@ fn verbs() -> Vec<(Verb, Needs)> {
     vec![
         (Verb::Ping(pb::Ping {}), Needs::Nothing),
         (Verb::CheckIn(pb::CheckIn::default()), Needs::OwnKey),
+        (Verb::FetchFilter(pb::FetchFilter::default()), Needs::OwnKey),
         (
             Verb::GetProject(pb::GetProject {}),
             needs(Operation::Any, false, false),
@@ -274,8 +275,9 @@ fn number_of(verb: &Verb) -> (u32, usize) {
         Verb::CheckIn(_) => 16,
         Verb::Ping(_) => 17,
         Verb::AbortObject(_) => 18,
+        Verb::FetchFilter(_) => 19,
     };
-    (number, 19)
+    (number, 20)
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! transactions, so they may be called again when a transaction is retried.
 
 pub(crate) mod address;
+pub(crate) mod collect;
 pub(crate) mod draw;
 pub(crate) mod list;
 pub(crate) mod object;

@@ -1,7 +1,7 @@
 //! The rows of the satellite's tables, parsed: what passes between decisions and the store.
 
 use strand_protocol::path::Names;
-use strand_protocol::{NodeId, Position, ProjectId, Scheme, Serial, StreamId};
+use strand_protocol::{NodeId, PieceId, Position, ProjectId, Scheme, Serial, StreamId};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::address::Domain;
@@ -61,7 +61,7 @@ impl ObjectRow {
 pub(crate) struct NodeNumber(pub(crate) u32);
 
 /// One piece of a segment, and who stores it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Placement {
     pub(crate) index: u8,
     pub(crate) node: NodeNumber,
@@ -155,4 +155,59 @@ pub(crate) struct Discard {
     pub(crate) pieces: Vec<Placement>,
     pub(crate) try_count: u32,
     pub(crate) not_before_ms: u64,
+}
+
+/// The newest filters of a node, and how the node fared with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CollectionRow {
+    /// 0 = none yet.
+    pub(crate) run: u64,
+    pub(crate) part_count: u32,
+    pub(crate) snapshot_ms: u64,
+    pub(crate) piece_count: u64,
+    pub(crate) outcome: Option<CollectionOutcome>,
+}
+
+/// How a node's last collection went, as it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CollectionOutcome {
+    pub(crate) run: u64,
+    pub(crate) examined: u64,
+    pub(crate) kept: u64,
+    pub(crate) trashed: u64,
+    pub(crate) trashed_bytes: u64,
+    pub(crate) refused_parts: u32,
+    pub(crate) would_trash: u64,
+    pub(crate) would_trash_of: u64,
+    pub(crate) reported_ms: u64,
+}
+
+/// A complete walk over the segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CollectionRun {
+    pub(crate) run: u64,
+    pub(crate) snapshot_ms: u64,
+    pub(crate) ended_ms: u64,
+    pub(crate) segment_count: u64,
+    pub(crate) piece_count: u64,
+    pub(crate) node_count: u32,
+    /// Placements taken out because their nodes had lost the pieces.
+    pub(crate) lost_count: u64,
+}
+
+/// A piece that its node reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reported {
+    pub(crate) node: NodeNumber,
+    pub(crate) piece: PieceId,
+    pub(crate) reported_ms: u64,
+}
+
+/// Where a lost piece was to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LostPlacement {
+    pub(crate) stream: StreamId,
+    pub(crate) position: Position,
+    pub(crate) placement: Placement,
+    pub(crate) piece: PieceId,
 }

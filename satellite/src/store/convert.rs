@@ -6,8 +6,9 @@ use strand_protocol::{Position, ProjectId, Scheme};
 use super::pb;
 use crate::core::address::Domain;
 use crate::core::row::{
-    BucketRow, Committed, Discard, Issued, MacaroonSecret, NodeNumber, NodeRow, ObjectRow,
-    PendingObjectRow, PendingSegmentRow, Pieces, Placement, ProjectRow, SegmentRow,
+    BucketRow, CollectionOutcome, CollectionRow, CollectionRun, Committed, Discard, Issued,
+    MacaroonSecret, NodeNumber, NodeRow, ObjectRow, PendingObjectRow, PendingSegmentRow, Pieces,
+    Placement, ProjectRow, SegmentRow,
 };
 
 pub(super) fn project_to(row: &ProjectRow) -> pb::Project {
@@ -257,6 +258,72 @@ pub(super) fn discard_of(row: pb::Discard) -> Option<Discard> {
         try_count: row.try_count,
         not_before_ms: row.not_before_ms,
     })
+}
+
+pub(super) fn collection_to(row: &CollectionRow) -> pb::Collection {
+    let outcome = |outcome: &CollectionOutcome| pb::CollectionOutcome {
+        run: outcome.run,
+        examined: outcome.examined,
+        kept: outcome.kept,
+        trashed: outcome.trashed,
+        trashed_bytes: outcome.trashed_bytes,
+        refused_parts: outcome.refused_parts,
+        would_trash: outcome.would_trash,
+        would_trash_of: outcome.would_trash_of,
+        reported_ms: outcome.reported_ms,
+    };
+    pb::Collection {
+        run: row.run,
+        part_count: row.part_count,
+        snapshot_ms: row.snapshot_ms,
+        piece_count: row.piece_count,
+        outcome: row.outcome.as_ref().map(outcome),
+    }
+}
+
+pub(super) fn collection_of(row: pb::Collection) -> CollectionRow {
+    let outcome = |outcome: pb::CollectionOutcome| CollectionOutcome {
+        run: outcome.run,
+        examined: outcome.examined,
+        kept: outcome.kept,
+        trashed: outcome.trashed,
+        trashed_bytes: outcome.trashed_bytes,
+        refused_parts: outcome.refused_parts,
+        would_trash: outcome.would_trash,
+        would_trash_of: outcome.would_trash_of,
+        reported_ms: outcome.reported_ms,
+    };
+    CollectionRow {
+        run: row.run,
+        part_count: row.part_count,
+        snapshot_ms: row.snapshot_ms,
+        piece_count: row.piece_count,
+        outcome: row.outcome.map(outcome),
+    }
+}
+
+pub(super) fn run_to(row: &CollectionRun) -> pb::CollectionRun {
+    pb::CollectionRun {
+        run: row.run,
+        snapshot_ms: row.snapshot_ms,
+        ended_ms: row.ended_ms,
+        segment_count: row.segment_count,
+        piece_count: row.piece_count,
+        node_count: row.node_count,
+        lost_count: row.lost_count,
+    }
+}
+
+pub(super) fn run_of(row: pb::CollectionRun) -> CollectionRun {
+    CollectionRun {
+        run: row.run,
+        snapshot_ms: row.snapshot_ms,
+        ended_ms: row.ended_ms,
+        segment_count: row.segment_count,
+        piece_count: row.piece_count,
+        node_count: row.node_count,
+        lost_count: row.lost_count,
+    }
 }
 
 fn placement_to(placement: &Placement) -> pb::Placement {

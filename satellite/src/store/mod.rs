@@ -8,6 +8,7 @@
 //! One backend so far: [`RedbStore`], embedded. `convert` turns rows into the messages of
 //! `proto/store.proto` and back, for any backend.
 
+mod collection;
 mod convert;
 mod redb;
 #[cfg(test)]
@@ -17,6 +18,9 @@ use std::future::Future;
 
 use strand_protocol::{Position, ProjectId, StreamId};
 
+pub(crate) use self::collection::{
+    CollectionStore, Filter, LeftOfSegment, Reports, SegmentPage, Taken,
+};
 pub(crate) use self::redb::RedbStore;
 use crate::core::list::ListQuery;
 use crate::core::refusal::Refusal;
@@ -100,6 +104,8 @@ pub(crate) struct Counts {
     pub(crate) segments: u64,
     pub(crate) uploads: u64,
     pub(crate) discards: u64,
+    pub(crate) lost: u64,
+    pub(crate) revived: u64,
 }
 
 /// The key of an object.
@@ -113,7 +119,7 @@ pub(crate) struct ObjectPath {
 pub(crate) type StoreResult<T> = Result<T, StoreError>;
 
 /// See the module's head. All `decide` functions are pure.
-pub(crate) trait MetaStore: Send + Sync + 'static {
+pub(crate) trait MetaStore: CollectionStore + Send + Sync + 'static {
     /// Adds a project.
     fn create_project(&self, project: ProjectRow) -> impl Future<Output = StoreResult<()>> + Send;
     fn project(

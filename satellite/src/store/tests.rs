@@ -1,5 +1,7 @@
 //! What every backend must do. Each test runs on a new store; a backend is added in `stores`.
 
+mod collection;
+
 use std::path::Path;
 
 use strand_protocol::{Code, Names, Position, ProjectId, Scheme, StreamId};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as its tests do")]
 
 mod cli;
+mod collect;
 mod life;
 mod network;
 mod nodes;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use satellite::{RunOptions, Running, SetupOptions};
+use satellite::{GcOptions, RunOptions, Running, SetupOptions};
 use strand_codec::{Shape, inline_commitment, sealed_len};
 use strand_protocol::pb::satellite_request::Verb;
 use strand_protocol::pb::satellite_response::Answer;
@@ -133,6 +133,10 @@ pub(crate) async fn run(dir: &std::path::Path) -> Running {
     Running::start(&RunOptions {
         dir: dir.to_owned(),
         scheme: None,
+        gc: GcOptions {
+            danger_margin: Duration::ZERO,
+            ..GcOptions::default()
+        },
     })
     .await
     .unwrap()
@@ -177,6 +181,7 @@ impl Node {
             free_bytes: FREE_BYTES,
             now_ms: now_ms(),
             started_ms: now_ms(),
+            ..pb::CheckIn::default()
         };
         change(&mut request);
         let client = Client {

@@ -5,8 +5,9 @@
 
 use crate::independent;
 use strand_protocol::{
-    Grant, Invitation, Limit, Location, Macaroon, Names, NodeId, ObjectHeader, ObjectKey, PathKey,
-    Receipt, RootKey, decrypt_key, encrypt_key, open_header, seal_header,
+    FilterKey, FilterScope, Grant, Invitation, Limit, Location, Macaroon, Names, NodeId,
+    ObjectHeader, ObjectKey, PathKey, PieceFilter, Receipt, RootKey, decrypt_key, encrypt_key,
+    open_header, seal_header,
 };
 
 /// One of everything, with fixed values.
@@ -329,4 +330,34 @@ fn object_header_is_frozen() {
         (header.content_key, header.modified_ms)
     );
     assert_eq!(open_header(&key, &location, &frozen), Ok(header));
+}
+
+/// 40 pieces, the satellite and the node of the other samples.
+#[test]
+fn piece_filter_is_frozen() {
+    let scope = FilterScope {
+        satellite: sample::satellite(),
+        node: sample::node(),
+        snapshot_ms: sample::NOW,
+        first_id: [0; 32].into(),
+        last_id: [0x7f; 32].into(),
+    };
+    let key = FilterKey::from([0x5f; 32]);
+    let ids = || (0..40).map(|byte: u8| [3 * byte; 32]);
+    let hashes = ids().map(|id| key.hash(&id)).collect();
+    let filter = PieceFilter::build(scope, key, hashes).unwrap();
+    check(&hex(filter.as_bytes()), golden!("piece_filter.hex"));
+    let frozen = bytes(golden!("piece_filter.hex"));
+    assert_eq!(PieceFilter::parse(frozen.clone()), Ok(filter.clone()));
+    for id in ids() {
+        assert!(independent::filter_contains(&frozen, &id));
+    }
+    let mut contained = 0;
+    for byte in 0..0x7f {
+        let id = [byte; 32];
+        let is_contained = independent::filter_contains(&frozen, &id);
+        assert_eq!(filter.contains(&id), is_contained, "{byte}");
+        contained += usize::from(is_contained);
+    }
+    assert!((40..44).contains(&contained), "{contained}");
 }

@@ -249,3 +249,27 @@ pub(crate) fn open_header(
         modified_ms: field(0x8007).map(number),
     })
 }
+
+/// Whether a piece filter contains an id: the formulas of docs/format.md, section 7, on the bytes at the document's offsets.
+pub(crate) fn filter_contains(filter: &[u8], id: &[u8; 32]) -> bool {
+    let number = |at: usize, len: usize| {
+        let bytes = filter[at..at + len].iter().rev();
+        bytes.fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let key: [u8; 32] = filter[152..184].try_into().unwrap();
+    let (mix, count) = (number(184, 4), number(188, 4));
+    let segment = 1_u64 << filter[4];
+    let hash = blake3::keyed_hash(&key, id);
+    let first: [u8; 8] = hash.as_bytes()[..8].try_into().unwrap();
+    let x = u64::from_le_bytes(first).wrapping_add(mix);
+    let h = x ^ (x >> 33);
+    let h = h.wrapping_mul(0xff51afd7ed558ccd);
+    let h = h ^ (h >> 33);
+    let h = h.wrapping_mul(0xc4ceb9fe1a85ec53);
+    let h = h ^ (h >> 33);
+    let a = ((h as u128 * (count * segment) as u128) >> 64) as u64;
+    let b = (a + segment) ^ ((h >> 18) % segment);
+    let c = (a + 2 * segment) ^ (h % segment);
+    let slot = |at: u64| filter[192 + at as usize];
+    slot(a) ^ slot(b) ^ slot(c) == (h ^ (h >> 32)) as u8
+}

@@ -2,7 +2,9 @@
 //!
 //! Reads take snapshots on tokio's blocking threads; writes go through [`writer`]'s one thread.
 //! - `table`: tables, keys, typed rows. - `command`: what each write does in its transaction.
+//! - `collection`: what garbage collection reads and writes.
 
+mod collection;
 mod command;
 mod query;
 mod table;
@@ -75,6 +77,10 @@ impl RedbStore {
             })?;
         }
         Self::check(&database, master_check, &name())?;
+        Self::add_tables(&database).map_err(|error| OpenError::Io {
+            path: name(),
+            reason: error.to_string(),
+        })?;
         let database = Arc::new(database);
         let writer = Writer::start(database.clone()).map_err(io)?;
         Ok(Self {
@@ -95,6 +101,20 @@ impl RedbStore {
         }
         tx.put(META, SCHEMA_KEY, &SCHEMA_VERSION.to_le_bytes())?;
         tx.put(META, MASTER_CHECK_KEY, master_check)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Makes the tables that a release before this one did not have.
+    fn add_tables(database: &Database) -> StoreResult<()> {
+        let known = database.begin_read()?.list_tables()?.count();
+        if known >= ALL.len() {
+            return Ok(());
+        }
+        let transaction = database.begin_write()?;
+        for (table, _) in ALL {
+            transaction.open_table(table)?;
+        }
         transaction.commit()?;
         Ok(())
     }
@@ -383,10 +403,26 @@ const CACHE_BYTES: usize = 128 << 20;
 
 const SCHEMA_KEY: &[u8] = b"schema version";
 const MASTER_CHECK_KEY: &[u8] = b"master key check";
+const LAST_RUN_KEY: &[u8] = b"last collection";
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// Makes the store look as if a release had written it that knew nothing of these tables.
+    pub(in crate::store) fn drop_collection_tables(path: &Path) {
+        let database = Database::open(path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        for table in [
+            table::FILTERS,
+            table::COLLECTIONS,
+            table::LOST,
+            table::REVIVED,
+        ] {
+            assert!(transaction.delete_table(table).unwrap());
+        }
+        transaction.commit().unwrap();
+    }
 
     /// Makes the store look as if another release had written it.
     pub(in crate::store) fn set_schema_version(path: &Path, version: u32) {

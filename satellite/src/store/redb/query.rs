@@ -5,9 +5,9 @@ use std::ops::Bound;
 use strand_protocol::{Position, ProjectId, StreamId, limits as shared};
 
 use super::table::{
-    BUCKETS, INLINE, NODES, OBJECTS, OUTBOX, PENDING_OBJECTS, PENDING_SEGMENTS, PROJECTS, ReadTx,
-    Rows, SEGMENTS, bucket_key, bucket_prefix, damaged, decode, encrypted_key_of, object_key,
-    position_of, segment_key,
+    BUCKETS, INLINE, LOST, NODES, OBJECTS, OUTBOX, PENDING_OBJECTS, PENDING_SEGMENTS, PROJECTS,
+    REVIVED, ReadTx, Rows, SEGMENTS, bucket_key, bucket_prefix, damaged, decode, encrypted_key_of,
+    object_key, position_of, segment_key,
 };
 use crate::core::list::{ListQuery, Start, Step};
 use crate::core::refusal::Refusal;
@@ -166,7 +166,7 @@ fn inline(tx: &impl Rows, stream: StreamId, position: Position) -> StoreResult<V
         .ok_or_else(|| damaged(INLINE))
 }
 
-fn parse_segment(key: &[u8], value: &[u8]) -> StoreResult<SegmentRow> {
+pub(super) fn parse_segment(key: &[u8], value: &[u8]) -> StoreResult<SegmentRow> {
     position_of(key)
         .and_then(|position| convert::segment_of(position, decode(SEGMENTS, value).ok()?))
         .ok_or_else(|| damaged(SEGMENTS))
@@ -331,5 +331,7 @@ pub(super) fn counts(tx: &ReadTx) -> StoreResult<Counts> {
         segments: tx.count(SEGMENTS)?,
         uploads: tx.count(PENDING_OBJECTS)?,
         discards: tx.count(OUTBOX)?,
+        lost: tx.count(LOST)?,
+        revived: tx.count(REVIVED)?,
     })
 }

@@ -6,8 +6,9 @@ use prost::Message;
 use redb::{
     ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
-use strand_protocol::{Position, ProjectId, StreamId};
+use strand_protocol::{PieceId, Position, ProjectId, StreamId};
 
+use crate::core::row::NodeNumber;
 use crate::store::{ObjectPath, StoreError, StoreResult};
 
 /// All keys and values are bytes: docs/format.md, section 7.
@@ -26,7 +27,12 @@ pub(super) const NODES: Table = Table::new("nodes");
 pub(super) const NODE_NUMBERS: Table = Table::new("node numbers");
 pub(super) const OUTBOX: Table = Table::new("outbox");
 
-pub(super) const ALL: [(Table, &str); 12] = [
+pub(super) const FILTERS: Table = Table::new("filters");
+pub(super) const COLLECTIONS: Table = Table::new("collections");
+pub(super) const LOST: Table = Table::new("lost pieces");
+pub(super) const REVIVED: Table = Table::new("revived pieces");
+
+pub(super) const ALL: [(Table, &str); 16] = [
     (META, "meta"),
     (PROJECTS, "projects"),
     (BUCKETS, "buckets"),
@@ -39,6 +45,10 @@ pub(super) const ALL: [(Table, &str); 12] = [
     (NODES, "nodes"),
     (NODE_NUMBERS, "node numbers"),
     (OUTBOX, "outbox"),
+    (FILTERS, "filters"),
+    (COLLECTIONS, "collections"),
+    (LOST, "lost pieces"),
+    (REVIVED, "revived pieces"),
 ];
 
 /// A row's bytes.
@@ -243,6 +253,32 @@ pub(super) fn segment_key(stream: StreamId, position: Position) -> Vec<u8> {
 pub(super) fn position_of(key: &[u8]) -> Option<Position> {
     let (_, position) = key.split_last_chunk::<8>()?;
     Some(u64::from_be_bytes(*position).into())
+}
+
+/// The parts of a segment's table key.
+pub(super) fn segment_place_of(key: &[u8]) -> Option<(StreamId, Position)> {
+    let (stream, position) = key.split_first_chunk::<16>()?;
+    let position = u64::from_be_bytes(position.try_into().ok()?);
+    Some(((*stream).into(), position.into()))
+}
+
+pub(super) fn node_key(node: NodeNumber) -> [u8; 4] {
+    node.0.to_be_bytes()
+}
+
+pub(super) fn filter_key(node: NodeNumber, run: u64, part: u32) -> Vec<u8> {
+    [&node_key(node)[..], &run.to_be_bytes(), &part.to_be_bytes()].concat()
+}
+
+pub(super) fn report_key(node: NodeNumber, piece: PieceId) -> Vec<u8> {
+    [&node_key(node)[..], piece.as_ref()].concat()
+}
+
+/// The parts of a report's table key.
+pub(super) fn report_of(key: &[u8]) -> Option<(NodeNumber, PieceId)> {
+    let (node, piece) = key.split_first_chunk::<4>()?;
+    let piece = PieceId::try_from(piece).ok()?;
+    Some((NodeNumber(u32::from_be_bytes(*node)), piece))
 }
 
 /// Versions of an object, big-endian; 0 until versioning exists.
