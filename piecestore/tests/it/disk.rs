@@ -245,6 +245,55 @@ fn more_operations_than_may_fly_all_end_and_abandoned_ones_do_no_harm() {
     });
 }
 
+#[test]
+fn a_file_cut_short_under_its_map_costs_the_pieces_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let target = path.clone();
+    check(move |core| async move {
+        let mut options = strand_blob::StoreOptions::new([1; 32], 1 << 30);
+        (options.blob_records_max, options.lanes_max) = (2, 1);
+        let disk = core.disk(&path).unwrap();
+        let mut random = |bytes: &mut [u8]| bytes.fill(7);
+        let (store, _) = strand_blob::Store::open(disk, options, 0, &mut random)
+            .await
+            .unwrap();
+        core.executor().spawn(store.clone().run_commits());
+        for key in 0..6 {
+            store.put(piece(key, 200_000)).await.unwrap();
+        }
+        let read = async |key: u8| {
+            let wanted = piece(key, 1);
+            let found = store.piece(&wanted.satellite, &wanted.id, 0).await?;
+            store.read_shares(&found, 0..found.share_count()).await
+        };
+        // Blob 1 holds pieces 0 and 1, blob 2 pieces 2 and 3.
+        let mut rounds = 0;
+        while store.counters().shares_from_memory == 0 {
+            for key in 0..4 {
+                assert!(read(key).await.unwrap() == piece(key, 200_000).body[0]);
+            }
+            rounds += 1;
+            assert!(rounds < 1_000, "nothing comes to memory");
+            core.executor().sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..50 {
+            core.executor().sleep(Duration::from_millis(1)).await;
+            assert!(read(0).await.is_ok() && read(2).await.is_ok());
+        }
+        let cut = std::fs::OpenOptions::new()
+            .write(true)
+            .open(target.join("0000000000000001.blob"))
+            .unwrap();
+        cut.set_len(8_192).unwrap();
+        for _ in 0..4 {
+            assert!(read(0).await.is_err() && read(1).await.is_err());
+            assert!(read(2).await.unwrap() == piece(2, 200_000).body[0]);
+        }
+        store.close().await;
+    });
+}
+
 /// Blobs of the test below: more than its limit of open files.
 const MANY_BLOBS: u64 = 700;
 

@@ -196,10 +196,11 @@ impl SimDisk {
                 files.insert(id, file.after_crash(&mut random));
             }
         }
-        let free_bytes = state.free_bytes;
+        let (free_bytes, has_memory) = (state.free_bytes, state.has_memory);
         drop(state);
         let disk = Self::from_all_files(random.next(), files);
         disk.set_free_bytes(free_bytes);
+        disk.state.borrow_mut().has_memory = has_memory;
         disk
     }
 
@@ -234,6 +235,7 @@ impl SimDisk {
             let mut found = disk.state.borrow_mut();
             (found.files, found.free_bytes) = (files, state.free_bytes);
             found.next_write = state.next_write;
+            found.has_memory = state.has_memory;
         }
         disk
     }

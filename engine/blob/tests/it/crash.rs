@@ -193,7 +193,9 @@ async fn perform(store: Rc<Store<SimDisk>>, call: Call) -> Answer {
 
 impl Model {
     fn new(options: StoreOptions, seed: u64) -> Self {
-        let world = open(&SimDisk::new(seed), options, seed);
+        let disk = SimDisk::new(seed);
+        disk.use_memory();
+        let world = open(&disk, options, seed);
         Self {
             options,
             world,

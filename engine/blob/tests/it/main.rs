@@ -13,6 +13,7 @@ mod faults;
 mod golden;
 mod group_commit;
 mod independent;
+mod memory;
 mod model;
 mod rebuild;
 mod scrub;
