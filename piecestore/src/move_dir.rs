@@ -16,9 +16,10 @@ use serde::Serialize;
 
 use crate::config::{Config, ConfigError, FILE_NAME};
 use crate::directory::{
-    self, DirectoryError, IDENTITY_FILE, LOCK_FILE, MARKER_FILE, MOVED_FILE, MOVING_FILE, blobs_of,
+    self, CHECKPOINTS_FOLDER, DirectoryError, IDENTITY_FILE, LOCK_FILE, MARKER_FILE, MOVED_FILE,
+    MOVING_FILE, blobs_of,
 };
-use crate::disk::parse_blob_name;
+use crate::disk::{parse_blob_name, parse_checkpoint_name};
 use crate::meter::Meter;
 use crate::status::human_bytes;
 
@@ -544,6 +545,15 @@ fn remove(from: &Path, to: &Path, config: &Config) -> Result<(), MoveError> {
         // It may be a mount point, or hold what is not ours.
         let _ = std::fs::remove_dir(&blobs);
     }
+    let checkpoints = from.join(CHECKPOINTS_FOLDER);
+    for entry in std::fs::read_dir(&checkpoints).into_iter().flatten() {
+        let entry = entry.map_err(failed("read", &checkpoints))?;
+        let name = entry.file_name();
+        if name.to_str().and_then(parse_checkpoint_name).is_some() {
+            gone(&entry.path())?;
+        }
+    }
+    let _ = std::fs::remove_dir(&checkpoints);
     for name in [
         crate::admin::SOCKET_FILE,
         IDENTITY_FILE,

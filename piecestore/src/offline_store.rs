@@ -215,6 +215,9 @@ async fn work_in<T, F: Future<Output = T>>(
     let disk = core
         .disk_in(&directory.blobs(), folder)
         .map_err(WorkError::Disk)?;
+    // One that is there must hear of what is done, or the next start would miss blobs.
+    let checkpoints = directory.open_checkpoints().map_err(WorkError::Disk)?;
+    let disk = disk.with_checkpoints(checkpoints);
     let options = StoreOptions::new(*config.node_id.as_bytes(), config.capacity.bytes());
     let (store, recovery) = Store::open(disk, options, 0, &mut crate::node::fill_random)
         .await

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::world::{Client, Process, Satellite, Segment, block_on, eventually, set_up, status};
+use crate::world::{
+    Client, Process, Satellite, Segment, block_on, eventually, run, set_up, status,
+};
 
 fn blobs(dir: &Path) -> Vec<PathBuf> {
     let mut blobs: Vec<_> = std::fs::read_dir(dir.join("blobs"))
@@ -62,7 +64,11 @@ fn a_blob_that_others_delete_or_truncate_costs_its_pieces_and_not_the_node() {
         for path in &all {
             std::fs::remove_file(path).unwrap();
         }
-        // A node whose blobs are all gone starts, and takes pieces.
+        // A node whose blobs are all gone may have lost its disk: it starts once its owner says otherwise, and takes pieces.
+        let refused = run(&["run", "--dir", dir.to_str().unwrap()]);
+        assert!(refused.stderr.contains("rebuild the index"), "{refused:?}");
+        let rebuilt = run(&["rebuild-index", "--dir", dir.to_str().unwrap()]);
+        assert_eq!(rebuilt.code, Some(0), "{rebuilt:?}");
         let process = Process::start(&[&dir], &[]);
         satellite.reached(node, process.started_ms).await;
         let client = Client::connect(&satellite, node).await;
