@@ -31,7 +31,7 @@ use crate::store::{Store, StoreOptions};
 use crate::wait::{KeyGuard, Sender, oneshot};
 
 //= docs/format.md#checkpoint
-/// What may be left to an opening to read again, in records: a second or so, and some seconds on a spinning disk.
+/// G10: what may be left to an opening to read again, in records: a second or so, and some seconds on a spinning disk.
 ///
 /// A store of more than a million records may leave it a quarter of them, so that checkpoints cost at most 48 bytes a record written.
 const REPLAY_COST_MIN: u64 = 1 << 18;

@@ -25,7 +25,7 @@ use crate::footer::FooterEntry;
 use crate::group::GroupPlan;
 use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
-use crate::layout::{GROUP_HEADER_BYTES, RECORD_HEADER_BYTES};
+use crate::layout::{BLOCK_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES};
 use crate::piece::NewPiece;
 use crate::poison::WriteOperation;
 use crate::record::{self, Kind, RecordHeader};
@@ -198,6 +198,7 @@ impl Queue {
                 shorter.push(item.record_len());
             }
             let is_spill = last.record_len() <= SPILL_RECORD_BYTES_MAX
+                && plan.end() % BLOCK_BYTES as u64 <= SPILL_BYTES_MAX
                 && shorter.group_len() < plan.group_len();
             if is_spill {
                 plan = shorter;
@@ -220,8 +221,9 @@ impl Queue {
 /// A group of fewer records is never shortened: the one left out waits for a whole group more.
 const SPILL_RECORDS_MIN: usize = 32;
 
-/// Nor is a group of longer records, whose last one fills much of the block that it begins.
-const SPILL_RECORD_BYTES_MAX: u64 = 1_024;
+/// Nor is a group of longer records, or one that fills more of its last block.
+const SPILL_RECORD_BYTES_MAX: u64 = BLOCK_BYTES as u64;
+const SPILL_BYTES_MAX: u64 = BLOCK_BYTES as u64 / 4;
 
 impl<'a, F> Flights<'a, F> {
     fn new() -> Self {
@@ -372,6 +374,7 @@ impl<D: Disk> Store<D> {
             mut placed,
             ..
         } = flight;
+        // G1: nothing is visible or answered before its group is settled as durable.
         match self.settle_group(&blob, &claim, &placed, outcome) {
             Ok(()) => {
                 self.publish(&mut placed);

@@ -423,6 +423,7 @@ impl<D: Disk> Store<D> {
         // Before its file goes: who reads it now and fails knows why.
         let slot = blob.slot as usize;
         self.blobs.borrow_mut()[slot] = None;
+        // G6: everything worth keeping is durable elsewhere by now.
         if let Err(error) = self.disk.remove(blob.id).await {
             self.blobs.borrow_mut()[slot] = Some(Rc::clone(blob));
             blob.give_up_compacting();

@@ -4,27 +4,29 @@
 //! rebuilt from the blobs. The store is single-threaded, brings no runtime, and takes time and randomness
 //! as arguments. Its bytes are decided by docs/format.md section 6.
 //!
-//! What it promises, and the test in `tests/it` that would notice if it did not:
+//! # Guarantees
 //!
-//! | promise | test |
-//! | --- | --- |
-//! | an ack leaves after the sync that covers data and record | `crash::acked_pieces_survive_every_crash` |
-//! | a record is served whole and bit-exact or not at all | the same; `damage::every_truncation_opens_with_the_pieces_before_it` |
-//! | a torn tail is dropped, rot is reported and costs only itself | `damage::a_torn_tail_is_dropped_without_a_report`, `damage::rot_of_durable_records_is_reported_and_costs_only_them` |
-//! | the index is rebuilt from the blobs alone | `rebuild::every_opening_finds_what_a_naive_reading_finds` |
-//! | an opening with a checkpoint knows what one without knows | every reopening of `crash`; `checkpoint` |
-//! | no checkpoint, whatever is wrong with it, prevents a start | `checkpoint::no_damage_to_a_checkpoint_prevents_an_opening` |
-//! | what an opening reads again is bounded | `checkpoint::checkpoints_come_by_themselves_before_an_opening_would_take_long` |
-//! | a deleted piece does not come back | `crash`, `faults::a_piece_deleted_after_its_put_failed_does_not_come_back` |
-//! | a failed sync is final | `faults::a_failed_sync_poisons_until_the_store_is_opened_again` |
-//! | a full disk refuses puts; reads and deletes go on | `faults::a_full_disk_refuses_puts_but_reads_and_deletes` |
-//! | a failed read costs that read | `faults::a_read_that_fails_costs_that_read_only` |
-//! | uploaded bytes never become records | `damage::records_inside_a_body_never_become_records` |
-//! | a trashed piece can be read and restored for seven days, and is gone afterwards, whatever is compacted or crashes | `model::the_store_is_a_map_with_a_trash`, `crash` |
-//! | a filter that would trash too much changes nothing | `trash::a_filter_that_would_trash_more_than_three_percent_changes_nothing` |
-//! | a read of a trashed piece brings it back without waiting for it | `trash::a_read_of_a_trashed_piece_does_not_wait_for_its_restore_record` |
-//! | damage is found by a scrub, told once, and costs the damaged piece only | `scrub::damage_anywhere_in_a_live_record_takes_the_piece_out_of_service` |
-//! | every byte of the files has a use | `World::check_space`, after nearly every step |
+//! Each is kept by the code that bears its name in a comment, and noticed by the tests of `tests/it` (and of piecestore, where that is said).
+//!
+//! | | guarantee | kept in | test |
+//! | --- | --- | --- | --- |
+//! | G1 | acked means durable: an ack leaves after the sync that covers data and record | `commit`, `Store::retire` | `crash::acked_pieces_survive_every_crash`, `crash::a_piece_is_neither_visible_nor_acked_again_before_its_sync` |
+//! | G2 | no holes: every acked record is found, and of others none that breaks a later one | `recover`, which reads on after damage | `crash::a_crash_at_any_moment_of_concurrent_puts_keeps_what_was_acked` |
+//! | G3 | a record is served whole and bit-exact or not at all; what is uploaded never becomes a record | `read`, `Wanted::identify` and the CRCs of shares; `check` | `damage::blocks_that_moved_are_not_taken_for_what_should_be_there`, `damage::records_inside_a_body_never_become_records`, `memory::a_damaged_share_in_memory_is_never_handed_out` |
+//! | G4 | a torn tail is dropped, rot is reported and costs only itself | `walk`, where a group is settled | `damage::a_torn_tail_is_dropped_without_a_report`, `damage::rot_of_durable_records_is_reported_and_costs_only_them` |
+//! | G5 | the index is a cache: rebuilt from the blobs alone, and no checkpoint, whatever is wrong with it, prevents a start | `recover`, `census`, `checkpoint` | `rebuild::every_opening_finds_what_a_naive_reading_finds`, `checkpoint::no_damage_to_a_checkpoint_prevents_an_opening`, every reopening of `crash` |
+//! | G6 | deletes and compaction: an old copy goes only once the new one is durable, and nothing deleted comes back | `compact`, `Store::remove` and `may_reappear` | `crash`, `compact::a_tombstone_moves_while_what_it_outranks_is_elsewhere`, `checkpoint::a_crash_at_any_moment_of_a_compaction_leaves_a_checkpoint_that_holds` |
+//! | G7 | a failed sync is final | `seal`, `Store::write_failed` | `faults::a_failed_sync_poisons_until_the_store_is_opened_again` |
+//! | G8 | a full disk is ordinary: puts are refused before they are taken, reads, deletes and compaction go on | `store`, `Store::check_room` | `faults::a_full_disk_refuses_puts_but_reads_and_deletes`, `faults::the_capacity_bounds_the_files` |
+//! | G9 | a failed read costs that read, never the process | `read`; piecestore's `map` | `faults::a_read_that_fails_costs_that_read_only`; piecestore `disk::a_file_cut_short_under_its_map_costs_the_pieces_in_it` |
+//! | G10 | what an opening reads again is bounded | `checkpoint`, `REPLAY_COST_MIN` | `checkpoint::checkpoints_come_by_themselves_before_an_opening_would_take_long`, `checkpoint::an_opening_with_a_checkpoint_reads_no_blob` |
+//!
+//! Beside them: a trashed piece can be read and restored for seven days and is gone afterwards, whatever is compacted or crashes
+//! (`model::the_store_is_a_map_with_a_trash`); a filter that would trash too much changes nothing
+//! (`trash::a_filter_that_would_trash_more_than_three_percent_changes_nothing`); a read of a trashed piece brings it back without waiting for it
+//! (`trash::a_read_of_a_trashed_piece_does_not_wait_for_its_restore_record`); damage is found by a scrub, told once, and costs the damaged piece
+//! only (`scrub::damage_anywhere_in_a_live_record_takes_the_piece_out_of_service`); every byte of the files has a use (`World::check_space`,
+//! after nearly every step).
 #![deny(unsafe_code, missing_docs)]
 
 mod blobs;

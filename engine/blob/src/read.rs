@@ -264,6 +264,7 @@ impl<D: Disk> Store<D> {
                 SHARE_BYTES
             };
             let found = parts.next().unwrap_or_default();
+            // G3: no byte leaves whose share was not checked.
             if found.len() != wanted || crc32fast::hash(found) != piece.crcs[share as usize] {
                 let damage = Damage::Share(share);
                 // The other shares are still served until a scrub or compaction comes by: they may be what somebody lacks.

@@ -134,6 +134,7 @@ pub(crate) async fn recover<D: Disk>(
     numbers.sort_unstable();
     let poison = Poison::default();
     let mut lost = Vec::new();
+    // G5: a checkpoint that does not hold is passed over, and the blobs are read.
     if !options.ignores_checkpoint
         && let Some(checkpoint) = newest_checkpoint(disk, options, &numbers).await
     {

@@ -208,6 +208,7 @@ impl<D: Disk> Store<D> {
         error: DiskError,
     ) -> PutError {
         let is_write = operation != WriteOperation::Sync;
+        // G7: a failed sync is final, whatever its error.
         if !(is_write && error.is_harmless_to_write()) {
             self.poison.set(blob, operation, error);
             return PutError::ReadOnly;

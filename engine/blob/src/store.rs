@@ -476,6 +476,7 @@ impl<D: Disk> Store<D> {
             .flatten()
             .map(|blob| blob.footer_len(1))
             .sum();
+        // G8: room is promised before a byte is taken, and some of it is never promised to puts.
         let wanted = space.reserved_bytes + footers + bytes + spare_bytes;
         if space.file_bytes + wanted > self.options.capacity_bytes
             || self.disk.free_bytes()? < wanted

@@ -95,6 +95,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         let mut exact_len = GROUP_HEADER_BYTES as u64;
         let mut stepped_len = exact_len;
         for (offset, record) in &group.records {
+            // G2, G4: what may be torn counts only if it is whole; what was durable once is reported where it is not.
             if !is_durable && self.scanner.check_body(*offset, record).await.is_err() {
                 self.opening.report.torn_bytes += record.record_len();
                 is_whole = false;
