@@ -155,7 +155,7 @@ mod tests {
         let default = Plan::new(PIECES_DEFAULT);
         assert_eq!(default.bulk_bytes, BULK_BYTES);
         assert!(default.room_needed() < 20_000_000_000);
-        let large = Plan::new(5 * PIECES_DEFAULT);
+        let large = Plan::new(50 * PIECES_DEFAULT);
         assert_eq!(large.bulk_bytes, default.bulk_bytes);
         assert!(large.room_needed() > default.room_needed());
     }
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_small_run_is_small_but_does_something_of_everything() {
         let mut plan = Plan::new(1);
-        assert!(plan.room_needed() < 1_200_000_000);
+        assert!(plan.room_needed() < 1_700_000_000);
         assert!(plan.groups > 0 && plan.lone_count > 0 && plan.pieces_2k > 0);
         plan.cut_to(1.0);
         assert_eq!(plan.bulk_bytes, 32 << 20);
