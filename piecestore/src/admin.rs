@@ -1,6 +1,6 @@
 //! The socket in a node's directory through which its owner asks how it is.
 //!
-//! One connection is one question: a line `status`, `compact` (begins a job or joins the one that runs), `job` (how far it is),
+//! One connection is one question: a line `status`, `compact` or `scrub` (begins that job; if one runs, answers which), `job` (how far it is),
 //! `restore-trash` (begins to bring the trash back and answers with a number) or `restored NUMBER` (how far that is), and one
 //! JSON object back. The sockets are served by a thread of
 //! their own with plain blocking I/O, so that no owner's script ever costs a core anything but the figures themselves:
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::jobs::{JobBoard, JobFigures};
+use crate::jobs::{JobBoard, JobFigures, JobKind};
 
 /// The socket's name in a node's directory.
 pub const SOCKET_FILE: &str = "node.sock";
@@ -121,7 +121,8 @@ impl Board {
                 .status
                 .ask()
                 .unwrap_or_else(|| r#"{"error":"the core does not answer"}"#.to_owned()),
-            ("compact", _) => job_answer(&self.jobs.ask()),
+            ("compact", _) => job_answer(&self.jobs.ask(JobKind::Compact)),
+            ("scrub", _) => job_answer(&self.jobs.ask(JobKind::Scrub)),
             ("job", _) => job_answer(&self.jobs.figures()),
             // It may take long, and other nodes of the process have questions too.
             ("restore-trash", _) => format!(r#"{{"number":{}}}"#, self.ask_restore()),
@@ -228,9 +229,9 @@ pub fn ask_status(directory: &Path) -> Result<String, AskError> {
     ask(directory, "status")
 }
 
-/// Asks a running node to compact everything that is worth it, or joins the compaction that runs.
-pub fn ask_compact(directory: &Path) -> Result<JobFigures, AskError> {
-    ask_for_job(directory, "compact")
+/// Asks a running node to begin a job; gives that one, or the one that runs already, of whatever kind it is.
+pub fn begin_job(directory: &Path, kind: JobKind) -> Result<JobFigures, AskError> {
+    ask_for_job(directory, kind.verb())
 }
 
 /// Asks a running node how far its job is.

@@ -1,4 +1,4 @@
-//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`, `compact`, `rebuild-index`, `move-dir`, `restore-trash`.
+//! The command line: `piecestore setup`, `run`, `status`, `space`, `verify`, `scrub`, `compact`, `rebuild-index`, `move-dir`, `restore-trash`.
 //!
 //! [`cli_main`] is the whole program, so that others can be this program: a test network starts itself again as a node.
 //! Errors are one sentence on standard error with the next step in it; exit code 1 for those, 2 for a misspelt command.
@@ -20,6 +20,7 @@ use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
 use crate::move_dir::{self, MoveError};
 use crate::offline_store::{self, OfflineError};
 use crate::process::{self, Line, ProcessError, ProcessOptions};
+use crate::scrub;
 use crate::space::{self, SpaceError};
 use crate::status::{for_people, human_bytes};
 use crate::verify::{self, VerifyError};
@@ -59,6 +60,18 @@ enum Verb {
                       It may be interrupted at any moment."
     )]
     Verify(VerifyOptions),
+    /// Read everything that a node has stored, once and now, and say which pieces are damaged; of a running node or of a stopped one.
+    #[command(
+        after_help = "A running node reads everything within 30 days by itself. This does it at once: after an error of the disk, say, or \
+                      a power cut. Every piece is compared with its checksums; one that fails is read again before it is believed, \
+                      and is then out of service.\n\n\
+                      A running node does the work itself, goes on serving, and goes on with it if this command is interrupted; \
+                      its log names the damaged pieces, and the satellite hears of them. A stopped node's are printed here, and only here: scrub \
+                      again once the node runs. `verify` looks at more, of a stopped node only, and changes nothing at all.\n\n\
+                      The exit code is 0 only if everything was read, and no piece and no blob's header or footer is damaged. Progress goes to \
+                      standard error. It may be interrupted at any moment."
+    )]
+    Scrub(DirectoryOptions),
     /// Give the space of deleted pieces back to the disk now, of a running node or of a stopped one.
     #[command(
         after_help = "A node does this by itself, at most half of the time; this does it at once and at full speed. Blobs of which at \
@@ -237,23 +250,23 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    let is_good = |()| true;
     let result = match command.verb {
-        Verb::Setup(options) => set_up(options),
-        Verb::Run(options) => run(options),
-        Verb::Status(options) => status(&options),
-        Verb::Space(options) => space(&options),
-        Verb::Compact(options) => compact(&options),
-        Verb::RebuildIndex(options) => rebuild_index(&options),
-        Verb::MoveDir(options) => move_dir(&options),
-        Verb::Verify(options) => match verify(&options) {
-            Ok(true) => Ok(()),
-            Ok(false) => return ExitCode::FAILURE,
-            Err(error) => Err(error),
-        },
-        Verb::RestoreTrash(options) => restore_trash(&options),
+        Verb::Setup(options) => set_up(options).map(is_good),
+        Verb::Run(options) => run(options).map(is_good),
+        Verb::Status(options) => status(&options).map(is_good),
+        Verb::Space(options) => space(&options).map(is_good),
+        Verb::Compact(options) => compact(&options).map(is_good),
+        Verb::RebuildIndex(options) => rebuild_index(&options).map(is_good),
+        Verb::MoveDir(options) => move_dir(&options).map(is_good),
+        Verb::Verify(options) => verify(&options),
+        Verb::Scrub(options) => scrub(&options),
+        Verb::RestoreTrash(options) => restore_trash(&options).map(is_good),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // The command has said what is wrong.
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             let _ = print_error(&error.to_string());
             ExitCode::FAILURE
@@ -403,11 +416,14 @@ fn space(options: &SpaceOptions) -> Result<(), CliError> {
 /// Whether nothing is wrong.
 fn verify(options: &VerifyOptions) -> Result<bool, CliError> {
     let report = verify::check(&options.dir)?;
-    if options.json {
-        print_json(&report)?;
-    } else {
-        print_text(&report.for_people())?;
-    }
+    print_report(options.json, &report, || report.for_people())?;
+    Ok(report.ok)
+}
+
+/// Whether nothing is damaged.
+fn scrub(options: &DirectoryOptions) -> Result<bool, CliError> {
+    let report = scrub::scrub(&options.dir)?;
+    print_report(options.json, &report, || report.for_people())?;
     Ok(report.ok)
 }
 

@@ -28,6 +28,7 @@ const BLOBS_FOLDER: &str = "blobs";
 
 /// Where checkpoints lie, beside the blobs.
 pub(crate) const CHECKPOINTS_FOLDER: &str = "checkpoint";
+
 /// Says in the folder of the store whose blobs these are: node id in text form and a newline (docs/format.md section 6).
 pub(crate) const MARKER_FILE: &str = ".strand-node";
 
@@ -161,6 +162,19 @@ pub enum DirectoryError {
     },
 }
 
+/// A folder of checkpoints that is there and cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot open the checkpoints in {path}: {error}; give this user the right to that folder, or remove it, which costs one start that \
+     reads all blobs"
+)]
+pub struct CheckpointsError {
+    /// The folder.
+    pub path: PathBuf,
+    /// How it failed.
+    pub error: io::Error,
+}
+
 impl Directory {
     /// Makes a directory into a node's: identity, settings, an empty store.
     ///
@@ -287,15 +301,33 @@ impl Directory {
         blobs_of(&self.path)
     }
 
-    /// The folder of the checkpoints, made if it is not there: who lacks one lacks nothing but time.
-    pub fn open_checkpoints(&self) -> io::Result<OwnedFd> {
+    /// The folder of the checkpoints, made if it is not there. `None` if nothing is there and none can be made, as on a full disk: who
+    /// lacks one lacks nothing but time.
+    ///
+    /// One that is there must be opened: a checkpoint in it that hears nothing of what is done now would take blobs that compaction has
+    /// removed for lost ones.
+    pub fn open_checkpoints(&self) -> Result<Option<OwnedFd>, CheckpointsError> {
         let path = self.path.join(CHECKPOINTS_FOLDER);
-        match std::fs::create_dir(&path) {
-            Ok(()) => File::open(&self.path)?.sync_all()?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        Ok(File::open(&path)?.into())
+        let open = || -> io::Result<Option<OwnedFd>> {
+            match std::fs::create_dir(&path) {
+                Ok(()) => File::open(&self.path)?.sync_all()?,
+                Err(error) => match std::fs::symlink_metadata(&path) {
+                    Ok(_) => {}
+                    Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                        tracing::debug!(path = %path.display(), %error, "not made");
+                        return Ok(None);
+                    }
+                    Err(error) => return Err(error),
+                },
+            }
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_DIRECTORY);
+            Ok(Some(options.open(&path)?.into()))
+        };
+        open().map_err(|error| CheckpointsError {
+            path: path.clone(),
+            error,
+        })
     }
 
     /// The store's folder as it was when the directory was opened, wherever its path leads now.

@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use strand_blob::{Disk, PutError, Store};
 
+use crate::scrub::ScrubFigures;
+
 /// What a compaction of everything has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompactFigures {
@@ -25,70 +27,102 @@ pub struct CompactFigures {
     pub lost_pieces: u64,
 }
 
+/// What a running node can be asked to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Compacts everything that is worth it.
+    #[default]
+    Compact,
+    /// Reads everything once.
+    Scrub,
+}
+
 /// A job of a running node, as its socket tells of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobFigures {
     /// Which one since the start of the process; 0: none yet.
     pub job: u64,
+    /// What it is.
+    #[serde(default)]
+    pub kind: JobKind,
     /// Whether it has not ended.
     pub running: bool,
+    /// Whether the node has not begun with it.
+    #[serde(default)]
+    pub waiting: bool,
     /// How it failed; empty if it did not.
     pub error: String,
-    /// What it has done so far.
+    /// What a compaction has done so far.
     pub compact: CompactFigures,
+    /// What a scrub has done so far.
+    #[serde(default)]
+    pub scrub: ScrubFigures,
 }
 
 /// Where the socket's thread leaves a job for the node's core, and the core what became of it.
 #[derive(Debug, Default)]
-pub struct JobBoard(Mutex<Posted>);
+pub struct JobBoard(Mutex<JobFigures>);
 
-#[derive(Debug, Default)]
-struct Posted {
-    is_new: bool,
-    figures: JobFigures,
+impl JobKind {
+    /// The question that asks for it, which is the command's name too.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Compact => "compact",
+            Self::Scrub => "scrub",
+        }
+    }
 }
 
 impl JobBoard {
-    /// Asks for a compaction of everything, or joins the one that runs.
-    pub fn ask(&self) -> JobFigures {
-        self.with(|posted| {
-            if !posted.figures.running {
-                posted.figures = JobFigures {
-                    job: posted.figures.job + 1,
+    /// Asks for a job; the one that runs, if one does, of whatever kind it is.
+    pub fn ask(&self, kind: JobKind) -> JobFigures {
+        self.with(|figures| {
+            if !figures.running {
+                *figures = JobFigures {
+                    job: figures.job + 1,
+                    kind,
                     running: true,
+                    waiting: true,
                     ..JobFigures::default()
                 };
-                posted.is_new = true;
             }
-            posted.figures.clone()
+            figures.clone()
         })
     }
 
     /// What became of it.
     #[must_use]
     pub fn figures(&self) -> JobFigures {
-        self.with(|posted| posted.figures.clone())
+        self.with(|figures| figures.clone())
     }
 
-    /// Whether there is a job to begin. The core's side.
-    pub fn take(&self) -> bool {
-        self.with(|posted| std::mem::take(&mut posted.is_new))
+    /// The job to begin, if there is one. The core's side.
+    pub fn take(&self) -> Option<JobKind> {
+        self.with(|figures| std::mem::take(&mut figures.waiting).then_some(figures.kind))
     }
 
-    /// Says how far it is. The core's side.
-    pub fn report(&self, figures: CompactFigures) {
-        self.with(|posted| posted.figures.compact = figures);
+    /// Says how far a compaction is. The core's side.
+    pub fn report(&self, done: CompactFigures) {
+        self.with(|figures| figures.compact = done);
+    }
+
+    /// Says how far a scrub is. The core's side.
+    pub fn report_scrub(&self, done: ScrubFigures) {
+        self.with(|figures| figures.scrub = done);
     }
 
     /// Says that it has ended. The core's side.
     pub fn end(&self, error: String) {
-        self.with(|posted| {
-            posted.figures.running = false;
-            posted.figures.error = error;
+        self.with(|figures| {
+            figures.running = false;
+            figures.waiting = false;
+            figures.error = error;
         });
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Posted) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut JobFigures) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -123,12 +157,14 @@ mod tests {
     #[test]
     fn one_job_at_a_time_and_asking_again_joins_it() {
         let board = JobBoard::default();
-        assert!(!board.take());
-        let first = board.ask();
-        assert_eq!((first.job, first.running), (1, true));
-        assert!(board.take());
-        assert_eq!(board.ask().job, 1);
-        assert!(!board.take(), "begun twice");
+        assert_eq!(board.take(), None);
+        let first = board.ask(JobKind::Compact);
+        assert_eq!((first.job, first.running, first.waiting), (1, true, true));
+        assert_eq!(board.take(), Some(JobKind::Compact));
+        let joined = board.ask(JobKind::Scrub);
+        assert_eq!((joined.job, joined.kind), (1, JobKind::Compact));
+        assert!(!joined.waiting);
+        assert_eq!(board.take(), None, "begun twice");
         let done = CompactFigures {
             blobs_removed: 3,
             ..CompactFigures::default()
@@ -137,7 +173,7 @@ mod tests {
         board.end(String::new());
         let figures = board.figures();
         assert_eq!((figures.running, figures.compact), (false, done));
-        assert_eq!(board.ask().job, 2);
-        assert!(board.take());
+        assert_eq!(board.ask(JobKind::Scrub).job, 2);
+        assert_eq!(board.take(), Some(JobKind::Scrub));
     }
 }

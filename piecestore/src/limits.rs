@@ -42,6 +42,19 @@ pub const UPKEEP_FAILED_PAUSE: Duration = Duration::from_secs(30);
 /// One pass of the scrub over the whole store.
 pub const SCRUB_PASS: Duration = Duration::from_secs(30 * 86_400);
 
+/// By how much the blobs that are there when a scrub of everything begins can grow until it reads them: 16 open blobs of 1 GiB. A store
+/// has 4 of them at most.
+pub const SCRUB_GROWTH_BYTES_MAX: u64 = 16 << 30;
+
+/// Lost pieces that the scrub of a stopped node names; the others are counted. Some 16 MiB.
+pub const SCRUB_LOST_NAMED_MAX: usize = 65_536;
+
+/// A scrub that the owner asked for rests a fourth of the time that each step took, so that others have their turn of the disk.
+pub const SCRUB_JOB_REST_PART: u32 = 4;
+
+/// How long a running node may take to begin a job: it looks ten times a second.
+pub const JOB_BEGIN_WAIT: Duration = Duration::from_secs(10);
+
 /// What one step of the scrub reads at most: a longest piece record, or a run of smaller ones.
 pub const SCRUB_STEP_BYTES: u64 = 4 << 20;
 

@@ -8,22 +8,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_lite::future;
-use strand_blob::{OpenError, Store, StoreOptions};
-use strand_protocol::Code;
+use strand_blob::{Disk, DiskError, OpenError, Store, StoreOptions};
+use strand_protocol::{Code, NodeId};
 
 use crate::admin::Board;
 use crate::budget::Budget;
 use crate::check_in::{EndpointLine, ReportedSpace, Reporter, Standing};
 use crate::core::executor::{Clock, Executor};
 use crate::core::{Core, CoreExecutor, Gate, Notify};
-use crate::directory::Directory;
+use crate::directory::{CheckpointsError, Directory};
 use crate::disk::RingDisk;
 use crate::gc::{Collector, Reports};
-use crate::hardware::DiskTurn;
-use crate::jobs::compact_all;
-use crate::limits::{SPINNING_APPEND_POINTS, TURN_WAIT};
+use crate::hardware::{DiskTurn, TurnPass};
+use crate::jobs::{JobBoard, JobKind, compact_all};
+use crate::limits::{SCRUB_JOB_REST_PART, SPINNING_APPEND_POINTS, TURN_WAIT};
 use crate::permission::Permission;
 use crate::quic::{BindError, Endpoint, Handler};
+use crate::scrub::ScrubPass;
 use crate::serve::{Service, ServiceOptions};
 use crate::status::{CounterFigures, DiskFigures, Status, disk_trouble};
 use crate::upkeep;
@@ -79,6 +80,9 @@ pub enum NodeError {
     /// Its disk cannot be used at all.
     #[error("cannot open the blobs: {0}")]
     Disk(std::io::Error),
+    /// Its checkpoints cannot be told what happens to the store.
+    #[error(transparent)]
+    Checkpoints(#[from] CheckpointsError),
     /// Its store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -107,10 +111,10 @@ impl Node {
         let mut disk = core
             .disk_in(&directory.blobs(), folder)
             .map_err(NodeError::Disk)?;
-        match directory.open_checkpoints() {
-            Ok(folder) => disk = disk.with_checkpoints(folder),
-            Err(error) => {
-                tracing::warn!(node = %node_id, %error, "no folder for checkpoints: every start reads all blobs");
+        match directory.open_checkpoints()? {
+            Some(folder) => disk = disk.with_checkpoints(folder),
+            None => {
+                tracing::warn!(node = %node_id, "no folder for checkpoints can be made: every start reads all blobs");
             }
         }
         let mut options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
@@ -192,9 +196,9 @@ impl Node {
 
     /// Begins what the owner asked for through the admin socket.
     pub fn begin_job(&self, core: &Core) {
-        if !self.board.jobs.take() {
+        let Some(kind) = self.board.jobs.take() else {
             return;
-        }
+        };
         let Some(pass) = self.tasks.enter() else {
             self.board.jobs.end("the node is stopping".to_owned());
             return;
@@ -202,27 +206,31 @@ impl Node {
         let (executor, service) = (core.executor(), Rc::clone(&self.service));
         let (board, turn) = (Arc::clone(&self.board), self.turn.clone());
         let stop = Rc::clone(&self.stop_job);
+        let node_id = self.endpoint.node_id();
         executor.spawn(async move {
             let _pass = pass;
-            let compact = async {
-                let _turn = loop {
-                    match turn.try_take() {
-                        Some(turn) => break turn,
-                        None => executor.sleep(TURN_WAIT).await,
+            let work = async {
+                let failed = match kind {
+                    JobKind::Compact => {
+                        let _turn = take_turn(&turn, &executor).await;
+                        let now_s = service.permission().expiry_time_s(executor.now_ms());
+                        let each = |figures: &_| board.jobs.report(*figures);
+                        let done = compact_all(service.store(), now_s, each).await;
+                        done.err().map(|error| error.to_string())
+                    }
+                    JobKind::Scrub => {
+                        let done =
+                            scrub_all(node_id, service.store(), &board.jobs, &turn, &executor);
+                        done.await.err().map(|error| error.to_string())
                     }
                 };
-                let now_s = service.permission().expiry_time_s(executor.now_ms());
-                let each = |figures: &_| board.jobs.report(*figures);
-                let done = compact_all(service.store(), now_s, each).await;
-                done.err()
-                    .map(|error| error.to_string())
-                    .unwrap_or_default()
+                failed.unwrap_or_default()
             };
             let stopped = async {
                 stop.notified().await;
                 "the node is stopping".to_owned()
             };
-            board.jobs.end(future::or(compact, stopped).await);
+            board.jobs.end(future::or(work, stopped).await);
         });
     }
 
@@ -404,6 +412,40 @@ impl Node {
             write_budget: self.budgets.write.usage(),
             read_budget: self.budgets.read.usage(),
             counters: CounterFigures::new(&store.counters(), core.counters()),
+        }
+    }
+}
+
+/// Reads everything once, each step in a turn of its own. What is lost the collector takes to the satellite, as ever.
+async fn scrub_all<D: Disk, E: Executor>(
+    node: NodeId,
+    store: &Store<D>,
+    board: &JobBoard,
+    turn: &DiskTurn,
+    executor: &E,
+) -> Result<(), DiskError> {
+    let mut pass = ScrubPass::new(store);
+    loop {
+        let turn = take_turn(turn, executor).await;
+        let begun = executor.now();
+        let step = pass.step().await;
+        board.report_scrub(pass.figures());
+        let Some(step) = step? else {
+            return Ok(());
+        };
+        upkeep::tell_damage(node, &step);
+        drop(turn);
+        let took = executor.now().saturating_duration_since(begun);
+        executor.sleep(took / SCRUB_JOB_REST_PART).await;
+    }
+}
+
+/// Waits until nobody else works on the disk in the background.
+async fn take_turn(turn: &DiskTurn, executor: &impl Executor) -> TurnPass {
+    loop {
+        match turn.try_take() {
+            Some(pass) => return pass,
+            None => executor.sleep(TURN_WAIT).await,
         }
     }
 }

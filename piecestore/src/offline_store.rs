@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use strand_blob::{OpenError, PutError, Store, StoreOptions};
 
-use crate::admin::{AskError, ask_compact, ask_job};
+use crate::admin::{AskError, ask_job, begin_job};
 use crate::core::{self, Core, CoreError, CoreExecutor, CoreOptions, Executor, Unsupported};
-use crate::directory::{Directory, DirectoryError};
+use crate::directory::{CheckpointsError, Directory, DirectoryError};
 use crate::disk::RingDisk;
-use crate::jobs::{CompactFigures, compact_all};
+use crate::jobs::{CompactFigures, JobFigures, JobKind, compact_all};
+use crate::limits::JOB_BEGIN_WAIT;
 use crate::meter::Meter;
 use crate::space::with_separators;
 use crate::status::human_bytes;
@@ -88,17 +89,48 @@ pub enum OfflineError {
     /// The running node.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// Its checkpoints cannot be told what is done.
+    #[error(transparent)]
+    Checkpoints(#[from] CheckpointsError),
     /// The running node's job failed.
-    #[error("the running node cannot compact: {0}")]
-    Job(String),
+    #[error("the running node cannot {what}: {error}")]
+    Job {
+        /// The command.
+        what: &'static str,
+        /// Why.
+        error: String,
+    },
+    /// The running node does something else.
+    #[error(
+        "the running node is busy with `piecestore {0}`, and does one such job at a time: try again when that has ended"
+    )]
+    Busy(&'static str),
+    /// The node does not look at what it is asked to do.
+    #[error(
+        "the node does not begin to {0}: it is still starting, or could not be started, as its log says; try again once it serves"
+    )]
+    NotBegun(&'static str),
+    /// The node that began it has ended, or has done it and begun something else.
+    #[error(
+        "how the running node's {0} ended is not known, because it was restarted or does another job now: run the command again"
+    )]
+    Forgotten(&'static str),
 }
 
 /// Compacts everything that is worth it, now. Progress goes to standard error.
 pub fn compact(path: &Path) -> Result<CompactReport, OfflineError> {
     let config = crate::config::Config::load(path).map_err(DirectoryError::from)?;
     let mut meter = Meter::new();
-    let (running, figures) = match ask_compact(path) {
-        Ok(_) => (true, wait_for_job(path, &mut meter)?),
+    let what = JobKind::Compact;
+    let (running, figures) = match begin_job(path, what) {
+        Ok(begun) => {
+            let job = wait_for_job(path, what, &begun, &mut meter, |job| said(&job.compact))?;
+            if !job.error.is_empty() {
+                let (what, error) = (what.verb(), job.error);
+                return Err(OfflineError::Job { what, error });
+            }
+            (true, job.compact)
+        }
         Err(AskError::NotRunning(_)) => {
             let figures = with_store(path, move |store, _| async move {
                 // Satellite time is not known here: nothing expires.
@@ -165,10 +197,10 @@ pub fn remove_checkpoints(directory: &Path) -> Result<u64, OfflineError> {
     Ok(removed)
 }
 
-type OfflineStore = Rc<Store<RingDisk<CoreExecutor>>>;
+pub(crate) type OfflineStore = Rc<Store<RingDisk<CoreExecutor>>>;
 
 /// Opens the store of a directory, under its lock, works with it on a core of its own, and closes it.
-fn with_store<T: Send + 'static, F: Future<Output = T> + 'static>(
+pub(crate) fn with_store<T: Send + 'static, F: Future<Output = T> + 'static>(
     path: &Path,
     work: impl FnOnce(OfflineStore, u64) -> F + Send + 'static,
 ) -> Result<T, OfflineError> {
@@ -196,12 +228,14 @@ fn run_in<T: Send + 'static, F: Future<Output = T> + 'static>(
             path,
             error,
         },
+        WorkError::Checkpoints(error) => error.into(),
         WorkError::Open(error) => error.into(),
     })
 }
 
 enum WorkError {
     Disk(std::io::Error),
+    Checkpoints(CheckpointsError),
     Open(OpenError),
 }
 
@@ -216,8 +250,13 @@ async fn work_in<T, F: Future<Output = T>>(
         .disk_in(&directory.blobs(), folder)
         .map_err(WorkError::Disk)?;
     // One that is there must hear of what is done, or the next start would miss blobs.
-    let checkpoints = directory.open_checkpoints().map_err(WorkError::Disk)?;
-    let disk = disk.with_checkpoints(checkpoints);
+    let checkpoints = directory
+        .open_checkpoints()
+        .map_err(WorkError::Checkpoints)?;
+    let disk = match checkpoints {
+        Some(folder) => disk.with_checkpoints(folder),
+        None => disk,
+    };
     let options = StoreOptions::new(*config.node_id.as_bytes(), config.capacity.bytes());
     let (store, recovery) = Store::open(disk, options, 0, &mut crate::node::fill_random)
         .await
@@ -232,18 +271,31 @@ async fn work_in<T, F: Future<Output = T>>(
     Ok(output)
 }
 
-fn wait_for_job(path: &Path, meter: &mut Meter) -> Result<CompactFigures, OfflineError> {
+/// Waits until a running node has ended the job that it was asked for.
+pub(crate) fn wait_for_job(
+    path: &Path,
+    kind: JobKind,
+    begun: &JobFigures,
+    meter: &mut Meter,
+    said: impl Fn(&JobFigures) -> String,
+) -> Result<JobFigures, OfflineError> {
+    if begun.kind != kind {
+        return Err(OfflineError::Busy(begun.kind.verb()));
+    }
+    let began = Instant::now();
     loop {
         let asked = Instant::now();
         let job = ask_job(path)?;
-        if !job.running {
-            return if job.error.is_empty() {
-                Ok(job.compact)
-            } else {
-                Err(OfflineError::Job(job.error))
-            };
+        if (job.job, job.kind) != (begun.job, kind) {
+            return Err(OfflineError::Forgotten(kind.verb()));
         }
-        meter.show(|| said(&job.compact));
+        if !job.running {
+            return Ok(job);
+        }
+        if job.waiting && began.elapsed() > JOB_BEGIN_WAIT {
+            return Err(OfflineError::NotBegun(kind.verb()));
+        }
+        meter.show(|| said(&job));
         std::thread::sleep(ASK_PERIOD.saturating_sub(asked.elapsed()));
     }
 }

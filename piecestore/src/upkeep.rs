@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use strand_blob::{Disk, PutError, ScrubCursor, Store, Traffic};
+use strand_blob::{Disk, PutError, ScrubCursor, ScrubStep, Store, Traffic};
 use strand_protocol::NodeId;
 
 use crate::core::executor::{Clock, Executor};
@@ -145,6 +145,16 @@ impl Upkeep {
     }
 }
 
+/// Says in the log what a step of a scrub found.
+pub(crate) fn tell_damage(node: NodeId, step: &ScrubStep) {
+    if step.damaged_records + step.damaged_headers > 0 {
+        tracing::warn!(%node, records = step.damaged_records, headers = step.damaged_headers, "the scrub found damage");
+    }
+    for lost in &step.lost {
+        tell_lost(node, lost.satellite, lost.id, "the scrub read it");
+    }
+}
+
 fn tell_lost(node: NodeId, satellite: [u8; 32], id: [u8; 32], when: &str) {
     let (satellite, id) = (NodeId::from(satellite), NodeId::from(id));
     tracing::error!(%node, %satellite, piece = %id, when, "a piece is damaged; it is lost to this node");
@@ -186,12 +196,7 @@ impl Scrub {
             let read_bytes = match store.scrub_step(self.cursor, SCRUB_STEP_BYTES).await {
                 Ok(Some(step)) => {
                     self.cursor = step.next;
-                    if step.damaged_records + step.damaged_headers > 0 {
-                        tracing::warn!(%node, records = step.damaged_records, headers = step.damaged_headers, "the scrub found damage");
-                    }
-                    for lost in &step.lost {
-                        tell_lost(node, lost.satellite, lost.id, "the scrub read it");
-                    }
+                    tell_damage(node, &step);
                     step.bytes_read
                 }
                 Ok(None) => {
