@@ -2,7 +2,7 @@
 //!
 //! Each piece record that a reader could meet stands in exactly one of four lists: the index (live), the trash, the damaged, or
 //! the dead ones that do not count. Trash and damage have lists of their own and no bit in the index's entries: few pieces are in them, more must
-//! be known of each than a bit, and a live piece stays at its 12 bytes. Bytes of a body are in one term of [`Space`](crate::Space) by its state.
+//! be known of each than a bit, and a live piece stays at its 12 bytes. Bytes of a body are in one term of `Space` by its state.
 //!
 //! A checkpoint takes a damaged record for what it was before, as a rebuild does: the next opening gives it another chance. So
 //! damage may be noted at any time; every other change outside the committer waits at `hold_still`.

@@ -352,6 +352,10 @@ impl Model {
                             1 => {
                                 states.remove(0);
                             }
+                            // Restored in between.
+                            2 if call.is_doubled && is_restoring => {
+                                states.remove(0);
+                            }
                             more => panic!("trashed {more} times"),
                         }
                     }
