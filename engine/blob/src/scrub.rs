@@ -13,7 +13,7 @@ use crate::disk::{Disk, DiskError};
 use crate::error::Damage;
 use crate::footer::FooterEntry;
 use crate::header::BlobHeader;
-use crate::layout::{BLOCK_BYTES, BlobId};
+use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId};
 use crate::record::Kind;
 use crate::scan;
 use crate::store::Store;
@@ -119,7 +119,8 @@ impl<D: Disk> Store<D> {
             damaged_headers: 0,
             lost: Vec::new(),
         };
-        if offset == 0 {
+        // A blob without a group may be one whose creation a crash cut short.
+        if offset == 0 && blob.tail.get().file_len > BLOB_HEADER_BYTES {
             step.damaged_headers += self.bad_header_copies(&blob).await?;
             step.bytes_read += 2 * BLOCK_BYTES as u64;
         }
