@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::core::executor::Executor;
+use crate::limits::TURN_WAIT;
+
 /// What is known of the disk under a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hardware {
@@ -109,6 +112,16 @@ impl DiskTurn {
     pub fn try_take(&self) -> Option<TurnPass> {
         let is_free = !self.0.swap(true, Ordering::AcqRel);
         is_free.then(|| TurnPass(Arc::clone(&self.0)))
+    }
+
+    /// Begins a turn once nobody else works on the disk in the background, for however long that takes.
+    pub(crate) async fn take(&self, executor: &impl Executor) -> TurnPass {
+        loop {
+            match self.try_take() {
+                Some(pass) => return pass,
+                None => executor.sleep(TURN_WAIT).await,
+            }
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_lite::future;
-use strand_blob::{Disk, DiskError, OpenError, Store, StoreOptions};
-use strand_protocol::{Code, NodeId};
+use strand_blob::{OpenError, Store, StoreOptions};
+use strand_protocol::Code;
 
 use crate::admin::Board;
 use crate::budget::Budget;
@@ -19,12 +19,12 @@ use crate::core::{Core, CoreExecutor, Gate, Notify};
 use crate::directory::{CheckpointsError, Directory};
 use crate::disk::RingDisk;
 use crate::gc::{Collector, Reports};
-use crate::hardware::{DiskTurn, TurnPass};
-use crate::jobs::{JobBoard, JobKind, compact_all};
-use crate::limits::{SCRUB_JOB_REST_PART, SPINNING_APPEND_POINTS, TURN_WAIT};
+use crate::hardware::DiskTurn;
+use crate::jobs::{JobKind, compact_all};
+use crate::limits::SPINNING_APPEND_POINTS;
 use crate::permission::Permission;
 use crate::quic::{BindError, Endpoint, Handler};
-use crate::scrub::ScrubPass;
+use crate::scrub::scrub_running;
 use crate::serve::{Service, ServiceOptions};
 use crate::status::{CounterFigures, DiskFigures, Status, disk_trouble};
 use crate::upkeep;
@@ -212,15 +212,15 @@ impl Node {
             let work = async {
                 let failed = match kind {
                     JobKind::Compact => {
-                        let _turn = take_turn(&turn, &executor).await;
+                        let _turn = turn.take(&executor).await;
                         let now_s = service.permission().expiry_time_s(executor.now_ms());
                         let each = |figures: &_| board.jobs.report(*figures);
                         let done = compact_all(service.store(), now_s, each).await;
                         done.err().map(|error| error.to_string())
                     }
                     JobKind::Scrub => {
-                        let done =
-                            scrub_all(node_id, service.store(), &board.jobs, &turn, &executor);
+                        let store = service.store();
+                        let done = scrub_running(node_id, store, &board.jobs, &turn, &executor);
                         done.await.err().map(|error| error.to_string())
                     }
                 };
@@ -412,40 +412,6 @@ impl Node {
             write_budget: self.budgets.write.usage(),
             read_budget: self.budgets.read.usage(),
             counters: CounterFigures::new(&store.counters(), core.counters()),
-        }
-    }
-}
-
-/// Reads everything once, each step in a turn of its own. What is lost the collector takes to the satellite, as ever.
-async fn scrub_all<D: Disk, E: Executor>(
-    node: NodeId,
-    store: &Store<D>,
-    board: &JobBoard,
-    turn: &DiskTurn,
-    executor: &E,
-) -> Result<(), DiskError> {
-    let mut pass = ScrubPass::new(store);
-    loop {
-        let turn = take_turn(turn, executor).await;
-        let begun = executor.now();
-        let step = pass.step().await;
-        board.report_scrub(pass.figures());
-        let Some(step) = step? else {
-            return Ok(());
-        };
-        upkeep::tell_damage(node, &step);
-        drop(turn);
-        let took = executor.now().saturating_duration_since(begun);
-        executor.sleep(took / SCRUB_JOB_REST_PART).await;
-    }
-}
-
-/// Waits until nobody else works on the disk in the background.
-async fn take_turn(turn: &DiskTurn, executor: &impl Executor) -> TurnPass {
-    loop {
-        match turn.try_take() {
-            Some(pass) => return pass,
-            None => executor.sleep(TURN_WAIT).await,
         }
     }
 }

@@ -7,6 +7,8 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use strand_blob::{Disk, DiskError, ScrubCursor, ScrubStep, Store};
@@ -14,9 +16,13 @@ use strand_protocol::{NodeId, PieceId};
 
 use crate::admin::{AskError, begin_job};
 use crate::config::Config;
+use crate::core::executor::Executor;
 use crate::directory::DirectoryError;
-use crate::jobs::{JobFigures, JobKind};
-use crate::limits::{SCRUB_GROWTH_BYTES_MAX, SCRUB_LOST_NAMED_MAX, SCRUB_STEP_BYTES};
+use crate::hardware::DiskTurn;
+use crate::jobs::{JobBoard, JobFigures, JobKind};
+use crate::limits::{
+    SCRUB_GROWTH_BYTES_MAX, SCRUB_JOB_REST_PART, SCRUB_LOST_NAMED_MAX, SCRUB_STEP_BYTES,
+};
 use crate::meter::Meter;
 use crate::offline_store::{OfflineError, wait_for_job, with_store};
 use crate::space::with_separators;
@@ -186,7 +192,36 @@ pub fn scrub(path: &Path) -> Result<ScrubReport, OfflineError> {
     })
 }
 
-async fn scrub_stopped<D: Disk>(store: std::rc::Rc<Store<D>>, damaged_stretches: u64) -> Found {
+/// A running node's job: each step is a turn of its own. What is lost the collector takes to the satellite, as ever.
+pub(crate) async fn scrub_running<D: Disk, E: Executor>(
+    node: NodeId,
+    store: &Store<D>,
+    board: &JobBoard,
+    turn: &DiskTurn,
+    executor: &E,
+) -> Result<(), DiskError> {
+    let mut pass = ScrubPass::new(store);
+    loop {
+        let turn = turn.take(executor).await;
+        let begun = executor.now();
+        let step = pass.step().await;
+        board.report_scrub(pass.figures());
+        let Some(step) = step? else {
+            return Ok(());
+        };
+        crate::upkeep::tell_damage(node, &step);
+        drop(turn);
+        let took = executor.now().saturating_duration_since(begun);
+        executor
+            .sleep((took / SCRUB_JOB_REST_PART).max(REST_MIN))
+            .await;
+    }
+}
+
+/// Lets others run, however quick a step was.
+const REST_MIN: Duration = Duration::from_millis(1);
+
+async fn scrub_stopped<D: Disk>(store: Rc<Store<D>>, damaged_stretches: u64) -> Found {
     let mut meter = Meter::new();
     let mut pass = ScrubPass::new(&store);
     let mut lost = Vec::new();
@@ -236,7 +271,7 @@ impl ScrubReport {
             } = piece;
             let _ = writeln!(
                 out,
-                "piece {piece_id} of satellite {satellite} is lost: {damage}"
+                "piece {piece_id} of satellite {satellite} is lost: {damage} is damaged"
             );
         }
         let unnamed = figures.lost_pieces - self.lost.len() as u64;
@@ -302,5 +337,109 @@ impl LostPiece {
             piece_id: PieceId::from(piece.id).to_string(),
             damage: piece.damage.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use bytes::Bytes;
+    use strand_blob::disk::sim::SimDisk;
+    use strand_blob::{NewPiece, StoreOptions};
+
+    use super::*;
+    use crate::core::simulated::SimExecutor;
+
+    const NODE: [u8; 32] = [2; 32];
+
+    /// Each piece is a blob of its own.
+    async fn store(executor: &SimExecutor, pieces: u8) -> Rc<Store<SimDisk>> {
+        let mut options = StoreOptions::new(NODE, 1 << 30);
+        options.blob_records_max = 1;
+        let disk = SimDisk::new(1);
+        let opened = Store::open(disk, options, 0, &mut |bytes: &mut [u8]| bytes.fill(7)).await;
+        let (store, _) = opened.unwrap();
+        executor.spawn(Rc::clone(&store).run_commits());
+        for key in 0..pieces {
+            store.put(piece(key)).await.unwrap();
+        }
+        store
+    }
+
+    fn piece(key: u8) -> NewPiece {
+        let body = vec![key; 9_000];
+        let mut hasher = strand_codec::PieceHasher::new(body.len() as u64);
+        hasher.push_share(&body);
+        NewPiece {
+            satellite: [1; 32],
+            id: [key; 32],
+            created_s: 0,
+            expiry_s: 0,
+            root: hasher.finish().root,
+            body: vec![Bytes::from(body)],
+            share_hashes: Vec::new(),
+            path: Vec::new(),
+            commitment: [0; 32],
+        }
+    }
+
+    #[test]
+    fn a_scrub_ends_though_puts_go_on_as_fast_as_it_reads() {
+        let executor = SimExecutor::new(1);
+        let inner = executor.clone();
+        executor.run(async move {
+            let store = store(&inner, 5).await;
+            let mut pass = ScrubPass::new(&store);
+            pass.read_bytes_max = pass.figures.total_bytes;
+            let mut key = 5;
+            while pass.step().await.unwrap().is_some() {
+                store.put(piece(key)).await.unwrap();
+                key += 1;
+                assert!(key < 20, "runs after the puts for ever");
+            }
+            assert!(pass.figures().records >= 5);
+            assert!(pass.figures().is_good());
+        });
+    }
+
+    #[test]
+    fn a_running_scrub_waits_for_its_turn_and_gives_it_away_after_each_step() {
+        let executor = SimExecutor::new(1);
+        let inner = executor.clone();
+        executor.run(async move {
+            let store = store(&inner, 8).await;
+            let (board, turn) = (Rc::new(JobBoard::default()), DiskTurn::default());
+            let job = board.ask(JobKind::Scrub);
+            let held = turn.try_take().unwrap();
+            let (working, theirs) = (Rc::clone(&store), Rc::clone(&board));
+            let (their_turn, waiting) = (turn.clone(), inner.clone());
+            inner.spawn(async move {
+                let node = NodeId::from(NODE);
+                let done = scrub_running(node, &working, &theirs, &their_turn, &waiting).await;
+                theirs.end(
+                    done.err()
+                        .map(|error| error.to_string())
+                        .unwrap_or_default(),
+                );
+            });
+            inner.sleep(Duration::from_secs(10)).await;
+            assert_eq!(board.figures().scrub, ScrubFigures::default(), "no turn");
+            drop(held);
+            let reads = RefCell::new(Vec::new());
+            while board.figures().running {
+                // Whenever the turn is free, how far the job is.
+                if turn.try_take().is_some() {
+                    reads.borrow_mut().push(board.figures().scrub.read_bytes);
+                }
+                inner.sleep(Duration::from_micros(100)).await;
+            }
+            let mut reads = reads.take();
+            reads.dedup();
+            assert!(reads.len() > 8, "not between any two steps: {reads:?}");
+            let figures = board.figures();
+            assert_eq!((figures.job, figures.error.as_str()), (job.job, ""));
+            assert!(figures.scrub.records >= 8 && figures.scrub.is_good());
+        });
     }
 }

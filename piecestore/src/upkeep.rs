@@ -13,7 +13,7 @@
 use std::time::{Duration, Instant};
 
 use strand_blob::{Disk, PutError, ScrubCursor, ScrubStep, Store, Traffic};
-use strand_protocol::NodeId;
+use strand_protocol::{NodeId, PieceId};
 
 use crate::core::executor::{Clock, Executor};
 use crate::hardware::DiskTurn;
@@ -156,7 +156,7 @@ pub(crate) fn tell_damage(node: NodeId, step: &ScrubStep) {
 }
 
 fn tell_lost(node: NodeId, satellite: [u8; 32], id: [u8; 32], when: &str) {
-    let (satellite, id) = (NodeId::from(satellite), NodeId::from(id));
+    let (satellite, id) = (NodeId::from(satellite), PieceId::from(id));
     tracing::error!(%node, %satellite, piece = %id, when, "a piece is damaged; it is lost to this node");
 }
 

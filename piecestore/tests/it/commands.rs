@@ -7,7 +7,7 @@ use strand_protocol::NodeId;
 
 use crate::world::{Client, Process, Ran, Satellite, Segment, block_on, piecestore, run, set_up};
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -22,7 +22,7 @@ fn nowhere() -> String {
 }
 
 /// A node's directory with pieces in it, stopped.
-async fn filled(
+pub(crate) async fn filled(
     root: &Path,
     satellite: &Satellite,
     sizes: &[u64],
@@ -43,7 +43,12 @@ async fn filled(
 }
 
 /// All of them are served from there.
-async fn check_serves(satellite: &Satellite, dir: &Path, node: NodeId, segments: &[Segment]) {
+pub(crate) async fn check_serves(
+    satellite: &Satellite,
+    dir: &Path,
+    node: NodeId,
+    segments: &[Segment],
+) {
     let process = Process::start(&[dir], &[]);
     satellite.reached(node, process.started_ms).await;
     let client = Client::connect(satellite, node).await;
@@ -332,6 +337,7 @@ fn every_command_refuses_a_bad_directory_in_one_sentence_and_changes_nothing() {
         for command in [
             "run",
             "compact",
+            "scrub",
             "rebuild-index",
             "space",
             "verify",

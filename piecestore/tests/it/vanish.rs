@@ -73,7 +73,14 @@ fn blobs_on_a_mount_of_their_own_that_is_not_there_are_not_taken_for_an_empty_st
         assert_eq!(client.get(&segment).await.unwrap(), segment.body);
         process.kill();
         let path = dir.to_str().unwrap();
-        for command in ["run", "space", "verify", "compact", "rebuild-index"] {
+        for command in [
+            "run",
+            "space",
+            "verify",
+            "scrub",
+            "compact",
+            "rebuild-index",
+        ] {
             let ran = run(&[command, "--dir", path]);
             assert_eq!(ran.code, Some(1), "{ran:?}");
             assert!(ran.stderr.contains("is not mounted; mount it"), "{ran:?}");

@@ -80,20 +80,25 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
+/// The blob in a directory that holds a piece, and the piece's record in it.
+pub(crate) fn find_record(dir: &Path, segment: &Segment) -> (PathBuf, inspect::StoredRecord) {
+    let found = content(dir)
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|end| end == "blob"))
+        .find_map(|(path, bytes)| {
+            let records = inspect::records(&bytes).unwrap();
+            let record = records
+                .into_iter()
+                .find(|record| record.is_piece() && record.id == *segment.id.as_bytes())?;
+            Some((path, record))
+        });
+    found.unwrap()
+}
+
 impl Stopped {
     /// The blob that holds a piece, and the piece's record in it.
     fn find(&self, segment: &Segment) -> (PathBuf, inspect::StoredRecord) {
-        let found = content(&self.dir)
-            .into_iter()
-            .filter(|(path, _)| path.extension().is_some_and(|end| end == "blob"))
-            .find_map(|(path, bytes)| {
-                let records = inspect::records(&bytes).unwrap();
-                let record = records
-                    .into_iter()
-                    .find(|record| record.is_piece() && record.id == *segment.id.as_bytes())?;
-                Some((path, record))
-            });
-        found.unwrap()
+        find_record(&self.dir, segment)
     }
 
     fn flip(&self, path: &Path, offset: u64) {
