@@ -244,7 +244,12 @@ impl Model {
                 };
                 let found = meddle(found, *meddling, &older);
                 let mut older = checkpoints_of(&found);
-                let world = reopened(&found, options, *seed);
+                // Without the note of the last removal no blob at all looks like a disk that is not there: that is refused until
+                // somebody says that it is right.
+                let mut opening = options;
+                opening.ignores_checkpoint =
+                    *meddling != Meddling::None && found.files().is_empty();
+                let world = reopened(&found, opening, *seed);
                 let mut rotten = world.recovery.rotten.clone();
                 if *meddling != Meddling::None {
                     // A note of what was removed may be gone with it.
