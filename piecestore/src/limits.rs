@@ -61,6 +61,9 @@ pub const SCRUB_STEP_BYTES: u64 = 4 << 20;
 /// A scrub rests at least so many times as long as it reads: at most a twentieth of the disk's time, however full the store is.
 pub const SCRUB_REST_FACTOR: u32 = 19;
 
+/// Blobs in a row of which the disk reads nothing, after which `piecestore scrub` ends: each may cost the time of a request without an answer.
+pub const SCRUB_UNREADABLE_BLOBS_MAX: u32 = 3;
+
 /// The longest rest between two steps of the scrub, however empty the store is.
 pub const SCRUB_REST_MAX: Duration = Duration::from_secs(600);
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use strand_blob::{Disk, DiskError, ScrubCursor, ScrubStep, Store};
+use strand_blob::{BlobId, Disk, DiskError, ScrubCursor, ScrubStep, Store};
 use strand_protocol::{NodeId, PieceId};
 
 use crate::admin::{AskError, begin_job};
@@ -22,6 +22,7 @@ use crate::hardware::DiskTurn;
 use crate::jobs::{JobBoard, JobFigures, JobKind};
 use crate::limits::{
     SCRUB_GROWTH_BYTES_MAX, SCRUB_JOB_REST_PART, SCRUB_LOST_NAMED_MAX, SCRUB_STEP_BYTES,
+    SCRUB_UNREADABLE_BLOBS_MAX,
 };
 use crate::meter::Meter;
 use crate::offline_store::{OfflineError, wait_for_job, with_store};
@@ -42,6 +43,8 @@ pub struct ScrubFigures {
     pub damaged_records: u64,
     /// Copies of blob headers, and footers, that failed.
     pub damaged_headers: u64,
+    /// Blobs of which the disk read nothing, nor of others at that time. They were passed.
+    pub unreadable_blobs: u64,
     /// Pieces that are lost to this node since this scrub read them.
     pub lost_pieces: u64,
     /// Pieces that are out of service as damaged, whoever found them.
@@ -57,6 +60,26 @@ pub struct ScrubPass<'a, D: Disk> {
     cursor: ScrubCursor,
     figures: ScrubFigures,
     read_bytes_max: u64,
+    /// Blobs that could not be read since one was.
+    unreadable_run: u32,
+}
+
+/// Why a scrub ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScrubError {
+    /// A disk that does not answer is not asked for every blob.
+    #[error(
+        "the disk reads nothing of {count} blobs in a row, the last of them blob {blob}: {error}"
+    )]
+    Unreadable {
+        /// How many.
+        count: u32,
+        /// The last of them.
+        blob: BlobId,
+        /// What it said of the last one.
+        error: DiskError,
+    },
 }
 
 /// What `scrub` found.
@@ -77,8 +100,19 @@ pub struct ScrubReport {
     pub figures: ScrubFigures,
     /// Which pieces a stopped node has lost, at most 65,536 of them; a running node names them in its log.
     pub lost: Vec<LostPiece>,
+    /// Which blobs of a stopped node could not be read, at most 65,536 of them; a running node names them in its log.
+    pub unreadable: Vec<UnreadableBlob>,
     /// How long it took.
     pub seconds: f64,
+}
+
+/// One blob that could not be read.
+#[derive(Debug, Serialize)]
+pub struct UnreadableBlob {
+    /// Its number, as its file's name has it.
+    pub blob: String,
+    /// What the disk said.
+    pub error: String,
 }
 
 /// One lost piece.
@@ -107,6 +141,7 @@ impl<'a, D: Disk> ScrubPass<'a, D> {
             cursor: ScrubCursor::default(),
             figures,
             read_bytes_max: total_bytes + SCRUB_GROWTH_BYTES_MAX,
+            unreadable_run: 0,
         }
     }
 
@@ -114,25 +149,39 @@ impl<'a, D: Disk> ScrubPass<'a, D> {
     ///
     /// # Errors
     ///
-    /// If the disk reads nothing of a blob. The next call would try the same one again.
-    pub async fn step(&mut self) -> Result<Option<ScrubStep>, DiskError> {
+    /// If the disk read nothing of so many blobs in a row that it is the disk that is out of order. That is the end of the pass.
+    pub async fn step(&mut self) -> Result<Option<ScrubStep>, ScrubError> {
         // Blobs are read in the order in which they were made: by then everything that was there at the beginning has been read,
         // and what puts go on adding was checked as it came.
         if self.figures.read_bytes > self.read_bytes_max {
             return Ok(None);
         }
-        let step = self.store.scrub_step(self.cursor, SCRUB_STEP_BYTES).await?;
+        let step = self.store.scrub_step(self.cursor, SCRUB_STEP_BYTES).await;
         let figures = &mut self.figures;
-        if let Some(step) = &step {
-            self.cursor = step.next;
-            figures.read_bytes += step.bytes_read;
-            figures.records += step.records;
-            figures.damaged_records += step.damaged_records;
-            figures.damaged_headers += step.damaged_headers;
-            figures.lost_pieces += step.lost.len() as u64;
-        }
         figures.damaged_pieces = self.store.counters().damaged;
-        Ok(step)
+        let Some(step) = step else {
+            return Ok(None);
+        };
+        self.cursor = step.next;
+        figures.read_bytes += step.bytes_read;
+        figures.records += step.records;
+        figures.damaged_records += step.damaged_records;
+        figures.damaged_headers += step.damaged_headers;
+        figures.lost_pieces += step.lost.len() as u64;
+        let Some(error) = step.unreadable else {
+            self.unreadable_run = 0;
+            return Ok(Some(step));
+        };
+        figures.unreadable_blobs += 1;
+        self.unreadable_run += 1;
+        if self.unreadable_run == SCRUB_UNREADABLE_BLOBS_MAX {
+            return Err(ScrubError::Unreadable {
+                count: self.unreadable_run,
+                blob: step.blob,
+                error,
+            });
+        }
+        Ok(Some(step))
     }
 
     /// What was read and found so far.
@@ -146,7 +195,8 @@ impl ScrubFigures {
     /// Whether no piece was found damaged, and nothing without which pieces could not be checked.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.lost_pieces + self.damaged_pieces + self.damaged_headers + self.damaged_stretches == 0
+        let damaged = self.damaged_pieces + self.damaged_headers + self.damaged_stretches;
+        self.lost_pieces + damaged + self.unreadable_blobs == 0
     }
 }
 
@@ -154,6 +204,7 @@ impl ScrubFigures {
 struct Found {
     figures: ScrubFigures,
     lost: Vec<LostPiece>,
+    unreadable: Vec<UnreadableBlob>,
     error: String,
 }
 
@@ -168,6 +219,7 @@ pub fn scrub(path: &Path) -> Result<ScrubReport, OfflineError> {
             let found = Found {
                 figures: job.scrub,
                 lost: Vec::new(),
+                unreadable: Vec::new(),
                 error: job.error,
             };
             (true, found)
@@ -188,6 +240,7 @@ pub fn scrub(path: &Path) -> Result<ScrubReport, OfflineError> {
         error: found.error,
         figures: found.figures,
         lost: found.lost,
+        unreadable: found.unreadable,
         seconds,
     })
 }
@@ -199,7 +252,7 @@ pub(crate) async fn scrub_running<D: Disk, E: Executor>(
     board: &JobBoard,
     turn: &DiskTurn,
     executor: &E,
-) -> Result<(), DiskError> {
+) -> Result<(), ScrubError> {
     let mut pass = ScrubPass::new(store);
     loop {
         let turn = turn.take(executor).await;
@@ -224,12 +277,21 @@ const REST_MIN: Duration = Duration::from_millis(1);
 async fn scrub_stopped<D: Disk>(store: Rc<Store<D>>, damaged_stretches: u64) -> Found {
     let mut meter = Meter::new();
     let mut pass = ScrubPass::new(&store);
-    let mut lost = Vec::new();
+    let (mut lost, mut unreadable) = (Vec::new(), Vec::new());
     let error = loop {
         match pass.step().await {
             Ok(Some(step)) => {
                 let room = SCRUB_LOST_NAMED_MAX - lost.len();
                 lost.extend(step.lost.iter().take(room).map(LostPiece::new));
+                if let Some(error) = step.unreadable {
+                    let blob = UnreadableBlob {
+                        blob: step.blob.to_string(),
+                        error: error.to_string(),
+                    };
+                    if unreadable.len() < SCRUB_LOST_NAMED_MAX {
+                        unreadable.push(blob);
+                    }
+                }
                 meter.show(|| said(&pass.figures()));
             }
             Ok(None) => break String::new(),
@@ -243,6 +305,7 @@ async fn scrub_stopped<D: Disk>(store: Rc<Store<D>>, damaged_stretches: u64) -> 
     Found {
         figures,
         lost,
+        unreadable,
         error,
     }
 }
@@ -274,6 +337,9 @@ impl ScrubReport {
                 "piece {piece_id} of satellite {satellite} is lost: {damage} is damaged"
             );
         }
+        for UnreadableBlob { blob, error } in &self.unreadable {
+            let _ = writeln!(out, "blob {blob} cannot be read: {error}");
+        }
         let unnamed = figures.lost_pieces - self.lost.len() as u64;
         if !self.running && unnamed > 0 {
             let _ = writeln!(out, "{} more are lost", with_separators(unnamed));
@@ -292,6 +358,14 @@ impl ScrubReport {
                  node and run `piecestore verify --dir {dir}`, which names what they cost",
                 with_separators(figures.damaged_headers),
                 with_separators(figures.damaged_stretches),
+            );
+        }
+        if figures.unreadable_blobs > 0 {
+            let _ = writeln!(
+                out,
+                "{} blobs cannot be read at all and were passed; what is in them is not known to be lost: check the disk (dmesg, smartctl) and \
+                 scrub again",
+                with_separators(figures.unreadable_blobs)
             );
         }
         if figures.lost_pieces + figures.damaged_pieces > 0 {
@@ -355,16 +429,23 @@ mod tests {
 
     /// Each piece is a blob of its own.
     async fn store(executor: &SimExecutor, pieces: u8) -> Rc<Store<SimDisk>> {
+        store_and_disk(executor, pieces).await.1
+    }
+
+    async fn store_and_disk(executor: &SimExecutor, pieces: u8) -> (SimDisk, Rc<Store<SimDisk>>) {
         let mut options = StoreOptions::new(NODE, 1 << 30);
         options.blob_records_max = 1;
         let disk = SimDisk::new(1);
-        let opened = Store::open(disk, options, 0, &mut |bytes: &mut [u8]| bytes.fill(7)).await;
+        let opened = Store::open(disk.clone(), options, 0, &mut |bytes: &mut [u8]| {
+            bytes.fill(7)
+        })
+        .await;
         let (store, _) = opened.unwrap();
         executor.spawn(Rc::clone(&store).run_commits());
         for key in 0..pieces {
             store.put(piece(key)).await.unwrap();
         }
-        store
+        (disk, store)
     }
 
     fn piece(key: u8) -> NewPiece {
@@ -400,6 +481,40 @@ mod tests {
             }
             assert!(pass.figures().records >= 5);
             assert!(pass.figures().is_good());
+        });
+    }
+
+    #[test]
+    fn a_scrub_passes_blobs_that_cannot_be_read_but_not_many_in_a_row() {
+        let executor = SimExecutor::new(1);
+        let inner = executor.clone();
+        executor.run(async move {
+            // Of a sealed blob that cannot be read nobody knows where its records lie. The ninth is not sealed.
+            let (disk, store) = store_and_disk(&inner, 9).await;
+            for blob in [1, 2, 4, 5] {
+                disk.fail_reads(BlobId(blob));
+            }
+            let mut pass = ScrubPass::new(&store);
+            while pass.step().await.unwrap().is_some() {}
+            let figures = pass.figures();
+            assert_eq!((figures.unreadable_blobs, figures.records), (4, 5));
+            assert_eq!(figures.damaged_pieces, 0);
+            assert!(!figures.is_good());
+            disk.fail_reads(BlobId(3));
+            let mut pass = ScrubPass::new(&store);
+            assert!(pass.step().await.unwrap().is_some());
+            assert!(pass.step().await.unwrap().is_some());
+            let ended = pass.step().await.unwrap_err();
+            let error = DiskError::Io { errno: 5 };
+            let blob = BlobId(3);
+            assert_eq!(
+                ended,
+                ScrubError::Unreadable {
+                    count: 3,
+                    blob,
+                    error
+                }
+            );
         });
     }
 

@@ -150,6 +150,9 @@ pub(crate) fn tell_damage(node: NodeId, step: &ScrubStep) {
     if step.damaged_records + step.damaged_headers > 0 {
         tracing::warn!(%node, records = step.damaged_records, headers = step.damaged_headers, "the scrub found damage");
     }
+    if let Some(error) = step.unreadable {
+        tracing::error!(%node, blob = %step.blob, %error, "the scrub passes a blob that cannot be read; check the disk (dmesg, smartctl)");
+    }
     for lost in &step.lost {
         tell_lost(node, lost.satellite, lost.id, "the scrub read it");
     }
@@ -194,20 +197,20 @@ impl Scrub {
             };
             let begun = executor.now();
             let read_bytes = match store.scrub_step(self.cursor, SCRUB_STEP_BYTES).await {
-                Ok(Some(step)) => {
+                Some(step) => {
                     self.cursor = step.next;
                     tell_damage(node, &step);
+                    if step.unreadable.is_some() {
+                        // If it is the disk, each blob may cost it the time of a request that it does not answer.
+                        self.next = executor.now() + SCRUB_REST_MAX;
+                        break;
+                    }
                     step.bytes_read
                 }
-                Ok(None) => {
+                None => {
                     tracing::info!(%node, "the scrub begins again with the first blob");
                     self.cursor = ScrubCursor::default();
                     0
-                }
-                Err(error) => {
-                    tracing::warn!(%node, %error, "cannot scrub now");
-                    self.next = executor.now() + SCRUB_REST_MAX;
-                    break;
                 }
             };
             let took = executor.now().saturating_duration_since(begun);
@@ -361,6 +364,31 @@ mod tests {
             inner.sleep(SCRUB_REST_MAX * 8).await;
             assert_eq!(store.take_lost(), [(SATELLITE, [0; 32])]);
             assert_eq!(store.counters().pieces_lost, 1);
+        });
+    }
+
+    #[test]
+    fn a_blob_that_cannot_be_read_does_not_stop_the_scrub() {
+        let executor = SimExecutor::new(1);
+        let inner = executor.clone();
+        executor.run(async move {
+            let disk = SimDisk::new(1);
+            let store = store(disk.clone(), &inner).await;
+            for key in 0..9 {
+                store.put(piece(key, 0)).await.unwrap();
+            }
+            disk.fail_reads(strand_blob::BlobId(1));
+            disk.edit(strand_blob::BlobId(2), |bytes| bytes[9_000] ^= 1);
+            let turn = DiskTurn::default();
+            let mut scrub = Scrub::new(&store, &inner, 0);
+            let end = inner.now() + SCRUB_REST_MAX / 2;
+            let node = NodeId::from(NODE);
+            scrub.until(end, node, &store, &inner, &turn).await;
+            assert_eq!(scrub.cursor.blob, strand_blob::BlobId(2), "passed it");
+            assert!(scrub.next > end, "and rests");
+            let end = end + SCRUB_REST_MAX * 4;
+            scrub.until(end, node, &store, &inner, &turn).await;
+            assert_eq!(store.take_lost(), [(SATELLITE, [4; 32])]);
         });
     }
 

@@ -4,6 +4,9 @@
 //! place, with its header's check, its trailer's CRC, the CRC of every share and the root over all of them; the chaining values of the shares
 //! are guarded by the trailer's CRC alone. What fails is read once more before it is believed. Damage to what nobody would read is counted
 //! and no loss. The caller keeps the cursor and decides when the next step comes; nothing is written.
+//!
+//! A record whose own read fails is damaged if the disk reads a header of this blob or of another one at that time. Else it is the disk that
+//! is out of order: the blob is called unreadable, its pieces stay in service, and the cursor goes on behind it.
 
 use std::rc::Rc;
 
@@ -21,6 +24,9 @@ use crate::wait;
 
 /// Bytes read at once, but for a record that is longer.
 const RUN_BYTES_MAX: u64 = 1 << 20;
+
+/// Records that cannot be read in one step: a disk may try each of them for seconds.
+const UNREADABLE_RECORDS_MAX: u32 = 16;
 
 /// Where a scrub goes on. Good for as long as the store's directory is, over restarts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +63,8 @@ pub struct LostPiece {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScrubStep {
+    /// What was read.
+    pub blob: BlobId,
     /// Where to go on.
     pub next: ScrubCursor,
     /// Bytes read.
@@ -69,6 +77,19 @@ pub struct ScrubStep {
     pub damaged_headers: u64,
     /// Pieces that are out of service since this step.
     pub lost: Vec<LostPiece>,
+    /// The disk reads nothing of the blob, nor of others: its answer. What was not checked stays in service, and the scrub goes on with the
+    /// next blob. A caller that sees this again and again should let the disk rest.
+    pub unreadable: Option<DiskError>,
+}
+
+/// How far a run of records was checked.
+enum Ran {
+    /// To its end.
+    Whole,
+    /// So many records of it, because too many of them could not be read.
+    Part(usize),
+    /// The blob was removed meanwhile.
+    Gone,
 }
 
 impl<D: Disk> Store<D> {
@@ -88,20 +109,13 @@ impl<D: Disk> Store<D> {
     /// Checks the records from the cursor on, in one blob at most; `None` once there is no further blob.
     ///
     /// Reads at most `bytes_max` bytes of records, but always one record; a step that begins a blob also reads its two header blocks, and one
-    /// of a sealed blob its footer, which is kept for the next step. Runs beside everything else; dropping it is safe.
-    ///
-    /// # Errors
-    ///
-    /// If the disk reads nothing of the blob. A record that alone cannot be read is damaged.
-    pub async fn scrub_step(
-        &self,
-        cursor: ScrubCursor,
-        bytes_max: u64,
-    ) -> Result<Option<ScrubStep>, DiskError> {
+    /// of a sealed blob its footer, which is kept for the next step. Runs beside everything else; dropping it is safe. Every step gets on,
+    /// whatever the disk does.
+    pub async fn scrub_step(&self, cursor: ScrubCursor, bytes_max: u64) -> Option<ScrubStep> {
         self.push_revivals();
         let Some(blob) = self.blob_from(cursor.blob) else {
             self.scrubbed.borrow_mut().take();
-            return Ok(None);
+            return None;
         };
         let offset = if blob.id == cursor.blob {
             cursor.offset
@@ -109,6 +123,7 @@ impl<D: Disk> Store<D> {
             0
         };
         let mut step = ScrubStep {
+            blob: blob.id,
             next: ScrubCursor {
                 blob: BlobId(blob.id.0 + 1),
                 offset: 0,
@@ -118,16 +133,24 @@ impl<D: Disk> Store<D> {
             damaged_records: 0,
             damaged_headers: 0,
             lost: Vec::new(),
+            unreadable: None,
         };
         // A blob without a group may be one whose creation a crash cut short.
         if offset == 0 && blob.tail.get().file_len > BLOB_HEADER_BYTES {
-            step.damaged_headers += self.bad_header_copies(&blob).await?;
+            step.damaged_headers += self.bad_header_copies(&blob).await;
             step.bytes_read += 2 * BLOCK_BYTES as u64;
         }
         let Some(entries) = self.scrub_list(&blob).await else {
             // Removed meanwhile, or it lost its footer; the next opening reads it whole.
-            step.damaged_headers += u64::from(self.is_there(&blob));
-            return Ok(Some(step));
+            if self.is_there(&blob) {
+                step.damaged_headers += 1;
+                step.unreadable = self.header_error(&blob).await;
+            }
+            return Some(step);
+        };
+        let go_on_at = |offset| ScrubCursor {
+            blob: blob.id,
+            offset,
         };
         let mut at = entries.partition_point(|entry| entry.offset < offset);
         let mut bytes_left = bytes_max;
@@ -135,35 +158,46 @@ impl<D: Disk> Store<D> {
             let run = run_of(&entries[at..], bytes_left.min(RUN_BYTES_MAX));
             let run_bytes = end_of(&run[run.len() - 1]) - run[0].offset;
             if step.records > 0 && run_bytes > bytes_left {
-                step.next = ScrubCursor {
-                    blob: blob.id,
-                    offset: run[0].offset,
-                };
+                step.next = go_on_at(run[0].offset);
                 break;
             }
-            if !self.scrub_run(&blob, run, &mut step).await? {
-                break;
+            match self.scrub_run(&blob, run, &mut step).await {
+                Ok(Ran::Whole) => at += run.len(),
+                Ok(Ran::Part(count)) => {
+                    if let Some(entry) = entries.get(at + count) {
+                        step.next = go_on_at(entry.offset);
+                    }
+                    break;
+                }
+                Ok(Ran::Gone) => break,
+                Err(error) => {
+                    step.unreadable = Some(error);
+                    break;
+                }
             }
-            at += run.len();
             bytes_left = bytes_left.saturating_sub(run_bytes);
             wait::yield_now().await;
         }
-        Ok(Some(step))
+        Some(step)
     }
 
-    /// Checks neighbouring records with one read. False if the blob was removed meanwhile.
+    /// Checks neighbouring records with one read, and those that fail with one each.
+    ///
+    /// # Errors
+    ///
+    /// If a record cannot be read and the disk reads nothing else either.
     async fn scrub_run(
         &self,
         blob: &Blob<D::File>,
         run: &[FooterEntry],
         step: &mut ScrubStep,
-    ) -> Result<bool, DiskError> {
+    ) -> Result<Ran, DiskError> {
         let start = run[0].offset;
         let len = end_of(&run[run.len() - 1]) - start;
         let span = self.read_span(blob, start, len).await;
         step.bytes_read += len;
-        for entry in run {
-            step.records += 1;
+        let mut unreadable_count = 0;
+        for (index, entry) in run.iter().enumerate() {
             let from = (entry.offset - start) as usize;
             let is_good = span.as_ref().is_ok_and(|span| {
                 let record = span.bytes().get(from..).unwrap_or_default();
@@ -171,19 +205,26 @@ impl<D: Disk> Store<D> {
                 check_record(&record[..len], blob, entry).is_ok()
             });
             if is_good {
+                step.records += 1;
                 continue;
             }
             if !self.is_there(blob) {
-                return Ok(false);
+                return Ok(Ran::Gone);
             }
-            if let Err(damage) = self.check_again(blob, entry).await? {
-                if !self.is_there(blob) {
-                    return Ok(false);
-                }
+            let checked = self.check_again(blob, entry).await;
+            if !self.is_there(blob) {
+                return Ok(Ran::Gone);
+            }
+            step.records += 1;
+            if let Err(damage) = checked? {
                 self.found_damage(blob, entry, damage, step).await;
+                unreadable_count += u32::from(damage == Damage::Unreadable);
+                if unreadable_count == UNREADABLE_RECORDS_MAX {
+                    return Ok(Ran::Part(index + 1));
+                }
             }
         }
-        Ok(true)
+        Ok(Ran::Whole)
     }
 
     /// Reads one record on its own.
@@ -195,12 +236,42 @@ impl<D: Disk> Store<D> {
         let len = entry.record.record_len();
         match self.read_span(blob, entry.offset, len).await {
             Ok(span) => Ok(check_record(span.bytes(), blob, entry)),
-            // The disk must read something else of this blob, else it is the disk that is out of order and not the record.
-            Err(_) => {
-                scan::read_block(&self.disk, &blob.file, 0).await?;
-                Ok(Err(Damage::Unreadable))
+            Err(_) if self.reads_something(blob).await => Ok(Err(Damage::Unreadable)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the disk reads a header of this blob, or of the first or last of the others.
+    async fn reads_something(&self, blob: &Blob<D::File>) -> bool {
+        if self.header_error(blob).await.is_none() {
+            return true;
+        }
+        let others = {
+            let blobs = self.blobs.borrow();
+            let mut others = blobs
+                .iter()
+                .flatten()
+                .filter(|other| other.slot != blob.slot);
+            [others.next().cloned(), others.next_back().cloned()]
+        };
+        for other in others.into_iter().flatten() {
+            if self.header_error(&other).await.is_none() {
+                return true;
             }
         }
+        false
+    }
+
+    /// Why the disk reads neither header block of a blob; `None` if it reads one.
+    async fn header_error(&self, blob: &Blob<D::File>) -> Option<DiskError> {
+        let mut failed = None;
+        for offset in HEADER_OFFSETS {
+            match scan::read_block(&self.disk, &blob.file, offset).await {
+                Ok(_) => return None,
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed
     }
 
     async fn found_damage(
@@ -253,22 +324,23 @@ impl<D: Disk> Store<D> {
         Some(entries)
     }
 
-    async fn bad_header_copies(&self, blob: &Blob<D::File>) -> Result<u64, DiskError> {
+    /// Header blocks that are not what they should be, or cannot be read. None of a blob that was removed meanwhile.
+    async fn bad_header_copies(&self, blob: &Blob<D::File>) -> u64 {
         let mut bad = 0;
-        for offset in [0, BLOCK_BYTES as u64] {
-            match scan::read_block(&self.disk, &blob.file, offset).await {
-                Ok(block) => {
-                    let header = BlobHeader::parse(&block);
-                    bad += u64::from(header.as_ref() != Ok(&blob.header));
-                }
-                Err(_) if !self.is_there(blob) => return Ok(0),
-                Err(error) if offset > 0 && bad > 0 => return Err(error),
-                Err(_) => bad += 1,
-            }
+        for offset in HEADER_OFFSETS {
+            let block = scan::read_block(&self.disk, &blob.file, offset).await;
+            let is_good = block.is_ok_and(|block| {
+                let header = BlobHeader::parse(&block);
+                header.as_ref() == Ok(&blob.header)
+            });
+            bad += u64::from(!is_good);
         }
-        Ok(bad)
+        if self.is_there(blob) { bad } else { 0 }
     }
 }
+
+/// Where the copies of a blob header lie.
+const HEADER_OFFSETS: [u64; 2] = [0, BLOCK_BYTES as u64];
 
 /// As many of the first entries as lie within so many bytes, at least one.
 fn run_of(entries: &[FooterEntry], bytes_max: u64) -> &[FooterEntry] {

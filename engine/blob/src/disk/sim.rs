@@ -14,6 +14,7 @@
 //! * **Failing write.** A seeded prefix of it may have reached the file, and counts as an unsynced write.
 //! * **Injected errors** ([`SimDisk::inject`]). The n-th operation from now of the given kinds fails with EIO, ENOSPC or a short
 //!   write; once, or from then on.
+//! * **Unreadable file** ([`SimDisk::fail_reads`]). Every read of it fails with EIO, and those of other files do not.
 //! * **Full disk** ([`SimDisk::set_free_bytes`]). Writes that would grow the files beyond it fail with ENOSPC.
 //! * **Rot** ([`SimDisk::edit`]). The test changes bytes behind the store's back, durably.
 //!
@@ -21,7 +22,7 @@
 //! and data that becomes durable without a sync while the machine runs (a crash decides that).
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::buffer::IoBuffer;
@@ -103,6 +104,7 @@ struct State {
     files: BTreeMap<FileId, File>,
     random: Random,
     faults: Vec<Fault>,
+    unreadable: BTreeSet<FileId>,
     free_bytes: u64,
     delay_max: u64,
     op_count: u64,
@@ -169,6 +171,7 @@ impl SimDisk {
             files,
             random: Random::new(seed),
             faults: Vec::new(),
+            unreadable: BTreeSet::new(),
             free_bytes: 1 << 40,
             delay_max: 3,
             op_count: 0,
@@ -285,9 +288,16 @@ impl SimDisk {
         self.state.borrow_mut().faults.push(fault);
     }
 
+    /// Lets every read of this file fail.
+    pub fn fail_reads(&self, id: impl Into<FileId>) {
+        self.state.borrow_mut().unreadable.insert(id.into());
+    }
+
     /// Disarms all errors.
     pub fn heal(&self) {
-        self.state.borrow_mut().faults.clear();
+        let mut state = self.state.borrow_mut();
+        state.faults.clear();
+        state.unreadable.clear();
     }
 
     /// Sets how much the files may still grow.
@@ -593,6 +603,9 @@ impl Disk for SimDisk {
             return (Err(error), buffer);
         }
         let state = self.state.borrow();
+        if state.unreadable.contains(&file.id) {
+            return (Err(Failure::Eio.error(0, 0)), buffer);
+        }
         let Some(file) = state.files.get(&file.id) else {
             return (Err(DiskError::NotFound), buffer);
         };

@@ -1,7 +1,9 @@
 //! Scrub: damage is found before a reader meets it, is told once, and costs the damaged piece only.
 
+use std::collections::BTreeSet;
+
 use strand_blob::disk::sim::{Failure, Fault, Op, SimDisk};
-use strand_blob::{BlobId, Damage, GetError, ScrubCursor, StoreOptions, Stored, inspect};
+use strand_blob::{BlobId, Damage, GetError, NewPiece, ScrubCursor, StoreOptions, Stored, inspect};
 
 use crate::support::{NOW_S, SATELLITE, World, check_same, id_of, open, piece, small_options};
 
@@ -175,7 +177,7 @@ fn a_cursor_into_a_blob_that_is_gone_goes_on_with_the_next() {
     };
     assert!(world.compact(NOW_S).is_some());
     let step = world.run(move |store| async move { store.scrub_step(cursor, 1 << 20).await });
-    let step = step.unwrap().unwrap();
+    let step = step.unwrap();
     assert_eq!((step.next.blob, step.records), (BlobId(3), 3));
     assert_eq!(step.lost, []);
 }
@@ -194,7 +196,7 @@ fn one_failed_read_costs_nothing_and_a_dead_disk_no_piece() {
         let lost = world.run(|store| async move {
             let mut cursor = ScrubCursor::default();
             let mut lost = 0;
-            while let Ok(Some(step)) = store.scrub_step(cursor, 30_000).await {
+            while let Some(step) = store.scrub_step(cursor, 30_000).await {
                 cursor = step.next;
                 lost += step.lost.len();
             }
@@ -209,14 +211,62 @@ fn one_failed_read_costs_nothing_and_a_dead_disk_no_piece() {
         failure: Failure::Eio,
         is_sticky: true,
     });
-    let cursor = ScrubCursor {
-        blob: BlobId(3),
-        offset: 8_192,
-    };
-    let step = world.run(move |store| async move { store.scrub_step(cursor, 30_000).await });
-    assert!(step.is_err());
+    let steps = world.scrub(30_000);
+    let unreadable: Vec<_> = steps
+        .iter()
+        .filter_map(|step| step.unreadable.map(|_| step.blob))
+        .collect();
+    assert_eq!(unreadable, [BlobId(1), BlobId(2), BlobId(3)]);
+    assert!(steps.iter().all(|step| step.lost.is_empty()));
     world.disk.heal();
     assert_eq!(world.store.counters().pieces, 7);
+    world.check_space();
+}
+
+#[test]
+fn a_blob_that_cannot_be_read_is_passed_and_costs_its_pieces_only_if_others_are_read() {
+    for victim in 1..=3 {
+        let world = filled();
+        world.disk.fail_reads(BlobId(victim));
+        let steps = world.scrub(1 << 20);
+        let read: BTreeSet<_> = steps.iter().map(|step| step.blob).collect();
+        assert_eq!(read.len(), 3, "passed: {steps:?}");
+        let lost: Vec<_> = steps.iter().flat_map(|step| &step.lost).collect();
+        if victim == 3 {
+            // Its list is in memory, and each record's own read fails.
+            assert_eq!(lost.len(), 1);
+            assert_eq!((lost[0].id, lost[0].damage), (id_of(6), Damage::Unreadable));
+            assert!(steps.iter().all(|step| step.unreadable.is_none()));
+        } else {
+            // Nobody knows where its records lie.
+            assert!(lost.is_empty());
+            let passed = steps.iter().find(|step| step.unreadable.is_some()).unwrap();
+            assert_eq!((passed.blob, passed.records), (BlobId(victim), 0));
+        }
+        world.disk.heal();
+        assert_eq!(world.store.counters().damaged, u64::from(victim == 3));
+        world.check_space();
+    }
+}
+
+#[test]
+fn records_that_cannot_be_read_end_a_step_before_they_take_for_ever() {
+    let world = open(&SimDisk::new(1), small_options(), 1);
+    for key in 0..40 {
+        assert_eq!(world.put(piece(key, 576)), Ok(Stored::New));
+    }
+    // Another blob, which is read.
+    let short = NewPiece {
+        expiry_s: NOW_S + 60,
+        ..piece(100, 576)
+    };
+    assert_eq!(world.put(short), Ok(Stored::New));
+    world.disk.fail_reads(BlobId(1));
+    let steps = world.scrub(1 << 20);
+    let records: Vec<_> = steps.iter().map(|step| step.records).collect();
+    assert_eq!(records, [16, 16, 8, 1]);
+    assert_eq!(world.store.counters().damaged, 40);
+    world.check_space();
 }
 
 #[test]
