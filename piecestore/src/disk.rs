@@ -26,7 +26,7 @@ use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, IoBuffer, WriteO
 use crate::core::executor::{Executor, timeout};
 use crate::map::FileMap;
 use crate::open_files::{BlobFile, OpenFiles};
-use crate::ring::{DiskQueue, FileOperation, FileOutcome, Ring};
+use crate::ring::{DiskQueue, FileOperation, FileOutcome, FileStatus, Ring};
 use crate::watch::{DiskState, DiskWatch};
 
 /// A hung disk costs its requests within this time (design: 10 s), never the process.
@@ -306,6 +306,17 @@ impl<E: Executor> RingDisk<E> {
         (Ok(()), buffer)
     }
 
+    async fn status(&self, file: Rc<OwnedFd>, name: CString) -> Result<FileStatus, DiskError> {
+        let found = Box::default();
+        let operation = FileOperation::Status { file, name, found };
+        let Some(outcome) = self.perform(operation).await else {
+            let errno = libc::ETIMEDOUT;
+            return Err(DiskError::Io { errno });
+        };
+        outcome.result.map_err(disk_error)?;
+        Ok(outcome.operation.into_status())
+    }
+
     async fn sync_folder_of(&self, id: FileId) -> Result<(), DiskError> {
         let file = self.folder_of(id)?;
         self.perform_plainly(FileOperation::Sync {
@@ -511,6 +522,28 @@ impl<E: Executor> Disk for RingDisk<E> {
         .await?;
         file.end_sync(mark);
         Ok(())
+    }
+
+    async fn named_len(&self, file: &Self::File) -> Result<Option<u64>, DiskError> {
+        let there = match self
+            .status(self.folder_of(file.id())?, file_name(file.id()))
+            .await
+        {
+            Ok(there) => there,
+            Err(DiskError::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // A file that is not open is whatever its name leads to.
+        if let Some(descriptor) = file.descriptor()
+            && self
+                .status(descriptor, CString::default())
+                .await?
+                .identity()
+                != there.identity()
+        {
+            return Ok(None);
+        }
+        Ok(Some(there.len()))
     }
 
     async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError> {

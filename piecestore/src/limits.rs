@@ -140,6 +140,10 @@ pub const GC_LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// Lost pieces that wait for the satellite to take them, and revived ones: 512 KiB each.
 pub const REPORTS_KEPT_MAX: usize = 16_384;
 
+/// How often a node looks whether the blobs that it appends to are still there: acks into one that another program removed are given for so
+/// long at most.
+pub const OPEN_BLOBS_LOOK_PERIOD: Duration = Duration::from_secs(5);
+
 /// Nodes in one process.
 pub const NODES_MAX: usize = 256;
 

@@ -12,14 +12,15 @@
 
 use std::time::{Duration, Instant};
 
+use futures_lite::future;
 use strand_blob::{Disk, PutError, ScrubCursor, ScrubStep, Store, Traffic};
 use strand_protocol::{NodeId, PieceId};
 
 use crate::core::executor::{Clock, Executor};
 use crate::hardware::DiskTurn;
 use crate::limits::{
-    SCRUB_PASS, SCRUB_REST_FACTOR, SCRUB_REST_MAX, SCRUB_STEP_BYTES, TURN_WAIT,
-    UPKEEP_FAILED_PAUSE, UPKEEP_PAUSE,
+    OPEN_BLOBS_LOOK_PERIOD, SCRUB_PASS, SCRUB_REST_FACTOR, SCRUB_REST_MAX, SCRUB_STEP_BYTES,
+    TURN_WAIT, UPKEEP_FAILED_PAUSE, UPKEEP_PAUSE,
 };
 use crate::permission::Permission;
 
@@ -43,9 +44,33 @@ pub struct Upkeep {
     is_idle: bool,
 }
 
+/// Everything that the module's head names, and a look at the open blobs now and then, until dropped or the store takes no more writes.
+/// `random` says where the scrub begins.
+pub(crate) async fn run<D: Disk, E: Executor + Clock>(
+    node: NodeId,
+    store: &Store<D>,
+    permission: &Permission,
+    executor: &E,
+    turn: &DiskTurn,
+    random: u64,
+) {
+    let tidying = tidy(node, store, permission, executor, turn, random);
+    future::or(tidying, watch_open_blobs(node, store, executor)).await;
+}
+
+/// Names the blobs that another program took away. Their pieces go the way of all lost pieces.
+async fn watch_open_blobs<D: Disk>(node: NodeId, store: &Store<D>, executor: &impl Executor) {
+    loop {
+        executor.sleep(OPEN_BLOBS_LOOK_PERIOD).await;
+        for gone in store.check_open_blobs().await {
+            tracing::error!(%node, blob = %gone.blob, lost_pieces = gone.lost_pieces, "another program removed, replaced or shortened a blob that was written to; find out which one it is");
+        }
+    }
+}
+
 /// Compacts whenever it is worth it and scrubs beside that, unless another node of the process does so on the same disk, until dropped
 /// or the store takes no more writes. `random` says where the scrub begins.
-pub(crate) async fn run<D: Disk, E: Executor + Clock>(
+async fn tidy<D: Disk, E: Executor + Clock>(
     node: NodeId,
     store: &Store<D>,
     permission: &Permission,

@@ -40,6 +40,8 @@ pub(crate) struct Blob<F> {
     /// Compaction could not work on it, and does not try again before the next opening.
     pub(crate) is_given_up: Cell<bool>,
     pub(crate) survey: Cell<Option<Survey>>,
+    /// Another program removed, replaced or shortened its file while it was open; see `displaced`.
+    pub(crate) is_displaced: Cell<bool>,
 }
 
 /// A group's number and place in its blob, taken before it is written. Whatever becomes of the write, neither is used again.
@@ -259,6 +261,7 @@ impl<F> Blob<F> {
             tally: Cell::default(),
             is_given_up: Cell::new(false),
             survey: Cell::new(None),
+            is_displaced: Cell::new(false),
         }
     }
 

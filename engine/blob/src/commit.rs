@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::blobs::{Blob, Claim, LANES_MAX};
 use crate::buffer::IoBuffer;
 use crate::bug;
-use crate::disk::{Disk, FailedWrite};
+use crate::disk::{Disk, DiskError, FailedWrite};
 use crate::error::PutError;
 use crate::footer::FooterEntry;
 use crate::group::GroupPlan;
@@ -374,6 +374,11 @@ impl<D: Disk> Store<D> {
             mut placed,
             ..
         } = flight;
+        if blob.is_displaced.get() && outcome.is_ok() {
+            // Nobody finds it there after a restart, or only by luck.
+            self.has_failed_writes.set(true);
+            return self.answer_all(placed, Err(PutError::Disk(DiskError::NotFound)));
+        }
         // G1: nothing is visible or answered before its group is settled as durable.
         match self.settle_group(&blob, &claim, &placed, outcome) {
             Ok(()) => {

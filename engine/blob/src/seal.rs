@@ -131,7 +131,10 @@ impl<D: Disk> Store<D> {
 
     /// Ends a blob with its footer. Where that is not possible the blob stays as it is, is only attested, and is read whole at
     /// the next opening.
-    async fn seal(&self, blob: &Blob<D::File>) {
+    async fn seal(&self, blob: &Rc<Blob<D::File>>) {
+        if self.find_displaced(blob).await {
+            return;
+        }
         let Some(footer) = blob.footer().filter(|_| !self.is_read_only()) else {
             return self.attest(blob).await;
         };
@@ -168,6 +171,9 @@ impl<D: Disk> Store<D> {
             counters.syncs += 1;
             counters.blobs_sealed += 1;
         });
+        if blob.is_displaced.get() {
+            return;
+        }
         blob.update_tail(|tail| tail.attested_number = tail.last_number);
         blob.mark_sealed(&footer);
         self.add_replay_cost(1);

@@ -11,6 +11,7 @@ use crate::checkpoint::{Checkpoints, Wanted};
 use crate::commit::{Item, Queue, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
+use crate::displaced::Displaced;
 use crate::error::{Damage, GetError, OpenError, PutError};
 use crate::footer::{self, BLOB_RECORDS_MAX, FooterEntry};
 use crate::header::ExpiryClass;
@@ -132,6 +133,8 @@ pub struct Store<D: Disk> {
     pub(crate) open_blobs: RefCell<OpenBlobs<D::File>>,
     /// The table of the next blob; holds the tables of all others.
     pub(crate) satellites: RefCell<Vec<[u8; 32]>>,
+    /// Blobs that were found displaced and whose pieces are not yet out of service.
+    pub(crate) displaced: RefCell<Displaced<D::File>>,
     pub(crate) next_blob: Cell<u64>,
     pub(crate) next_sequence: Cell<u64>,
     pub(crate) now_s: Cell<u32>,
@@ -213,6 +216,7 @@ impl<D: Disk> Store<D> {
             lost: RefCell::default(),
             scrubbed: RefCell::default(),
             blobs: RefCell::new(recovered.blobs.into_iter().map(Some).collect()),
+            displaced: RefCell::default(),
             satellites: RefCell::new(recovered.satellites),
             next_blob: Cell::new(recovered.next_blob),
             next_sequence: Cell::new(recovered.next_sequence),

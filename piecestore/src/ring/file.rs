@@ -89,6 +89,15 @@ pub enum FileOperation {
     },
     /// What is left of a [`Close`](Self::Close).
     Closed,
+    /// Looks at a name in a directory, or with an empty name at the directory's or file's own descriptor (`statx`).
+    Status {
+        /// The directory, or the file itself.
+        file: Rc<OwnedFd>,
+        /// Name within it, or nothing.
+        name: CString,
+        /// The answer.
+        found: Box<FileStatus>,
+    },
     /// Removes a name from a directory.
     Unlink {
         /// The directory.
@@ -96,6 +105,24 @@ pub enum FileOperation {
         /// Name within it.
         name: CString,
     },
+}
+
+/// A `struct statx` (linux/stat.h), 256 bytes at 8-byte steps.
+#[derive(Debug, Default)]
+pub struct FileStatus([u64; 32]);
+
+impl FileStatus {
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0[5]
+    }
+
+    /// Which file it is: inode, and major and minor number of its device.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        (self.0[4], self.0[17])
+    }
 }
 
 /// How an operation went, and what it owned.
@@ -106,6 +133,11 @@ pub struct FileOutcome {
     /// The operation as it was given.
     pub operation: FileOperation,
 }
+
+const _: () = assert!(size_of::<FileStatus>() == size_of::<libc::statx>());
+const _: () = assert!(std::mem::offset_of!(libc::statx, stx_size) == 5 * 8);
+const _: () = assert!(std::mem::offset_of!(libc::statx, stx_ino) == 4 * 8);
+const _: () = assert!(std::mem::offset_of!(libc::statx, stx_dev_major) == 17 * 8);
 
 /// What one disk has on the ring. One for each disk of a core.
 #[derive(Debug, Default)]
@@ -310,6 +342,19 @@ impl FileOperation {
         }
     }
 
+    /// The answer of a [`Status`](Self::Status).
+    ///
+    /// # Panics
+    ///
+    /// For other operations.
+    #[must_use]
+    pub fn into_status(self) -> FileStatus {
+        match self {
+            Self::Status { found, .. } => *found,
+            other => panic!("{other:?} has no status"),
+        }
+    }
+
     fn entry(&mut self) -> squeue::Entry {
         match self {
             Self::Read {
@@ -361,6 +406,12 @@ impl FileOperation {
             Self::Populate { map, offset, len } => {
                 let (start, len) = map.pages(*offset, *len).unwrap_or((ptr::null(), 0));
                 opcode::Madvise::new(start.cast(), len as i64, libc::MADV_POPULATE_READ).build()
+            }
+            Self::Status { file, name, found } => {
+                opcode::Statx::new(raw(file), name.as_ptr(), found.0.as_mut_ptr().cast())
+                    .flags(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW)
+                    .mask(libc::STATX_SIZE | libc::STATX_INO)
+                    .build()
             }
             Self::Unlink { directory, name } => {
                 opcode::UnlinkAt::new(raw(directory), name.as_ptr()).build()

@@ -67,6 +67,7 @@ pub fn probe() -> Result<(), Unsupported> {
         opcode::Fsync::CODE,
         opcode::OpenAt::CODE,
         opcode::UnlinkAt::CODE,
+        opcode::Statx::CODE,
         opcode::AsyncCancel::CODE,
     ];
     match needed.into_iter().find(|&code| !probe.is_supported(code)) {

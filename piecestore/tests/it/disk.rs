@@ -88,6 +88,35 @@ fn reads_are_short_at_the_end_and_absent_files_are_not_found() {
     });
 }
 
+#[test]
+fn a_name_that_leads_to_another_file_or_a_shorter_one_is_noticed_whether_the_file_is_open_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    check(move |core| async move {
+        let disk = core.disk(&path).unwrap();
+        let file = disk.create(BlobId(1)).await.unwrap();
+        let (written, _) = disk.write(&file, 0, filled(8192, 1), 8192).await;
+        written.unwrap();
+        assert_eq!(disk.named_len(&file).await, Ok(Some(8192)));
+        let name = path.join("0000000000000001.blob");
+        let ours = path.join("ours");
+        std::fs::rename(&name, &ours).unwrap();
+        assert_eq!(disk.named_len(&file).await, Ok(None));
+        std::fs::copy(&ours, &name).unwrap();
+        assert_eq!(disk.named_len(&file).await, Ok(None), "a copy is another");
+        std::fs::rename(&ours, &name).unwrap();
+        assert_eq!(disk.named_len(&file).await, Ok(Some(8192)));
+        let other = std::fs::OpenOptions::new().write(true).open(&name).unwrap();
+        other.set_len(100).unwrap();
+        assert_eq!(disk.named_len(&file).await, Ok(Some(100)));
+        std::fs::remove_file(&name).unwrap();
+        assert_eq!(disk.named_len(&file).await, Ok(None));
+        // What is written to it goes well all the same.
+        let (written, _) = disk.write(&file, 0, filled(4096, 1), 4096).await;
+        written.unwrap();
+    });
+}
+
 /// Writes and reads a file, and a store, in a folder; gives whether the file takes direct I/O.
 fn check_disk_in(folder: &Path) -> bool {
     let path = folder.to_owned();

@@ -102,6 +102,42 @@ fn blobs_on_a_mount_of_their_own_that_is_not_there_are_not_taken_for_an_empty_st
 }
 
 #[test]
+fn a_blob_removed_while_it_is_written_to_is_noticed_and_what_comes_later_is_kept() {
+    block_on(async {
+        let root = tempfile::tempdir().unwrap();
+        let satellite = Satellite::start().await;
+        let (dir, node) = set_up(root.path(), "node", &satellite.to_argument(), &[]);
+        let process = Process::start(&[&dir], &[]);
+        satellite.reached(node, process.started_ms).await;
+        let client = Client::connect(&satellite, node).await;
+        let victim = Segment::new(1, 3, 500_000);
+        client.put(&victim).await.unwrap();
+        for entry in std::fs::read_dir(dir.join("blobs")).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        eventually("a check-in that names the piece", async || {
+            let lost = satellite.seen(node)?.check_in.lost;
+            lost.iter()
+                .any(|id| id == victim.id.as_bytes())
+                .then_some(())
+        })
+        .await;
+        assert!(client.get(&victim).await.is_err());
+        let after = Segment::new(1, 3, 400_000);
+        client.put(&after).await.unwrap();
+        assert_eq!(status(&dir)["read_only"], false);
+        process.kill();
+        let process = Process::start(&[&dir], &[]);
+        satellite.reached(node, process.started_ms).await;
+        let client = Client::connect(&satellite, node).await;
+        assert_eq!(client.get(&after).await.unwrap(), after.body);
+        assert!(client.get(&victim).await.is_err());
+        let (ended, log) = process.stop();
+        assert!(ended.success(), "{log}");
+    });
+}
+
+#[test]
 fn a_read_only_disk_is_refused_in_one_sentence_and_can_be_looked_at() {
     let root = tempfile::tempdir().unwrap();
     let below = root.path().join("node");

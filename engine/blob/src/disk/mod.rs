@@ -147,6 +147,10 @@ pub trait Disk: 'static {
     /// Makes durable every write that ended before this began, and the file's length (fdatasync).
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError>;
 
+    /// The length of a file if its name still leads to it; `None` if the name leads to another file or to none, because another program
+    /// removed or replaced it. What was written to it is then gone once it is closed.
+    async fn named_len(&self, file: &Self::File) -> Result<Option<u64>, DiskError>;
+
     /// Removes a file. Its absence is durable when this returns.
     async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError>;
 

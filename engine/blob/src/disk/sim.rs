@@ -17,6 +17,7 @@
 //! * **Unreadable file** ([`SimDisk::fail_reads`]). Every read of it fails with EIO, and those of other files do not.
 //! * **Full disk** ([`SimDisk::set_free_bytes`]). Writes that would grow the files beyond it fail with ENOSPC.
 //! * **Rot** ([`SimDisk::edit`]). The test changes bytes behind the store's back, durably.
+//! * **Unlinked file** ([`SimDisk::unlink`]). Its name is gone; who has it open reads and writes it as before, until a crash or kill.
 //!
 //! Not modelled: misdirected reads and writes (the place in each header is tested by moving blocks with `edit`), latency,
 //! and data that becomes durable without a sync while the machine runs (a crash decides that).
@@ -51,6 +52,8 @@ pub enum Op {
     Sync,
     /// [`Disk::remove`].
     Remove,
+    /// [`Disk::named_len`].
+    Status,
 }
 
 /// All kinds, for [`Fault::ops`].
@@ -62,6 +65,7 @@ pub const ALL_OPS: &[Op] = &[
     Op::Write,
     Op::Sync,
     Op::Remove,
+    Op::Status,
 ];
 
 /// How an operation fails.
@@ -125,6 +129,8 @@ struct File {
     unsynced: Vec<Write>,
     is_created: bool,
     is_being_removed: bool,
+    /// Its name is gone, and it is still open.
+    is_unlinked: bool,
 }
 
 struct Write {
@@ -193,7 +199,7 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         state.is_dead = true;
         let mut files = BTreeMap::new();
-        for (&id, file) in &state.files {
+        for (&id, file) in state.files.iter().filter(|(_, file)| !file.is_unlinked) {
             let is_certain = file.is_created && !file.is_being_removed;
             if is_certain || random.below(2) == 0 {
                 files.insert(id, file.after_crash(&mut random));
@@ -215,6 +221,7 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         state.is_dead = true;
         let mut files = std::mem::take(&mut state.files);
+        files.retain(|_, file| !file.is_unlinked);
         files.retain(|_, file| (file.is_created && !file.is_being_removed) || random.below(2) == 0);
         for file in files.values_mut() {
             (file.is_created, file.is_being_removed) = (true, false);
@@ -262,7 +269,7 @@ impl SimDisk {
         state
             .files
             .iter()
-            .filter(|(_, file)| file.is_created)
+            .filter(|(_, file)| file.has_name())
             .map(|(&id, file)| (id, file.cached.clone()))
             .collect()
     }
@@ -281,6 +288,21 @@ impl SimDisk {
             .unwrap_or_else(|| panic!("no {id:?} to edit"));
         edit(&mut file.durable);
         edit(&mut file.cached);
+    }
+
+    /// Takes a file's name away behind the store's back.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file.
+    pub fn unlink(&self, id: impl Into<FileId>) {
+        let id = id.into();
+        let mut state = self.state.borrow_mut();
+        let file = state
+            .files
+            .get_mut(&id)
+            .unwrap_or_else(|| panic!("no {id:?} to unlink"));
+        file.is_unlinked = true;
     }
 
     /// Arms an error.
@@ -531,7 +553,7 @@ impl Disk for SimDisk {
     async fn list(&self) -> Result<Vec<(BlobId, u64)>, DiskError> {
         self.simple(Op::List).await?;
         let state = self.state.borrow();
-        let files = state.files.iter().filter(|(_, file)| file.is_created);
+        let files = state.files.iter().filter(|(_, file)| file.has_name());
         Ok(files
             .filter_map(|(&id, file)| match id {
                 FileId::Blob(id) => Some((id, file.cached.len() as u64)),
@@ -543,7 +565,7 @@ impl Disk for SimDisk {
     async fn list_checkpoints(&self) -> Result<Vec<u64>, DiskError> {
         self.simple(Op::List).await?;
         let state = self.state.borrow();
-        let files = state.files.iter().filter(|(_, file)| file.is_created);
+        let files = state.files.iter().filter(|(_, file)| file.has_name());
         Ok(files
             .filter_map(|(&id, _)| match id {
                 FileId::Checkpoint(number) => Some(number),
@@ -584,7 +606,7 @@ impl Disk for SimDisk {
         state
             .files
             .get(&id)
-            .filter(|file| file.is_created)
+            .filter(|file| file.has_name())
             .map(|_| SimFile { id })
             .ok_or(DiskError::NotFound)
     }
@@ -671,14 +693,24 @@ impl Disk for SimDisk {
         self.sync_writes(file.id, |write| write.has_ended).await
     }
 
+    async fn named_len(&self, file: &SimFile) -> Result<Option<u64>, DiskError> {
+        self.simple(Op::Status).await?;
+        let state = self.state.borrow();
+        let named = state.files.get(&file.id).filter(|file| file.has_name());
+        Ok(named.map(|file| file.cached.len() as u64))
+    }
+
     async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError> {
         let id = id.into();
         if let Some(file) = self.state.borrow_mut().files.get_mut(&id) {
             file.is_being_removed = true;
         }
         self.simple(Op::Remove).await?;
-        self.state
-            .borrow_mut()
+        let mut state = self.state.borrow_mut();
+        if state.files.get(&id).is_some_and(|file| file.is_unlinked) {
+            return Err(DiskError::NotFound);
+        }
+        state
             .files
             .remove(&id)
             .map(|_| ())
@@ -691,6 +723,10 @@ impl Disk for SimDisk {
 }
 
 impl File {
+    fn has_name(&self) -> bool {
+        self.is_created && !self.is_unlinked
+    }
+
     fn after_crash(&self, random: &mut Random) -> Vec<u8> {
         let mut found = self.durable.clone();
         for write in &self.unsynced {

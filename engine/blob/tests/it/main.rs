@@ -9,6 +9,7 @@ mod checkpoint;
 mod compact;
 mod crash;
 mod damage;
+mod displaced;
 mod faults;
 mod golden;
 mod group_commit;
