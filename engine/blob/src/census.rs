@@ -14,13 +14,15 @@
 
 use std::rc::Rc;
 
+use crate::aside::Aside;
 use crate::blobs::{Blob, BlobTally};
 use crate::disk::Disk;
 use crate::error::OpenError;
 use crate::expiry::Columns;
+use crate::fingerprint::Fingerprinter;
 use crate::footer::FooterEntry;
 use crate::header::BlobHeader;
-use crate::index::{self, Aside, Entry, Fingerprinter, Index, Place};
+use crate::index::{self, Entry, Index, Place};
 use crate::record::{Kind, RecordHeader};
 use crate::recover;
 use crate::space::Space;

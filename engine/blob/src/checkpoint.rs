@@ -12,13 +12,14 @@
 
 use std::rc::Rc;
 
+use crate::aside::Aside;
 use crate::blobs::{Blob, BlobTally};
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::disk::{Disk, DiskError, FileId};
 use crate::error::{Damage, PutError};
 use crate::expiry::Columns;
 use crate::footer::ENTRY_BYTES;
-use crate::index::{self, Aside, Entry, Index, TABLES};
+use crate::index::{self, Entry, Index, TABLES};
 use crate::known::{
     self, BLOB_BYTES, KnownBlob, ROT_BYTES, SATELLITE_BYTES, TABLE_ENTRY_BYTES, TRASHED_BYTES,
 };

@@ -6,86 +6,8 @@
 //! A partition is 64 sorted hash tables that grow alone and by a fifth at a time, so that growing costs neither a pause nor a second copy of
 //! the index: a piece takes 12 bytes and its part of the gaps, 13.6 to 16.9 in all from some ten thousand pieces on (`a_piece_takes_few_bytes_at_every_size`).
 
-use std::collections::BTreeMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use crate::layout::STEP_BYTES;
 use crate::record::step_of;
-
-/// A hash table whose keys are hashes already.
-pub(crate) type Fingerprints = BuildHasherDefault<PassThrough>;
-
-/// Hands the low 64 bits of an integer key on as its hash.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PassThrough(u64);
-
-impl Hasher for PassThrough {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
-    }
-}
-
-/// Makes fingerprints with a key that lives as long as the index.
-#[derive(Clone, Copy)]
-pub(crate) struct Fingerprinter {
-    key: [u8; 32],
-    mask: u64,
-}
-
-impl Fingerprinter {
-    /// `bits` is 64, but in tests that want collisions.
-    pub(crate) fn new(key: [u8; 32], bits: u32) -> Self {
-        Self {
-            key,
-            mask: u64::MAX.checked_shr(64 - bits.min(64)).unwrap_or(0),
-        }
-    }
-
-    /// 128 bits, of which the index keeps the low 64. Two pieces of a node share all 128 by no chance worth counting.
-    pub(crate) fn wide(&self, satellite: &[u8; 32], id: &[u8; 32]) -> u128 {
-        let mut name = [0; 64];
-        name[..32].copy_from_slice(satellite);
-        name[32..].copy_from_slice(id);
-        let hash = blake3::keyed_hash(&self.key, &name);
-        hash.as_bytes()
-            .iter()
-            .take(16)
-            .rev()
-            .fold(0, |wide, &byte| wide << 8 | u128::from(byte))
-    }
-
-    pub(crate) fn key(&self) -> [u8; 32] {
-        self.key
-    }
-
-    pub(crate) fn of(&self, satellite: &[u8; 32], id: &[u8; 32]) -> u64 {
-        self.narrow(self.wide(satellite, id))
-    }
-
-    pub(crate) fn narrow(&self, wide: u128) -> u64 {
-        wide as u64 & self.mask
-    }
-}
-
-impl std::fmt::Debug for Fingerprinter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Fingerprinter(..)")
-    }
-}
 
 /// A record's place: which of the store's blobs, and where in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +23,10 @@ pub(crate) struct Entry(u64);
 
 impl Entry {
     /// No entry: nothing lies at the start of a blob but its header.
-    const NONE: Self = Self(0);
+    pub(crate) const NONE: Self = Self(0);
 
     /// Above all entries.
-    const LAST: Self = Self(u64::MAX);
+    pub(crate) const LAST: Self = Self(u64::MAX);
 }
 
 /// Most blobs of one store: what an entry's slot can say.
@@ -328,6 +250,11 @@ pub(crate) fn fingerprint_of(table: usize, tag: u32) -> u64 {
     (table as u64) << (64 - TABLE_BITS) | u64::from(tag) << (32 - TABLE_BITS)
 }
 
+/// The highest fingerprint of a table.
+pub(crate) fn last_fingerprint_of(table: usize) -> u64 {
+    fingerprint_of(table, 0) | u64::MAX >> TABLE_BITS
+}
+
 impl Table {
     /// A table of these entries, which are in the order of their tags, with the room that growing leaves on average.
     fn of(entries: &[(u32, Entry)]) -> Self {
@@ -456,71 +383,9 @@ impl Table {
     }
 }
 
-/// Entries of which more must be known than where they are: few pieces, and more bytes for each.
-///
-/// A tree of (fingerprint, entry): some 40 bytes a piece with what is kept of it.
-#[derive(Debug)]
-pub(crate) struct Aside<T> {
-    entries: BTreeMap<(u64, Entry), T>,
-}
-
-impl<T> Default for Aside<T> {
-    fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-        }
-    }
-}
-
-impl<T: Copy> Aside<T> {
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Bytes that it takes in memory: 11 entries a node, which are two thirds full, and what the nodes take themselves.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.entries.len() * (size_of::<(u64, Entry)>() + size_of::<T>()) * 7 / 4
-    }
-
-    pub(crate) fn insert(&mut self, fingerprint: u64, entry: Entry, value: T) {
-        self.entries.insert((fingerprint, entry), value);
-    }
-
-    pub(crate) fn remove(&mut self, fingerprint: u64, entry: Entry) -> Option<T> {
-        self.entries.remove(&(fingerprint, entry))
-    }
-
-    pub(crate) fn of(&self, fingerprint: u64, entry: Entry) -> Option<T> {
-        self.entries.get(&(fingerprint, entry)).copied()
-    }
-
-    /// All records that may be the piece.
-    pub(crate) fn candidates(&self, fingerprint: u64) -> impl Iterator<Item = (Entry, T)> {
-        self.entries
-            .range((fingerprint, Entry::NONE)..=(fingerprint, Entry::LAST))
-            .map(|(&(_, entry), &value)| (entry, value))
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Entry, T)> {
-        self.entries
-            .iter()
-            .map(|(&(fingerprint, entry), &value)| (fingerprint, entry, value))
-    }
-
-    /// Those whose fingerprints belong into this table of an index.
-    pub(crate) fn of_table(&self, table: usize) -> impl Iterator<Item = (u64, Entry, T)> {
-        let first = fingerprint_of(table, 0);
-        let last = first | u64::MAX >> TABLE_BITS;
-        self.entries
-            .range((first, Entry::NONE)..=(last, Entry::LAST))
-            .map(|(&(fingerprint, entry), &value)| (fingerprint, entry, value))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::states::Trashed;
 
     #[test]
     fn length_classes_bound_the_length_within_an_eighth() {
@@ -674,33 +539,5 @@ mod tests {
             }
         }
         assert!(worst.1 <= 24.0, "{worst:?}");
-    }
-
-    #[test]
-    fn a_live_piece_stays_within_its_bytes_with_a_tenth_of_them_in_the_trash() {
-        let trashed = Trashed {
-            since_s: 0,
-            body_len: 0,
-            sequence: 0,
-        };
-        let mut trash = Aside::default();
-        for n in 1..=1_000_u64 {
-            let place = Place {
-                slot: 1,
-                offset: 64 * n,
-            };
-            trash.insert(n, Entry::new(place, 928), trashed);
-        }
-        // The worst of the index by itself is 16.9.
-        let bytes = 16.9 + trash.memory_bytes() as f64 / 10_000.0;
-        assert!(bytes <= 24.0, "{bytes}");
-    }
-
-    #[test]
-    fn fingerprints_depend_on_key_satellite_and_id() {
-        let one = Fingerprinter::new([1; 32], 64).of(&[2; 32], &[3; 32]);
-        assert_ne!(one, Fingerprinter::new([4; 32], 64).of(&[2; 32], &[3; 32]));
-        assert_ne!(one, Fingerprinter::new([1; 32], 64).of(&[3; 32], &[3; 32]));
-        assert_ne!(one, Fingerprinter::new([1; 32], 64).of(&[2; 32], &[2; 32]));
     }
 }

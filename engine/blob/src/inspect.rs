@@ -10,9 +10,9 @@ use std::ops::Range;
 use crate::buffer::IoBuffer;
 use crate::bytes_at::put;
 use crate::check::KeyedCheck;
+use crate::fingerprint::{Fingerprinter, Fingerprints};
 use crate::group::GroupHeader;
 use crate::header::{BlobHeader, NoHeader};
-use crate::index::{Fingerprinter, Fingerprints};
 use crate::layout::{
     self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES,
     SHARE_BYTES, STEP_BYTES,

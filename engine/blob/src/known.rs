@@ -3,6 +3,7 @@
 //! What is read was checked by its part; anything that does not fit all the same makes the checkpoint one that is not whole.
 //! Frozen by docs/format.md section 6.
 
+use crate::aside::Aside;
 use crate::blobs::{Blob, BlobLog, BlobTally, Content, Seal, Tail};
 use crate::bytes_at::{array_at, put, u16_at, u32_at, u64_at};
 use crate::disk::Disk;
@@ -10,7 +11,7 @@ use crate::error::Damage;
 use crate::expiry::{COLUMNS, Expiries};
 use crate::footer::{BLOB_RECORDS_MAX, ENTRY_BYTES, FooterEntry};
 use crate::header::{BlobHeader, ExpiryClass};
-use crate::index::{Aside, BLOBS_MAX, Entry, Index, TABLES};
+use crate::index::{BLOBS_MAX, Entry, Index, TABLES};
 use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, SATELLITES_MAX};
 use crate::parts::{PartKind, PartReader};
 use crate::recover::Rot;

@@ -29,6 +29,7 @@
 //! after nearly every step).
 #![deny(unsafe_code, missing_docs)]
 
+mod aside;
 mod blobs;
 pub mod buffer;
 mod bug;
@@ -44,6 +45,7 @@ pub mod disk;
 mod displaced;
 mod error;
 mod expiry;
+mod fingerprint;
 mod footer;
 mod group;
 mod header;

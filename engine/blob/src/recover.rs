@@ -14,6 +14,7 @@
 
 use std::rc::Rc;
 
+use crate::aside::Aside;
 use crate::blobs::{Blob, BlobLog, BlobTally, Content, OpenBlobs, Seal, Tail};
 use crate::buffer::IoBuffer;
 use crate::census::Census;
@@ -21,9 +22,10 @@ use crate::check::KeyedCheck;
 use crate::checkpoint::{BLOB_COST, Checkpoint, Checkpoints};
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, OpenError};
+use crate::fingerprint::Fingerprinter;
 use crate::footer::{Footer, FooterEnd, FooterEntry};
 use crate::header::{BlobHeader, NoHeader};
-use crate::index::{Aside, Entry, Fingerprinter, Index, Place};
+use crate::index::{Entry, Index, Place};
 use crate::known::KnownBlob;
 use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES};
 use crate::poison::{Poison, WriteOperation};

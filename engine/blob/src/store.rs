@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use crate::aside::Aside;
 use crate::blobs::{OpenBlobs, Slots};
 use crate::checkpoint::{Checkpoints, Wanted};
 use crate::commit::{Item, Queue, Work};
@@ -13,9 +14,10 @@ use crate::counters::StoreCounters;
 use crate::disk::Disk;
 use crate::displaced::Displaced;
 use crate::error::{Damage, GetError, OpenError, PutError};
+use crate::fingerprint::Fingerprinter;
 use crate::footer::{self, BLOB_RECORDS_MAX, FooterEntry};
 use crate::header::ExpiryClass;
-use crate::index::{Aside, Fingerprinter, Index};
+use crate::index::Index;
 use crate::layout::{
     self, BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES, PATH_LEN_MAX, SATELLITES_MAX,
 };

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::index::Fingerprints;
+use crate::fingerprint::Fingerprints;
 
 /// Sends one value to one receiver. Dropping it unsent tells the receiver so.
 pub(crate) struct Sender<T> {
