@@ -9,6 +9,7 @@ use crate::footer::{self, BLOB_RECORDS_MAX, Footer, FooterEntry};
 use crate::group::GroupHeader;
 use crate::header::{BlobHeader, ExpiryClass};
 use crate::layout::{BLOB_HEADER_BYTES, BlobId, RECORD_HEADER_BYTES};
+use crate::outranked::TrashRecords;
 use crate::record::{Kind, RecordHeader};
 use crate::states::{self, State};
 
@@ -40,6 +41,8 @@ pub(crate) struct Blob<F> {
     /// Compaction could not work on it, and does not try again before the next opening.
     pub(crate) is_given_up: Cell<bool>,
     pub(crate) survey: Cell<Option<Survey>>,
+    /// Its trash records, once somebody asked and it was sealed.
+    pub(crate) trash_records: RefCell<Option<TrashRecords>>,
     /// Another program removed, replaced or shortened its file while it was open; see `displaced`.
     pub(crate) is_displaced: Cell<bool>,
 }
@@ -68,7 +71,7 @@ impl Claim {
 /// How many of a blob's tombstones, trash and restore records are needed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Survey {
-    /// Blobs that had been removed when it was made.
+    /// Blobs that had been removed, and checkpoints written, when it was made.
     pub(crate) removed_count: u64,
     pub(crate) needed_count: u32,
 }
@@ -261,6 +264,7 @@ impl<F> Blob<F> {
             tally: Cell::default(),
             is_given_up: Cell::new(false),
             survey: Cell::new(None),
+            trash_records: RefCell::new(None),
             is_displaced: Cell::new(false),
         }
     }

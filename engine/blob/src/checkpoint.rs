@@ -37,6 +37,10 @@ use crate::wait::{KeyGuard, Sender, oneshot};
 /// A store of more than a million records may leave it a quarter of them, so that checkpoints cost at most 48 bytes a record written.
 const REPLAY_COST_MIN: u64 = 1 << 18;
 
+fn is_much(replay_cost: u64, record_count: u64) -> bool {
+    replay_cost >= REPLAY_COST_MIN && replay_cost >= record_count / 4
+}
+
 /// What reading the headers and footer of a blob counts for, in records: a spinning disk reads some thousand footer entries in
 /// the time of a few seeks.
 pub(crate) const BLOB_COST: u64 = 4_096;
@@ -69,6 +73,8 @@ pub(crate) struct Current<F> {
     pub(crate) end: u64,
     /// It names no blob from here on.
     pub(crate) next_blob: u64,
+    /// It knows no record from this sequence on.
+    pub(crate) next_sequence: u64,
 }
 
 /// Asks for a checkpoint; true once it is written.
@@ -78,7 +84,6 @@ pub(crate) type Wanted = Sender<Result<bool, PutError>>;
 pub(crate) struct Checkpoint<F> {
     pub(crate) current: Current<F>,
     pub(crate) key: [u8; 32],
-    pub(crate) next_sequence: u64,
     /// Places are in the slots of `blobs`.
     pub(crate) index: Index,
     pub(crate) dead: Index,
@@ -129,10 +134,9 @@ impl<D: Disk> Store<D> {
 
     /// Whether somebody asked for a checkpoint, or an opening would have much to read.
     pub(crate) fn is_checkpoint_due(&self) -> bool {
-        let cost = self.replay_cost.get();
-        let is_much = cost >= REPLAY_COST_MIN
-            && cost >= (self.index.borrow().len() + self.dead.borrow().len()) as u64 / 4;
-        is_much || !self.wanted_checkpoints.borrow().is_empty()
+        let record_count = self.index.borrow().len() + self.dead.borrow().len();
+        is_much(self.replay_cost.get(), record_count as u64)
+            || !self.wanted_checkpoints.borrow().is_empty()
     }
 
     /// Writes a checkpoint. For the committer, while no group is on its way.
@@ -194,6 +198,7 @@ impl<D: Disk> Store<D> {
                 file,
                 end,
                 next_blob: self.next_blob.get(),
+                next_sequence: self.next_sequence.get(),
             };
             if let Some(before) = checkpoints.current.replace(current) {
                 checkpoints.others.push(before.number);
@@ -464,11 +469,11 @@ impl<F> Checkpoint<F> {
         }
         Some(Self {
             key: array_at(&head, 32),
-            next_sequence: u64_at(&head, 88),
             current: Current {
                 number,
                 end,
                 next_blob: u64_at(&head, 80),
+                next_sequence: u64_at(&head, 88),
                 file,
             },
             index,
@@ -495,5 +500,25 @@ impl<F> Checkpoint<F> {
             })
         });
         known.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_reads_a_quarter_of_the_records_again_or_what_takes_a_second() {
+        let least = REPLAY_COST_MIN;
+        for (cost, records, wanted) in [
+            (least - 1, 0, false),
+            (least, 0, true),
+            (least, 4 * least + 3, true),
+            (least, 4 * least + 4, false),
+            (24_999_999, 100_000_000, false),
+            (25_000_000, 100_000_000, true),
+        ] {
+            assert_eq!(is_much(cost, records), wanted, "{cost} of {records}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::error::{Damage, PutError};
 use crate::footer::{Footer, FooterEntry};
 use crate::layout::{BLOB_HEADER_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, SHARE_BYTES};
 use crate::marks::{self, Answer, Mark, Order};
+use crate::outranked::Outranked;
 use crate::poison::WriteOperation;
 use crate::record::{Found, Kind, RecordHeader, Trailer};
 use crate::recover;
@@ -129,6 +130,7 @@ impl<D: Disk> Store<D> {
             return Ok(Some(Compaction::default()));
         };
         let mut done = Compaction::default();
+        let outranked = self.outranked(&blob, &footer.entries).await;
         let mut window = None;
         let mut moves = Moves::default();
         for entry in &footer.entries {
@@ -136,7 +138,7 @@ impl<D: Disk> Store<D> {
                 self.move_piece(&blob, entry, now_s, &footer, &mut window, &mut done)
                     .await?
             } else {
-                self.move_mark(&blob, entry, &mut done).await?
+                self.move_mark(&blob, entry, &outranked, &mut done).await?
             };
             if let Some(answer) = moved {
                 moves.push(answer, entry.record.record_len());
@@ -200,9 +202,10 @@ impl<D: Disk> Store<D> {
     /// Counts the tombstones and marks that are still needed in blobs that would be little without them.
     ///
     /// Until it is known, all of them are taken to be, else a blob of tombstones would be written again and again. A count holds until a
-    /// blob is removed: only then does something go that they outrank.
+    /// blob is removed or a checkpoint written: only then does something go that they outrank.
     async fn survey(&self, percent_max: u8, now_s: u32) {
-        let removed_count = self.counters().blobs_removed;
+        let counters = self.counters();
+        let removed_count = counters.blobs_removed + counters.checkpoints;
         let unknown: Vec<_> = {
             let blobs = self.blobs.borrow();
             let is_unknown = |blob: &&Rc<Blob<D::File>>| {
@@ -221,11 +224,12 @@ impl<D: Disk> Store<D> {
                 blob.give_up_compacting();
                 continue;
             };
+            let outranked = self.outranked(&blob, &entries).await;
             let is_needed = |entry: &&FooterEntry| {
                 let satellite = blob.satellite_of(&entry.record);
                 let fingerprint = self.fingerprinter.of(&satellite, &entry.record.id);
                 entry.record.kind != Kind::Piece
-                    && self.is_needed(entry.record.kind, fingerprint, blob.slot)
+                    && self.is_needed(&entry.record, fingerprint, blob.slot, &outranked)
             };
             let needed_count = entries.iter().filter(is_needed).count() as u32;
             blob.survey.set(Some(Survey {
@@ -319,12 +323,13 @@ impl<D: Disk> Store<D> {
         &self,
         blob: &Blob<D::File>,
         entry: &FooterEntry,
+        outranked: &Outranked,
         done: &mut Compaction,
     ) -> Result<Option<Answer>, PutError> {
         let record = &entry.record;
         let satellite = blob.satellite_of(record);
         let fingerprint = self.fingerprinter.of(&satellite, &record.id);
-        if !self.is_needed(record.kind, fingerprint, blob.slot) {
+        if !self.is_needed(record, fingerprint, blob.slot, outranked) {
             return Ok(None);
         }
         let guard = self.locks.lock(fingerprint).await;
@@ -337,19 +342,27 @@ impl<D: Disk> Store<D> {
     /// Whether a record that is no piece must outlive its blob.
     ///
     /// A piece in the trash, or a live one, will be moved if it lies in this blob; one that does not count goes with the blob.
-    fn is_needed(&self, kind: Kind, fingerprint: u64, slot: u32) -> bool {
+    fn is_needed(
+        &self,
+        record: &RecordHeader,
+        fingerprint: u64,
+        slot: u32,
+        outranked: &Outranked,
+    ) -> bool {
         //= docs/format.md#record
-        match kind {
+        match record.kind {
             Kind::Piece => true,
             Kind::Tombstone => self.may_reappear(fingerprint, slot),
+            Kind::Trash | Kind::Restore if self.may_lie_unseen() => true,
+            Kind::Trash | Kind::Restore if outranked.is_by_neighbour(record) => false,
             Kind::Trash => {
                 self.trash.borrow().candidates(fingerprint).next().is_some()
                     || self.may_reappear(fingerprint, slot)
             }
             Kind::Restore => {
-                self.may_lie_unseen()
-                    || !self.index.borrow().candidates(fingerprint).is_empty()
-                    || self.is_damaged_elsewhere(fingerprint, slot)
+                outranked.has_trash(fingerprint, record)
+                    && (!self.index.borrow().candidates(fingerprint).is_empty()
+                        || self.is_damaged_elsewhere(fingerprint, slot))
             }
         }
     }

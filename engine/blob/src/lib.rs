@@ -55,6 +55,7 @@ mod known;
 pub mod layout;
 mod marks;
 mod names;
+mod outranked;
 mod parts;
 mod piece;
 mod pieces;

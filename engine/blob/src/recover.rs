@@ -252,7 +252,7 @@ impl<'a, D: Disk> Opening<'a, D> {
         let bits = self.options.danger_fingerprint_bits;
         self.census = Census::new(Fingerprinter::new(checkpoint.key, bits));
         self.census
-            .begin_with(checkpoint.next_sequence, checkpoint.trash);
+            .begin_with(checkpoint.current.next_sequence, checkpoint.trash);
         self.report.checkpoint = Some(checkpoint.current.number);
         self.report.rotten = checkpoint.rotten;
         let slot_count = checkpoint.blobs.last().map_or(0, |last| last.slot + 1);

@@ -9,6 +9,7 @@ use strand_blob::{
     TRASH_S, Wanted, inspect, verify,
 };
 
+use crate::independent;
 use crate::support::{
     DAY_S, NODE, NOW_S, SATELLITE, World, body_of, check_same, id_of, open, piece, piece_of,
     small_options,
@@ -235,6 +236,56 @@ fn a_restore_record_outlives_its_blob() {
     assert!(!world.disk.files().contains_key(&BlobId(2)));
     let world = open(&world.crash(5), options(), 2);
     assert_eq!((world.recovery.pieces, world.recovery.trashed), (3, 0));
+}
+
+/// Where the trash record is gone, nothing is left that the restore record outranks.
+#[test]
+fn a_restore_record_goes_with_the_trash_record_that_it_outranks_though_its_piece_lives_on() {
+    let put_and_delete = |world: &World, keys: std::ops::Range<u64>| {
+        for key in keys.clone() {
+            assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+        }
+        for key in keys {
+            assert_eq!(world.delete(key), Ok(true));
+        }
+    };
+    // Blob 1: pieces 0 to 2 and 10. Blob 2: 11 and 12, the trash record of 1, piece 13. Blob 3: the restore record of 1, 14 to 16.
+    let world = filled(0..3);
+    for key in [10, 11, 12] {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+    }
+    world.trash(&[1], NOW_S).unwrap();
+    assert_eq!(world.put(piece(13, 20_000)), Ok(Stored::New));
+    assert_eq!(world.restore_all(NOW_S), Ok(1));
+    for key in [14, 15, 16] {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+    }
+    for key in [14, 15, 16] {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    // Blob 3 goes first: the restore record is needed.
+    let done = world.compact(NOW_S).unwrap();
+    assert!(!world.disk.files().contains_key(&BlobId(3)), "{done:?}");
+    assert_eq!(done.moved_marks, 1, "{done:?}");
+    // Blob 2 goes, and the trash record with it; its piece is live.
+    for key in [11, 12, 13] {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let done = world.compact(NOW_S).unwrap();
+    assert!(!world.disk.files().contains_key(&BlobId(2)), "{done:?}");
+    assert_eq!(done.moved_marks, 0, "{done:?}");
+    // All that is left are tombstones and the restore record, and none of them says anything.
+    put_and_delete(&world, 20..26);
+    compact_all(&world, NOW_S);
+    let files = world.disk.files();
+    let last = files.keys().next_back().copied();
+    for (id, bytes) in &files {
+        let blob = independent::read_blob(bytes);
+        let restore_count = blob.marks.iter().filter(|mark| !mark.is_trash).count();
+        assert!(restore_count == 0 || Some(*id) == last, "{id}");
+    }
+    let world = open(&world.crash(5), options(), 2);
+    assert_eq!((world.recovery.pieces, world.recovery.trashed), (4, 0));
 }
 
 /// A piece was over in the trash and put again; the new one expires. Nothing of the old one may come back.
