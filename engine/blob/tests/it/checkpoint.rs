@@ -16,13 +16,13 @@ use crate::support::{
 };
 
 /// Four records a blob.
-fn options() -> StoreOptions {
+pub(crate) fn options() -> StoreOptions {
     let mut options = small_options();
     options.blob_records_max = 4;
     options
 }
 
-fn checkpoint(world: &World) -> bool {
+pub(crate) fn checkpoint(world: &World) -> bool {
     world.run(|store| async move { store.checkpoint().await.unwrap() })
 }
 
@@ -31,7 +31,7 @@ fn compact_all(world: &World) {
 }
 
 /// Opens with what is there, and asserts that it is known what the blobs alone would tell.
-fn reopened(disk: &SimDisk, options: StoreOptions) -> World {
+pub(crate) fn reopened(disk: &SimDisk, options: StoreOptions) -> World {
     let wanted = rebuilt(disk, options);
     let world = open(disk, options, 7);
     assert_eq!(Knowledge::of(&world.store), wanted);
@@ -48,7 +48,7 @@ fn reopened_in_order(world: World) -> World {
 }
 
 /// Sealed and open blobs, deleted and replaced pieces, a checkpoint; then more of all that, if wanted.
-fn filled(goes_on: bool) -> World {
+pub(crate) fn filled(goes_on: bool) -> World {
     let world = open(&SimDisk::new(1), options(), 1);
     for key in 0..14 {
         assert_eq!(world.put(piece(key, 5_000)), Ok(Stored::New));

@@ -6,6 +6,7 @@
 
 mod basics;
 mod checkpoint;
+mod clocks;
 mod compact;
 mod crash;
 mod damage;
@@ -19,6 +20,7 @@ mod model;
 mod rebuild;
 mod scrub;
 mod sealed;
+mod stillness;
 mod support;
 mod trash;
 mod verify;
