@@ -6,5 +6,6 @@
 )]
 
 mod agreement;
+mod fuzz;
 mod golden;
 mod independent;
