@@ -127,7 +127,10 @@ impl<E: Executor> RingDisk<E> {
     async fn perform(&self, operation: FileOperation) -> Option<FileOutcome> {
         self.close_files();
         // A write in the queue of a disk that hangs waits its time: its store is closed for writing if it fails.
-        let is_read = matches!(operation, FileOperation::Read { .. });
+        let is_read = matches!(
+            operation,
+            FileOperation::Read { .. } | FileOperation::Status { .. }
+        );
         if is_read && self.queue.abandoned_count() > 0 {
             return None;
         }

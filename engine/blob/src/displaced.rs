@@ -68,7 +68,6 @@ impl<D: Disk> Store<D> {
         if let Some(sound_len) = sound_len.filter(|&len| len < written_len)
             && !blob.is_displaced.replace(true)
         {
-            blob.give_up_compacting();
             for lane in self.open_blobs.borrow_mut().iter_mut().flatten() {
                 lane.take_if(|open| open.id == blob.id);
             }
