@@ -17,13 +17,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::blobs::{Blob, MARK_BYTES, Survey};
-use crate::commit::Work;
 use crate::disk::Disk;
 use crate::error::{Damage, PutError};
 use crate::footer::{Footer, FooterEntry};
+use crate::header::ExpiryClass;
 use crate::layout::{BLOB_HEADER_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, SHARE_BYTES};
 use crate::marks::{self, Answer, Mark, Order};
 use crate::poison::WriteOperation;
+use crate::queue::Work;
 use crate::record::{Found, Kind, RecordHeader, Trailer};
 use crate::recover;
 use crate::states::{self, Known, State};
@@ -274,7 +275,9 @@ impl<D: Disk> Store<D> {
         done.moved_pieces += 1;
         done.moved_bytes += known.body_len;
         let rest = bytes.slice(RECORD_HEADER_BYTES..);
-        self.submit_move(blob, record, rest, vec![known], guard)
+        // Where little was put its class may have shared a longer-lived one's group.
+        let class = ExpiryClass::of(record.created_s, record.expiry_s);
+        self.submit_move(blob, class, record, rest, vec![known], guard)
             .map(Some)
     }
 
@@ -330,7 +333,7 @@ impl<D: Disk> Store<D> {
         let guard = self.locks.lock(fingerprint).await;
         done.moved_marks += 1;
         done.moved_tombstones += u64::from(record.kind == Kind::Tombstone);
-        self.submit_move(blob, record, Bytes::new(), Vec::new(), guard)
+        self.submit_move(blob, blob.class, record, Bytes::new(), Vec::new(), guard)
             .map(Some)
     }
 
@@ -358,6 +361,7 @@ impl<D: Disk> Store<D> {
     fn submit_move(
         &self,
         blob: &Blob<D::File>,
+        class: ExpiryClass,
         record: &RecordHeader,
         rest: Bytes,
         replaced: Vec<Known>,
@@ -368,7 +372,7 @@ impl<D: Disk> Store<D> {
         Ok(self.submit(Order {
             fingerprint: self.fingerprinter.of(&satellite, &record.id),
             satellite,
-            class: blob.class,
+            class,
             work: Work::Move {
                 record: *record,
                 rest,

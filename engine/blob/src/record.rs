@@ -231,21 +231,32 @@ impl Trailer {
 
 /// Copies a piece's body and writes its trailer; `out` is exactly both together.
 pub(crate) fn encode_body_and_trailer(piece: &NewPiece, out: &mut [u8]) {
-    let body_len = piece.body_len() as usize;
-    let (body, trailer) = out.split_at_mut(body_len);
+    let (body, trailer) = out.split_at_mut(piece.body_len() as usize);
     let mut source = Runs::of(&piece.body);
-    let mut at = 0;
-    for (index, share) in body.chunks_mut(SHARE_BYTES).enumerate() {
+    let crcs = body.chunks_mut(SHARE_BYTES).map(|share| {
         // Copied and checked while it is in the cache.
         source.copy_to(share);
-        put(trailer, at, &crc32fast::hash(share).to_le_bytes());
+        crc32fast::hash(share)
+    });
+    encode_trailer(piece, crcs, trailer);
+}
+
+/// Writes a piece's trailer, with the CRC of each share; `trailer` is exactly that long.
+pub(crate) fn encode_trailer(
+    piece: &NewPiece,
+    crcs: impl Iterator<Item = u32>,
+    trailer: &mut [u8],
+) {
+    let mut at = 0;
+    for (index, crc) in crcs.enumerate() {
+        put(trailer, at, &crc.to_le_bytes());
         at += 4;
         if let Some(hash) = piece.share_hashes.get(index) {
             put(trailer, at, hash);
             at += 32;
         }
     }
-    if body_len > SHARE_BYTES {
+    if piece.body_len() as usize > SHARE_BYTES {
         put(trailer, at, &piece.root);
         at += 32;
     }

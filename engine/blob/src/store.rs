@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use crate::blobs::{OpenBlobs, Slots};
 use crate::checkpoint::{Checkpoints, Wanted};
-use crate::commit::{Item, Queue, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
 use crate::error::{Damage, GetError, OpenError, PutError};
@@ -22,6 +21,7 @@ use crate::marks::{self, Mark, Order};
 use crate::names::Names;
 use crate::piece::{NewPiece, Stored};
 use crate::poison::{Poison, PoisonCause};
+use crate::queue::{Item, Queues, Work};
 use crate::recent::RecentReads;
 use crate::record::Kind;
 use crate::recover::{self, Recovery, Rot};
@@ -137,7 +137,7 @@ pub struct Store<D: Disk> {
     pub(crate) now_s: Cell<u32>,
     pub(crate) locks: Rc<KeyLocks>,
     /// What waits to be written, per expiry class.
-    pub(crate) queues: RefCell<[Queue; ExpiryClass::COUNT]>,
+    pub(crate) queues: RefCell<Queues>,
     pub(crate) work: Event,
     pub(crate) is_running: Cell<bool>,
     pub(crate) is_closing: Cell<bool>,
@@ -257,9 +257,8 @@ impl<D: Disk> Store<D> {
         if self.is_running.get() {
             self.stopped.wait().await;
         } else {
-            for queue in &mut *self.queues.borrow_mut() {
-                self.refuse(queue.take_all(), PutError::Closed);
-            }
+            let waiting = self.queues.borrow_mut().take_all();
+            self.refuse(waiting, PutError::Closed);
             self.wanted_checkpoints.take();
         }
     }
@@ -462,7 +461,7 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn enqueue(&self, mut item: Item) {
         item.class = item.class.within(self.options.append_points_max);
-        self.queues.borrow_mut()[item.class.index()].push(item);
+        self.queues.borrow_mut().push(item);
         self.work.set();
     }
 
