@@ -44,6 +44,7 @@ pub mod disk;
 mod error;
 mod expiry;
 mod footer;
+mod fused;
 mod gather;
 mod group;
 mod header;
