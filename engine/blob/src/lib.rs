@@ -29,6 +29,7 @@
 //! after nearly every step).
 #![deny(unsafe_code, missing_docs)]
 
+mod ahead;
 mod blobs;
 pub mod buffer;
 mod bug;

@@ -48,6 +48,8 @@ pub struct StoreOptions {
     pub compact_live_percent_max: u8,
     /// The same while the disk is quiet and much of it is dead.
     pub quiet_live_percent_max: u8,
+    /// Dead bytes between two pieces that compaction reads rather than begin another read: few, or many on a disk that seeks.
+    pub compact_gap_bytes_max: u64,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
     pub blob_records_max: u32,
     /// Read everything anew, as if there were no checkpoint. It is then removed before anything is written.
@@ -74,6 +76,7 @@ impl StoreOptions {
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
             quiet_live_percent_max: 85,
+            compact_gap_bytes_max: 32 << 10,
             lanes_max: 2,
             group_bytes_max: 2 << 20,
             ignores_checkpoint: false,
