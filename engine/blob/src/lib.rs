@@ -29,6 +29,7 @@
 //! after nearly every step).
 #![deny(unsafe_code, missing_docs)]
 
+mod ahead;
 mod aside;
 mod blobs;
 pub mod buffer;
@@ -47,11 +48,14 @@ mod error;
 mod expiry;
 mod fingerprint;
 mod footer;
+mod fused;
+mod gather;
 mod group;
 mod header;
 mod index;
 pub mod inspect;
 mod known;
+mod lay_out;
 pub mod layout;
 mod marks;
 mod names;
@@ -60,6 +64,7 @@ mod parts;
 mod piece;
 mod pieces;
 mod poison;
+mod queue;
 mod read;
 mod recent;
 mod record;
@@ -84,6 +89,7 @@ pub use counters::StoreCounters;
 pub use disk::{Disk, DiskError, FailedWrite, FileId};
 pub use displaced::DisplacedBlob;
 pub use error::{BadPiece, Damage, GetError, OpenError, PutError};
+pub use gather::Gather;
 pub use layout::BlobId;
 pub use names::Name;
 pub use piece::{NewPiece, Piece, Stored};
