@@ -546,7 +546,7 @@ impl<E: Executor> Disk for RingDisk<E> {
         {
             return Ok(None);
         }
-        Ok(Some(there.len()))
+        Ok(Some(there.file_len()))
     }
 
     async fn remove(&self, id: impl Into<FileId>) -> Result<(), DiskError> {

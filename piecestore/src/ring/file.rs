@@ -121,7 +121,7 @@ pub struct FileStatus([u64; 32]);
 impl FileStatus {
     /// Length in bytes.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn file_len(&self) -> u64 {
         self.0[5]
     }
 
