@@ -95,13 +95,10 @@ impl<'a, D: Disk> Ahead<'a, D> {
                 return Ok(run.cut(bytes, wanted));
             }
             self.begin_reads();
-            // Others in between went while they were read.
-            if !self
-                .reads
-                .front()
-                .is_some_and(|read| read.run.start <= wanted.start)
-            {
-                return self.bring(wanted).await;
+            match self.reads.front() {
+                Some(read) if read.run.start <= wanted.start => {}
+                // It was not announced.
+                _ => return self.bring(wanted).await,
             }
             let (run, result) = self.next_read().await;
             if run.contains(wanted) {
