@@ -458,6 +458,7 @@ mod tests {
             created_s: 0,
             expiry_s: 0,
             root: hasher.finish().root,
+            crcs: strand_blob::share_crcs(&body),
             body: vec![Bytes::from(body)],
             share_hashes: Vec::new(),
             path: Vec::new(),

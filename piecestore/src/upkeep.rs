@@ -284,6 +284,7 @@ mod tests {
             created_s: 0,
             expiry_s,
             root: blake3_of(&body),
+            crcs: strand_blob::share_crcs(&body),
             body: vec![Bytes::from(body)],
             share_hashes: Vec::new(),
             path: Vec::new(),

@@ -84,6 +84,14 @@ pub enum BadPiece {
         /// Its length.
         bytes: u64,
     },
+    /// One CRC a share.
+    #[error("{found} share CRCs != {wanted}")]
+    CrcCount {
+        /// How many were given.
+        found: usize,
+        /// How many the body calls for.
+        wanted: usize,
+    },
     /// One chaining value a share, none for a one-share piece.
     #[error("{found} share hashes != {wanted}")]
     ShareHashCount {

@@ -1,7 +1,7 @@
 //! Copying and checking bytes in one pass from memory: what is copied is checked while it is in the first cache, and what comes next is
 //! fetched meanwhile.
 //!
-//! A copy and a CRC of their own would each wait for memory; two passes over a body take 1.5 times as long as this one.
+//! For reads from memory. A copy and a CRC of their own would each wait for memory; two passes over a body take 1.5 times as long as this one.
 //! This is one of the crate's two modules with `unsafe`: an instruction that touches nothing. Nothing here is on disk.
 #![allow(
     unsafe_code,

@@ -1,6 +1,6 @@
 //! The bytes of a commit group, and what stays to be done for each of its records.
 //!
-//! A group is laid out in one buffer, each body copied and checked while it is in the cache. The body of a long piece that has a group for
+//! A group is laid out in one buffer. The body of a long piece that has a group for
 //! itself stays where it is: only the blocks that it shares with headers and trailer are made. Formats: docs/format.md section 6.
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::footer::FooterEntry;
 use crate::gather::Gather;
 use crate::group::GroupPlan;
 use crate::index::{Entry, Place};
-use crate::layout::{self, BLOCK_BYTES, LONE_BODY_AT, RECORD_HEADER_BYTES, SHARE_BYTES};
+use crate::layout::{self, BLOCK_BYTES, LONE_BODY_AT, RECORD_HEADER_BYTES};
 use crate::piece::NewPiece;
 use crate::queue::{Batch, Item, Work};
 use crate::record::{self, Kind, RecordHeader};
@@ -127,8 +127,7 @@ fn around(piece: &NewPiece, body: &Bytes, mut head: IoBuffer, group_len: usize) 
     let mut tail = IoBuffer::for_overwriting(group_len - BLOCK_BYTES - middle_len);
     tail[..last.len()].copy_from_slice(last);
     let trailer_len = layout::trailer_len(body.len() as u64, piece.path.len()) as usize;
-    let crcs = body.chunks(SHARE_BYTES).map(crc32fast::hash);
-    record::encode_trailer(piece, crcs, &mut tail[last.len()..][..trailer_len]);
+    record::encode_trailer(piece, &mut tail[last.len()..][..trailer_len]);
     tail.zero_from(last.len() + trailer_len);
     Gather::around(head, middle, tail)
 }

@@ -92,7 +92,7 @@ pub use error::{BadPiece, Damage, GetError, OpenError, PutError};
 pub use gather::Gather;
 pub use layout::BlobId;
 pub use names::Name;
-pub use piece::{NewPiece, Piece, Stored};
+pub use piece::{NewPiece, Piece, Stored, share_crc, share_crcs};
 pub use poison::{PoisonCause, WriteOperation};
 pub use recover::{Recovery, Rot};
 pub use scrub::{LostPiece, ScrubCursor, ScrubStep};

@@ -8,13 +8,25 @@ use bytes::Bytes;
 use crate::error::BadPiece;
 use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
-use crate::layout::{self, BLOCK_BYTES, BODY_BYTES_MAX, LONE_BODY_AT, PATH_LEN_MAX};
+use crate::layout::{self, BLOCK_BYTES, BODY_BYTES_MAX, LONE_BODY_AT, PATH_LEN_MAX, SHARE_BYTES};
 use crate::marks::Mark;
 use crate::record::Kind;
 use crate::states::{self, Known};
 
 /// Shorter bodies are copied: it costs less than a request of three runs.
 const IN_PLACE_BYTES_MIN: usize = 256 << 10;
+
+/// What a share is checked against whenever it is read: CRC-32 (IEEE 802.3, as in zlib).
+#[must_use]
+pub fn share_crc(share: &[u8]) -> u32 {
+    crc32fast::hash(share)
+}
+
+/// That of each share of a body.
+#[must_use]
+pub fn share_crcs(body: &[u8]) -> Vec<u32> {
+    body.chunks(SHARE_BYTES).map(share_crc).collect()
+}
 
 /// A piece to store, already verified by the caller.
 #[derive(Clone, Debug)]
@@ -29,6 +41,8 @@ pub struct NewPiece {
     pub expiry_s: u32,
     /// The body, in order, in as many runs as it arrived in.
     pub body: Vec<Bytes>,
+    /// CRC-32 of each share ([`share_crc`]), computed when its bytes came: what befalls them later is noticed by whoever reads them.
+    pub crcs: Vec<u32>,
     /// Chaining value of each share; empty for a piece of one share.
     pub share_hashes: Vec<[u8; 32]>,
     /// BLAKE3 of the body. Of a one-share piece it is not stored but found from the body again.
@@ -53,6 +67,12 @@ impl NewPiece {
             return Err(BadPiece::BodyLength { bytes });
         }
         let shares = layout::share_count(bytes) as usize;
+        if self.crcs.len() != shares {
+            return Err(BadPiece::CrcCount {
+                found: self.crcs.len(),
+                wanted: shares,
+            });
+        }
         let wanted = if shares == 1 { 0 } else { shares };
         if self.share_hashes.len() != wanted {
             return Err(BadPiece::ShareHashCount {

@@ -4,11 +4,8 @@
 //! misdirected write, a stale block or a body full of forged headers is never taken for a record. Bodies are guarded by a CRC per
 //! share and the trailer by its own; what those prove to others is not this crate's business. Frozen by docs/format.md section 6.
 
-use bytes::Bytes;
-
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::check::{CHECK_BYTES, KeyedCheck};
-use crate::fused;
 use crate::layout::{
     self, BODY_BYTES_MAX, BlobId, PATH_LEN_MAX, RECORD_HEADER_BYTES, SHARE_BYTES, STEP_BYTES,
 };
@@ -232,22 +229,19 @@ impl Trailer {
 
 /// Copies a piece's body and writes its trailer; `out` is exactly both together.
 pub(crate) fn encode_body_and_trailer(piece: &NewPiece, out: &mut [u8]) {
-    let (body, trailer) = out.split_at_mut(piece.body_len() as usize);
-    let mut source = Runs::of(&piece.body);
-    let crcs = body
-        .chunks_mut(SHARE_BYTES)
-        .map(|share| source.copy_and_check(share));
-    encode_trailer(piece, crcs, trailer);
+    let mut rest = out;
+    for run in &piece.body {
+        let (target, later) = rest.split_at_mut(run.len());
+        target.copy_from_slice(run);
+        rest = later;
+    }
+    encode_trailer(piece, rest);
 }
 
-/// Writes a piece's trailer, with the CRC of each share; `trailer` is exactly that long.
-pub(crate) fn encode_trailer(
-    piece: &NewPiece,
-    crcs: impl Iterator<Item = u32>,
-    trailer: &mut [u8],
-) {
+/// Writes a piece's trailer; `trailer` is exactly that long.
+pub(crate) fn encode_trailer(piece: &NewPiece, trailer: &mut [u8]) {
     let mut at = 0;
-    for (index, crc) in crcs.enumerate() {
+    for (index, crc) in piece.crcs.iter().enumerate() {
         put(trailer, at, &crc.to_le_bytes());
         at += 4;
         if let Some(hash) = piece.share_hashes.get(index) {
@@ -272,43 +266,6 @@ pub(crate) fn encode_trailer(
         trailer.len(),
         "trailer length and trailer fields disagree"
     );
-}
-
-/// A body's bytes in their order, wherever they lie.
-struct Runs<'a> {
-    runs: std::slice::Iter<'a, Bytes>,
-    run: &'a [u8],
-}
-
-impl<'a> Runs<'a> {
-    fn of(runs: &'a [Bytes]) -> Self {
-        let mut runs = runs.iter();
-        let run = runs.next().map_or(&[][..], |run| run);
-        Self { runs, run }
-    }
-
-    /// Fills `share` with the next bytes, as far as there are any; its CRC-32 then.
-    fn copy_and_check(&mut self, share: &mut [u8]) -> u32 {
-        if self.run.len() >= share.len() {
-            let crc = fused::copy_and_check(self.run, share);
-            self.run = &self.run[share.len()..];
-            return crc;
-        }
-        let mut target = &mut *share;
-        while !target.is_empty() {
-            if self.run.is_empty() {
-                let Some(next) = self.runs.next() else { break };
-                self.run = next;
-                continue;
-            }
-            let len = self.run.len().min(target.len());
-            let (now, later) = target.split_at_mut(len);
-            now.copy_from_slice(&self.run[..len]);
-            self.run = &self.run[len..];
-            target = later;
-        }
-        crc32fast::hash(share)
-    }
 }
 
 #[cfg(test)]

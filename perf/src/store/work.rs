@@ -39,6 +39,7 @@ pub(super) struct Work {
 #[derive(Debug)]
 struct Body {
     bytes: Bytes,
+    crcs: Vec<u32>,
     share_hashes: Vec<[u8; 32]>,
     root: [u8; 32],
 }
@@ -89,6 +90,7 @@ impl Work {
             created_s: self.now_s,
             expiry_s: if life_s == 0 { 0 } else { self.now_s + life_s },
             body: vec![body.bytes.clone()],
+            crcs: body.crcs.clone(),
             share_hashes: body.share_hashes.clone(),
             root: body.root,
             path: self.path.clone(),
@@ -132,6 +134,7 @@ impl Body {
         };
         Self {
             root: blake3::hash(bytes).into(),
+            crcs: strand_blob::share_crcs(bytes),
             share_hashes,
             bytes: Bytes::from_owner(buffer).slice(LONE_BODY_AT..LONE_BODY_AT + len),
         }

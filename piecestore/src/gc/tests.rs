@@ -66,6 +66,7 @@ fn new_piece(key: u8, created_s: u32) -> NewPiece {
         created_s,
         expiry_s: 0,
         root: hasher.finish().root,
+        crcs: strand_blob::share_crcs(&body),
         body: vec![Bytes::from(body)],
         share_hashes: Vec::new(),
         path: Vec::new(),

@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 use strand_blob::layout::LONE_BODY_AT;
-use strand_blob::{IoBuffer, PutError};
+use strand_blob::{IoBuffer, PutError, share_crc};
 use strand_codec::{Hash, PieceHasher, PieceTree, Shape, commitment_of_path};
 use strand_protocol::limits::NODE_FRAME_BYTES_MAX;
 use strand_protocol::pb::node_response::Answer;
@@ -76,7 +76,7 @@ where
 
         self.answer_more(send, Answer::PutAdmitted(pb::PutAdmitted {}))
             .await?;
-        let (body, tree) = self.body(&shape, recv).await?;
+        let (body, crcs, tree) = self.body(&shape, recv).await?;
         let commit = self.commit(recv).await?;
         let (commitment, path) = check_commit(&shape, limit, &tree.root, &commit)?;
 
@@ -87,6 +87,7 @@ where
             // Rounded up: a piece is kept at least as long as was promised. 0 stays "never".
             expiry_s: seconds(limit.piece_expiry_ms.saturating_add(999)),
             body: vec![body],
+            crcs,
             share_hashes: tree.share_hashes,
             root: tree.root,
             path,
@@ -111,12 +112,12 @@ where
             .await
     }
 
-    /// Exactly the piece's bytes in one buffer, hashed share by share as they come.
+    /// Exactly the piece's bytes in one buffer, hashed share by share as they come, and the CRC of each share.
     async fn body<R: RecvStream>(
         &self,
         shape: &Shape,
         recv: &mut R,
-    ) -> Result<(Bytes, PieceTree), Failure> {
+    ) -> Result<(Bytes, Vec<u32>, PieceTree), Failure> {
         let piece_len = usize::try_from(shape.piece_len()).unwrap_or(usize::MAX);
         // Chunks are as small as a datagram and would hold larger buffers alive; the piece gets its own.
         // The store writes the body from here: its place in a group leaves room for headers.
@@ -124,6 +125,7 @@ where
         let body = &mut buffer[LONE_BODY_AT..][..piece_len];
         let mut filled = 0;
         let mut hasher = PieceHasher::new(shape.piece_len());
+        let mut crcs = Vec::with_capacity(shape.share_count() as usize);
         let mut share = 0;
         let mut hashed = 0;
         let mut hashed_since_yield = 0;
@@ -146,6 +148,7 @@ where
             while share < shape.share_count() && filled - hashed >= shape.share_len(share) {
                 let share_end = hashed + shape.share_len(share);
                 hasher.push_share(&body[hashed..share_end]);
+                crcs.push(share_crc(&body[hashed..share_end]));
                 hashed_since_yield += share_end - hashed;
                 hashed = share_end;
                 share += 1;
@@ -156,7 +159,7 @@ where
             }
         }
         let body = Bytes::from_owner(buffer).slice(LONE_BODY_AT..LONE_BODY_AT + piece_len);
-        Ok((body, hasher.finish()))
+        Ok((body, crcs, hasher.finish()))
     }
 
     /// The frame after the body and the end of the stream.

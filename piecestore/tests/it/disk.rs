@@ -490,6 +490,7 @@ fn piece_of(id: u8, body: Vec<u8>) -> strand_blob::NewPiece {
         id: [id; 32],
         created_s: 1,
         expiry_s: 0,
+        crcs: strand_blob::share_crcs(&body),
         share_hashes: vec![[7; 32]; body.len().div_ceil(16_384)],
         body: vec![Bytes::from(body)],
         root: [id; 32],

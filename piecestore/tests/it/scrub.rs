@@ -234,6 +234,7 @@ fn piece(satellite: NodeId, segment: &Segment) -> NewPiece {
         created_s: 0,
         expiry_s: 0,
         body: vec![Bytes::clone(&segment.body)],
+        crcs: strand_blob::share_crcs(&segment.body),
         share_hashes: segment.tree.share_hashes.clone(),
         root: segment.tree.root,
         path: segment.path.clone(),

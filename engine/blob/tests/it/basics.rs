@@ -183,6 +183,15 @@ fn malformed_pieces_are_refused_with_the_reason() {
             wanted: 3
         }
     );
+    let mut new = piece(1, 20_000);
+    new.crcs.pop();
+    assert_eq!(
+        refused(new),
+        BadPiece::CrcCount {
+            found: 1,
+            wanted: 2
+        }
+    );
     let mut new = piece(1, 576);
     new.share_hashes.push([0; 32]);
     assert_eq!(

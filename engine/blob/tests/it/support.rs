@@ -56,6 +56,7 @@ pub(crate) fn piece_of(key: u64, body: &[u8]) -> NewPiece {
             Bytes::copy_from_slice(&body[..split]),
             Bytes::copy_from_slice(&body[split..]),
         ],
+        crcs: strand_blob::share_crcs(body),
         share_hashes: if body.len() > 16_384 {
             shares.collect()
         } else {
