@@ -143,13 +143,17 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             // Up to an eighth less, so that a process' nodes and a network's do not march in step.
             let wait = wait - wait * u32::from(random()) / (8 * 256);
             let pause = NEWS_PAUSE.min(wait);
-            self.executor.sleep(pause).await;
-            let rest = self.executor.sleep(wait - pause);
-            if has_succeeded {
-                future::or(rest, self.reports.news()).await;
-            } else {
-                rest.await;
-            }
+            let waited = async {
+                self.executor.sleep(pause).await;
+                let rest = self.executor.sleep(wait - pause);
+                if has_succeeded {
+                    future::or(rest, self.reports.news()).await;
+                } else {
+                    rest.await;
+                }
+            };
+            // It happens once.
+            future::or(waited, self.reports.until_opened()).await;
         }
     }
 
@@ -446,6 +450,17 @@ mod tests {
         advertise: Option<&'static str>,
         seconds: u64,
     ) -> (Vec<(Duration, pb::CheckIn)>, Standing, bool) {
+        report_opened_after(failures, answer, advertise, seconds, None)
+    }
+
+    /// The same with a store that is open after so many seconds.
+    fn report_opened_after(
+        failures: u32,
+        answer: pb::CheckedIn,
+        advertise: Option<&'static str>,
+        seconds: u64,
+        opened_s: Option<u64>,
+    ) -> (Vec<(Duration, pb::CheckIn)>, Standing, bool) {
         let executor = SimExecutor::new(1);
         let inner = executor.clone();
         executor.run(async move {
@@ -458,6 +473,14 @@ mod tests {
             };
             let permission = Permission::new(config.satellite.id, config.node_id);
             let standing = Rc::new(RefCell::default());
+            let reports = Rc::new(Reports::default());
+            if let Some(opened_s) = opened_s {
+                let (reports, executor) = (Rc::clone(&reports), inner.clone());
+                inner.spawn(async move {
+                    executor.sleep(Duration::from_secs(opened_s)).await;
+                    reports.opened();
+                });
+            }
             let reporter = Reporter {
                 line: &line,
                 config: &config,
@@ -465,7 +488,7 @@ mod tests {
                 started_ms: 77,
                 permission: &permission,
                 standing: &standing,
-                reports: &Reports::default(),
+                reports: &reports,
                 executor: &inner,
                 clock: &inner,
             };
@@ -499,6 +522,13 @@ mod tests {
             (3, 1, 2)
         );
         assert_eq!(calls[0].1.started_ms, 77);
+    }
+
+    #[test]
+    fn the_satellite_hears_at_once_that_the_store_is_open() {
+        let (calls, ..) = report_opened_after(0, answer(), None, 70, Some(2));
+        let times: Vec<_> = calls.iter().map(|(time, _)| time.as_secs()).collect();
+        assert_eq!(times, [0, 2, 62]);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Reports {
     news: Notify,
     /// There is a run that was not there before.
     work: Notify,
+    /// The store was opened, and the satellite does not know.
+    opened: Notify,
 }
 
 /// Piece ids that the satellite has not taken yet, oldest first.
@@ -103,6 +105,16 @@ impl Reports {
         if self.due().is_some() {
             self.work.notify();
         }
+    }
+
+    /// The store is open: the satellite should have its figures at once.
+    pub fn opened(&self) {
+        self.opened.notify();
+    }
+
+    /// Waits for that; each time that it happened counts once.
+    pub async fn until_opened(&self) {
+        self.opened.notified().await;
     }
 
     /// Waits until the satellite should hear something before the next check-in's time.

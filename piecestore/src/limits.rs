@@ -85,6 +85,9 @@ pub const SEND_WAIT: Duration = Duration::from_secs(30);
 /// How long an answer of one frame may take to leave.
 pub const ANSWER_WAIT: Duration = NODE_REQUEST_TIMEOUT;
 
+/// How long the opening of a store may take until the satellite and the owner hear that it takes its time.
+pub const OPENING_GRACE: Duration = Duration::from_secs(1);
+
 /// How long a node that is told to stop waits for the requests it has begun.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(20);
 

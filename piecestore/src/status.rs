@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
-use strand_blob::{DiskError, PoisonCause, Space, StoreCounters, WriteOperation};
+use strand_blob::{DiskError, OpenProgress, PoisonCause, Space, StoreCounters, WriteOperation};
 
 use crate::budget::BudgetUse;
 use crate::check_in::Standing;
@@ -42,6 +42,8 @@ pub struct Status {
     pub clock_offset_ms: i64,
     /// Limits remembered as used.
     pub serials: usize,
+    /// Whether its store is open, and how far that is.
+    pub opening: OpeningFigures,
     /// Whether the disk failed a write: nothing more is stored until a restart.
     pub read_only: bool,
     /// Why, and what to do; empty if it is not.
@@ -58,6 +60,40 @@ pub struct Status {
     pub read_budget: BudgetUse,
     /// The store's and the core's counts, since the start.
     pub counters: CounterFigures,
+}
+
+/// How far the opening of a node's store is. Until it is open all other figures of the store but its files' bytes are 0.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpeningFigures {
+    /// Whether it is open.
+    pub is_open: bool,
+    /// Bytes of blobs that were read, or need not be.
+    pub bytes_done: u64,
+    /// Bytes of all blobs.
+    pub bytes_total: u64,
+    /// The first of the second.
+    pub percent: u32,
+    /// What that means; empty once it is open.
+    pub sentence: String,
+}
+
+impl OpeningFigures {
+    /// What an opening says of itself.
+    #[must_use]
+    pub fn new(progress: &OpenProgress, is_open: bool) -> Self {
+        let (percent, bytes_total) = (progress.percent(), progress.bytes_total());
+        let sentence = format!(
+            "the index is being rebuilt, {percent} % of {} read; until then requests for pieces are answered as busy",
+            human_bytes(bytes_total)
+        );
+        Self {
+            is_open,
+            bytes_done: progress.bytes_done(),
+            bytes_total,
+            percent,
+            sentence: if is_open { String::new() } else { sentence },
+        }
+    }
 }
 
 /// How a node's disk is.
@@ -158,6 +194,18 @@ pub struct CounterFigures {
     /// Shared by the core's nodes.
     #[serde(flatten)]
     pub core: CoreCounters,
+}
+
+impl SpaceFigures {
+    /// What is known of a store that is not open.
+    #[must_use]
+    pub fn unopened(capacity_bytes: u64, progress: &OpenProgress) -> Self {
+        Self {
+            capacity_bytes,
+            file_bytes: progress.bytes_total(),
+            ..Self::default()
+        }
+    }
 }
 
 impl From<Space> for SpaceFigures {
@@ -292,6 +340,10 @@ pub fn for_people(status: &serde_json::Value) -> String {
             None => format!("not known yet: {reason}"),
         },
     );
+    let opening = text("/opening/sentence");
+    if !opening.is_empty() {
+        line("index", opening);
+    }
     line(
         "space",
         format!(

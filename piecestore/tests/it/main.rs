@@ -8,6 +8,7 @@ mod driver;
 mod limits;
 mod mount;
 mod node;
+mod opening;
 mod scrub;
 mod sick;
 mod space;
