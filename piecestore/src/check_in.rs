@@ -164,7 +164,7 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             capacity_bytes: space.capacity_bytes,
             used_bytes: space.used_bytes,
             free_bytes: space.free_bytes,
-            now_ms: self.clock.now_ms(),
+            now_ms: self.permission.own_ms(self.clock.moment()),
             started_ms: self.started_ms,
             ..pb::CheckIn::default()
         };
@@ -180,7 +180,7 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             .filter(|keys| !keys.is_empty())
             .ok_or(CheckInError::Nonsense)?;
         self.permission
-            .update(keys, answer.now_ms, self.clock.now_ms());
+            .update(keys, answer.now_ms, self.clock.moment());
         self.reports.answered(&answer);
         self.succeeded(answer);
         Ok(())
@@ -450,16 +450,16 @@ mod tests {
         advertise: Option<&'static str>,
         seconds: u64,
     ) -> (Vec<(Duration, pb::CheckIn)>, Standing, bool) {
-        report_opened_after(failures, answer, advertise, seconds, None)
+        report_with(failures, answer, advertise, seconds, None)
     }
 
-    /// The same with a store that is open after so many seconds.
-    fn report_opened_after(
+    /// The same, with something that happens after so many seconds.
+    fn report_with(
         failures: u32,
         answer: pb::CheckedIn,
         advertise: Option<&'static str>,
         seconds: u64,
-        opened_s: Option<u64>,
+        later: Option<(u64, fn(&SimExecutor, &Reports))>,
     ) -> (Vec<(Duration, pb::CheckIn)>, Standing, bool) {
         let executor = SimExecutor::new(1);
         let inner = executor.clone();
@@ -474,11 +474,11 @@ mod tests {
             let permission = Permission::new(config.satellite.id, config.node_id);
             let standing = Rc::new(RefCell::default());
             let reports = Rc::new(Reports::default());
-            if let Some(opened_s) = opened_s {
+            if let Some((later_s, happens)) = later {
                 let (reports, executor) = (Rc::clone(&reports), inner.clone());
                 inner.spawn(async move {
-                    executor.sleep(Duration::from_secs(opened_s)).await;
-                    reports.opened();
+                    executor.sleep(Duration::from_secs(later_s)).await;
+                    happens(&executor, &reports);
                 });
             }
             let reporter = Reporter {
@@ -526,9 +526,32 @@ mod tests {
 
     #[test]
     fn the_satellite_hears_at_once_that_the_store_is_open() {
-        let (calls, ..) = report_opened_after(0, answer(), None, 70, Some(2));
+        let (calls, ..) = report_with(
+            0,
+            answer(),
+            None,
+            70,
+            Some((2, |_, reports| reports.opened())),
+        );
         let times: Vec<_> = calls.iter().map(|(time, _)| time.as_secs()).collect();
         assert_eq!(times, [0, 2, 62]);
+    }
+
+    #[test]
+    fn a_corrected_clock_is_believed_and_reported_at_the_next_check_ins() {
+        const AHEAD_MS: u64 = 86_400_000;
+        let began_ms = SimExecutor::new(1).now_ms();
+        let checked_in = pb::CheckedIn {
+            now_ms: began_ms + AHEAD_MS,
+            ..answer()
+        };
+        let corrected = |executor: &SimExecutor, _: &Reports| executor.set_wall_ahead_ms(AHEAD_MS);
+        let (calls, ..) = report_with(0, checked_in, None, 130, Some((30, corrected)));
+        let reported: Vec<_> = calls
+            .iter()
+            .map(|(_, call)| call.now_ms - began_ms)
+            .collect();
+        assert_eq!(reported, [0, 60_000, AHEAD_MS + 120_000]);
     }
 
     #[test]

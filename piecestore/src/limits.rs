@@ -64,6 +64,10 @@ pub const SCRUB_REST_FACTOR: u32 = 19;
 /// The longest rest between two steps of the scrub, however empty the store is.
 pub const SCRUB_REST_MAX: Duration = Duration::from_secs(600);
 
+/// How long this machine's clock must agree with a satellite's that has jumped, until things expire by it: time to notice that both were
+/// set wrong, which would let everything expire or outlive its days in the trash.
+pub const CLOCK_TRUST_WAIT: Duration = Duration::from_secs(86_400);
+
 /// A node whose clock differs more from the satellite's lets no piece expire.
 pub const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(600);
 

@@ -281,7 +281,7 @@ mod tests {
             receipt_key: [1; 32].into(),
         };
         let now_ms = executor.now_ms();
-        permission.update(vec![keys], now_ms + satellite_ahead_ms, now_ms);
+        permission.update(vec![keys], now_ms + satellite_ahead_ms, executor.moment());
         permission
     }
 

@@ -100,7 +100,7 @@ impl World {
             receipt_key: [1; 32].into(),
         };
         let now_ms = executor.now_ms();
-        permission.update(vec![keys], now_ms + satellite_ahead_ms, now_ms);
+        permission.update(vec![keys], now_ms + satellite_ahead_ms, executor.moment());
         Self {
             executor: executor.clone(),
             store,
@@ -276,7 +276,8 @@ fn a_node_whose_clock_is_far_off_collects_nothing() {
             receipt_key: [1; 32].into(),
         };
         let now_ms = world.executor.now_ms();
-        world.permission.update(vec![keys], now_ms, now_ms);
+        let moment = world.executor.moment();
+        world.permission.update(vec![keys], now_ms, moment);
         assert_eq!(world.collect(parts).await.collected.unwrap().trashed, 10);
     });
 }

@@ -119,7 +119,7 @@ impl World {
         permission.update(
             vec![epoch_keys(EPOCH), epoch_keys(EPOCH - 1)],
             executor.now_ms(),
-            executor.now_ms(),
+            executor.moment(),
         );
         let write_budget = Budget::new(WRITE_BUDGET_BYTES);
         let read_budget = Budget::new(READ_BUDGET_BYTES);
