@@ -5,6 +5,7 @@
 mod commands;
 mod disk;
 mod driver;
+mod kills;
 mod limits;
 mod mount;
 mod node;
@@ -12,6 +13,7 @@ mod opening;
 mod scrub;
 mod sick;
 mod space;
+mod storage;
 mod trash;
 mod vanish;
 mod verify;

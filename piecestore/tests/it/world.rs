@@ -258,6 +258,18 @@ pub(crate) fn set_up(root: &Path, name: &str, satellite: &str, more: &[&str]) ->
     (dir, node)
 }
 
+/// Makes the directories of so many nodes.
+pub(crate) fn set_up_many(
+    root: &Path,
+    count: usize,
+    satellite: &Satellite,
+) -> Vec<(PathBuf, NodeId)> {
+    let argument = satellite.to_argument();
+    (0..count)
+        .map(|index| set_up(root, &format!("node{index}"), &argument, &[]))
+        .collect()
+}
+
 /// `status --json` of a running node.
 pub(crate) fn status(dir: &Path) -> serde_json::Value {
     let ran = run(&["status", "--json", "--dir", dir.to_str().unwrap()]);
