@@ -484,6 +484,7 @@ impl Node {
             standing: self.standing.borrow().clone(),
             clock_offset_ms: permission.clock_offset_ms(),
             serials: permission.serial_count(),
+            collection: self.reports.figures(),
             opening: OpeningFigures::new(&self.opening, store.is_some()),
             read_only,
             read_only_reason: poison_cause.as_ref().map(disk_trouble).unwrap_or_default(),

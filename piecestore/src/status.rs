@@ -10,6 +10,7 @@ use strand_blob::{DiskError, OpenProgress, PoisonCause, Space, StoreCounters, Wr
 use crate::budget::BudgetUse;
 use crate::check_in::Standing;
 use crate::core::CoreCounters;
+use crate::gc::CollectionFigures;
 use crate::serve::RequestCounters;
 use crate::watch::DiskState;
 
@@ -42,6 +43,8 @@ pub struct Status {
     pub clock_offset_ms: i64,
     /// Limits remembered as used.
     pub serials: usize,
+    /// How the last collection of garbage went.
+    pub collection: CollectionFigures,
     /// Whether its store is open, and how far that is.
     pub opening: OpeningFigures,
     /// Whether the disk failed a write: nothing more is stored until a restart.
@@ -371,6 +374,32 @@ pub fn for_people(status: &serde_json::Value) -> String {
             number("/requests/in_flight")
         ),
     );
+    if number("/collection/run") > 0 {
+        let now_ms = number("/started_ms") + 1000 * number("/uptime_s");
+        let minutes = now_ms.saturating_sub(number("/collection/at_ms")) / 60_000;
+        let error = text("/collection/error");
+        let mut said = if error.is_empty() {
+            format!(
+                "collected {minutes} min ago: {} of {} pieces went into the trash, {}",
+                number("/collection/trashed"),
+                number("/collection/examined"),
+                human_bytes(number("/collection/trashed_bytes"))
+            )
+        } else {
+            format!("not collected {minutes} min ago, tried again: {error}")
+        };
+        if number("/collection/refused_parts") > 0 {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                said,
+                "; {} filters were refused, which would have trashed {} of {} pieces",
+                number("/collection/refused_parts"),
+                number("/collection/would_trash"),
+                number("/collection/would_trash_of")
+            );
+        }
+        line("garbage", said);
+    }
     if status
         .pointer("/read_only")
         .and_then(serde_json::Value::as_bool)
@@ -415,10 +444,39 @@ mod tests {
             "space": {"file_bytes": 1500, "capacity_bytes": 2_000_000, "free_bytes": 1_998_500},
         });
         let text = for_people(&status);
+        assert!(!text.contains("garbage"), "{text}");
         assert!(
             text.contains("reachable  no: time-out. Check port forwarding"),
             "{text}"
         );
         assert!(text.contains("1.50 kB used of 2.00 MB"), "{text}");
+    }
+
+    #[test]
+    fn a_nodes_status_for_people_says_how_garbage_was_collected() {
+        let said = |collection: serde_json::Value| {
+            let status = serde_json::json!({
+                "started_ms": 1_000_000, "uptime_s": 600, "collection": collection,
+            });
+            let text = for_people(&status);
+            let line = text.lines().find(|line| line.starts_with("garbage"));
+            line.unwrap_or_default().to_owned()
+        };
+        assert_eq!(
+            said(serde_json::json!({
+                "run": 7, "at_ms": 1_420_000, "examined": 90, "trashed": 2, "trashed_bytes": 1500,
+            })),
+            "garbage    collected 3 min ago: 2 of 90 pieces went into the trash, 1.50 kB"
+        );
+        assert!(
+            said(serde_json::json!({
+                "run": 7, "at_ms": 1_420_000, "refused_parts": 1, "would_trash": 120, "would_trash_of": 130,
+            }))
+            .ends_with("; 1 filters were refused, which would have trashed 120 of 130 pieces")
+        );
+        assert_eq!(
+            said(serde_json::json!({"run": 7, "at_ms": 1_600_000, "error": "no answer"})),
+            "garbage    not collected 0 min ago, tried again: no answer"
+        );
     }
 }
