@@ -21,12 +21,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
-use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, IoBuffer, WriteOperation};
+use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
 use crate::map::FileMap;
 use crate::open_files::{BlobFile, OpenFiles};
-use crate::ring::{DiskQueue, FileOperation, FileOutcome, Ring};
+use crate::ring::{DiskQueue, FileOperation, FileOutcome, Ring, Runs};
 use crate::watch::{DiskState, DiskWatch};
 
 /// A hung disk costs its requests within this time (design: 10 s), never the process.
@@ -266,44 +266,44 @@ impl<E: Executor> RingDisk<E> {
         &self,
         file: &Rc<OwnedFd>,
         offset: u64,
-        buffer: IoBuffer,
+        bytes: Gather,
         len: usize,
         is_durable: bool,
-    ) -> (Result<(), DiskError>, IoBuffer) {
-        let (mut buffer, mut written) = (buffer, 0);
-        let buffer_len = buffer.len();
+    ) -> (Result<(), DiskError>, Option<Gather>) {
+        let (mut bytes, mut written) = (bytes, 0);
         let (mut is_stuck, mut was_refused) = (false, false);
         self.watch.wrote(len as u64);
         while written < len {
             let operation = FileOperation::Write {
                 file: Rc::clone(file),
                 offset: offset + written as u64,
-                buffer,
+                bytes,
                 start: written,
                 end: len,
+                runs: Runs::default(),
                 is_durable,
             };
             let Some(outcome) = self.perform(operation).await else {
                 let errno = libc::ETIMEDOUT;
-                return (Err(DiskError::Io { errno }), IoBuffer::zeroed(buffer_len));
+                return (Err(DiskError::Io { errno }), None);
             };
-            buffer = outcome.operation.into_buffer();
+            bytes = outcome.operation.into_bytes();
             match outcome.result {
                 // Direct I/O goes on at a block's start only; a torn block is written again.
                 Ok(count) => {
                     let whole = count as usize / BLOCK_BYTES * BLOCK_BYTES;
                     if whole == 0 && std::mem::replace(&mut is_stuck, true) {
                         let (written, wanted) = (written as u64, len as u64);
-                        return (Err(DiskError::ShortWrite { written, wanted }), buffer);
+                        return (Err(DiskError::ShortWrite { written, wanted }), Some(bytes));
                     }
                     written += whole;
                 }
                 Err(libc::EINTR | libc::EAGAIN) => self.executor.yield_now().await,
                 Err(libc::EINVAL) if self.tries_again(file, &mut was_refused) => {}
-                Err(errno) => return (Err(disk_error(errno)), buffer),
+                Err(errno) => return (Err(disk_error(errno)), Some(bytes)),
             }
         }
-        (Ok(()), buffer)
+        (Ok(()), Some(bytes))
     }
 
     async fn sync_folder_of(&self, id: FileId) -> Result<(), DiskError> {
@@ -459,13 +459,15 @@ impl<E: Executor> Disk for RingDisk<E> {
             Ok(descriptor) => descriptor,
             Err(error) => return (Err(error), buffer),
         };
+        let buffer_len = buffer.len();
         file.begin_write();
-        let (result, buffer) = self
-            .write_all(&descriptor, offset, buffer, len, false)
+        let (result, bytes) = self
+            .write_all(&descriptor, offset, buffer.into(), len, false)
             .await;
         if result.is_ok() {
             file.end_write();
         }
+        let buffer = bytes.map_or_else(|| IoBuffer::zeroed(buffer_len), Gather::into_head);
         (result, buffer)
     }
 
@@ -475,19 +477,18 @@ impl<E: Executor> Disk for RingDisk<E> {
         &self,
         file: &Self::File,
         offset: u64,
-        buffer: IoBuffer,
-        len: usize,
-    ) -> (Result<(), FailedWrite>, IoBuffer) {
+        bytes: Gather,
+    ) -> Result<(), FailedWrite> {
         let failed = |operation| move |error| FailedWrite { operation, error };
         let is_direct = !self.is_buffered.get();
         let descriptor = match self.descriptor(file).await {
             Ok(descriptor) => descriptor,
-            Err(error) => return (Err(failed(WriteOperation::Write)(error)), buffer),
+            Err(error) => return Err(failed(WriteOperation::Write)(error)),
         };
+        let len = bytes.len();
         file.begin_write();
-        let written = self.write_all(&descriptor, offset, buffer, len, is_direct);
-        let (written, buffer) = written.await;
-        let result = match written {
+        let written = self.write_all(&descriptor, offset, bytes, len, is_direct);
+        match written.await.0 {
             Ok(()) if is_direct && !self.is_buffered.get() => {
                 file.end_durable_write();
                 Ok(())
@@ -497,8 +498,7 @@ impl<E: Executor> Disk for RingDisk<E> {
                 self.sync(file).await.map_err(failed(WriteOperation::Sync))
             }
             Err(error) => Err(failed(WriteOperation::Write)(error)),
-        };
-        (result, buffer)
+        }
     }
 
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError> {

@@ -132,6 +132,9 @@ pub const OPEN_FILES_MAX: usize = 8_192;
 /// Blobs that a store appends to at a time on a disk whose head has to go there.
 pub const SPINNING_APPEND_POINTS: u8 = 2;
 
+/// Dead bytes that compaction reads on such a disk rather than go past them: what it reads in the time of one turn.
+pub const SPINNING_GAP_BYTES_MAX: u64 = 1 << 20;
+
 /// How long work in the background waits until it looks again whether its disk is free for it.
 pub const TURN_WAIT: Duration = Duration::from_millis(250);
 

@@ -22,7 +22,7 @@ use crate::disk::RingDisk;
 use crate::gc::{Collector, Reports};
 use crate::hardware::DiskTurn;
 use crate::jobs::{JobKind, compact_all};
-use crate::limits::{OPENING_GRACE, SPINNING_APPEND_POINTS};
+use crate::limits::{OPENING_GRACE, SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
 use crate::permission::Permission;
 use crate::quic::{BindError, Endpoint, Handler};
 use crate::scrub::scrub_running;
@@ -176,6 +176,7 @@ impl Node {
         if self.is_spinning {
             options.append_points_max = SPINNING_APPEND_POINTS;
             options.lanes_max = 1;
+            options.compact_gap_bytes_max = SPINNING_GAP_BYTES_MAX;
         }
         let now_s = u32::try_from(self.started_ms / 1000).unwrap_or(u32::MAX);
         let disk = self.disk.clone();

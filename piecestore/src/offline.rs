@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use strand_blob::{BlobId, Disk, DiskError, FileId, IoBuffer};
+use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer, WriteOperation};
 
 use crate::directory::CHECKPOINTS_FOLDER;
 use crate::disk::{end_direct, file_name, io_error, parse_blob_name, parse_checkpoint_name};
@@ -198,6 +198,11 @@ impl Disk for OfflineDisk {
         _: usize,
     ) -> (Result<(), DiskError>, IoBuffer) {
         (Err(READ_ONLY), buffer)
+    }
+
+    async fn write_durably(&self, _: &OfflineFile, _: u64, _: Gather) -> Result<(), FailedWrite> {
+        let (operation, error) = (WriteOperation::Write, READ_ONLY);
+        Err(FailedWrite { operation, error })
     }
 
     async fn sync(&self, _: &OfflineFile) -> Result<(), DiskError> {

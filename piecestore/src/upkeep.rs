@@ -1,7 +1,7 @@
 //! What a store needs when nobody asks anything of it: compaction and scrub, now and then and never at full speed.
 //!
-//! After each compacted blob the task rests as long as the work took, so that at most half of the disk's time goes into it, or a
-//! quarter as long where room runs out. A disk onto which next to nothing is put is tidied further than a busy one.
+//! After each compacted blob the task rests as long as the work took, so that at most half of the disk's time goes into it, and the less the
+//! nearer room runs out. A disk onto which next to nothing is put is tidied further than a busy one.
 //!
 //! While there is nothing to compact the scrub reads on, paced so that it gets around in
 //! 30 days and takes at most a twentieth of the disk's time. Its cursor is not kept: each start goes on at a blob drawn at random, so every blob
@@ -109,11 +109,7 @@ impl Upkeep {
                 }
                 let worked = executor.now().saturating_duration_since(begun);
                 // Without room every put would wait for this.
-                if store.is_short_of_room() {
-                    worked / 4
-                } else {
-                    worked
-                }
+                worked.mul_f64(store.room_share().min(1.0))
             }
             Ok(None) => {
                 self.is_idle = true;

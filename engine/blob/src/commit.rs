@@ -8,98 +8,25 @@
 //!
 //! Which blob takes a group, and how blobs begin and end, is in `seal`.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
-use bytes::Bytes;
-
-use crate::blobs::{Blob, Claim, LANES_MAX};
+use crate::blobs::{Blob, Claim};
 use crate::buffer::IoBuffer;
 use crate::bug;
 use crate::disk::{Disk, FailedWrite};
 use crate::error::PutError;
-use crate::footer::FooterEntry;
-use crate::group::GroupPlan;
-use crate::header::ExpiryClass;
-use crate::index::{Entry, Place};
-use crate::layout::{BLOCK_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES};
-use crate::piece::NewPiece;
+use crate::gather::Gather;
+use crate::lay_out::Placed;
+use crate::layout::GROUP_HEADER_BYTES;
 use crate::poison::WriteOperation;
-use crate::record::{self, Kind, RecordHeader};
+use crate::queue::{Batch, ClassSet, InFlight, Item};
+use crate::record::Kind;
 use crate::states::{Known, State};
-use crate::store::{Store, StoreOptions};
-use crate::wait::{KeyGuard, Sender, yield_now};
-
-/// A record on its way to disk.
-pub(crate) struct Item {
-    pub(crate) fingerprint: u64,
-    pub(crate) satellite: [u8; 32],
-    pub(crate) class: ExpiryClass,
-    pub(crate) work: Work,
-    /// Records of the same piece that this one outranks, or says something of.
-    pub(crate) replaced: Vec<Known>,
-    /// Bytes promised to it.
-    pub(crate) reserved_bytes: u64,
-    pub(crate) done: Sender<Result<(), PutError>>,
-    /// Keeps other operations on this piece waiting until this one is answered, even if its caller went away.
-    pub(crate) guard: KeyGuard,
-}
-
-/// What the record says.
-pub(crate) enum Work {
-    Put(NewPiece),
-    /// A tombstone, a trash or a restore record: `kind` says which.
-    Mark {
-        kind: Kind,
-        id: [u8; 32],
-        created_s: u32,
-        expiry_s: u32,
-    },
-    /// A record that compaction takes elsewhere: as it is, sequence included, but for what its place implies.
-    Move {
-        record: RecordHeader,
-        /// Body and trailer, checked.
-        rest: Bytes,
-    },
-}
-
-/// A record that was laid out: all that is needed once it is durable. Its body is in the group's buffer by now.
-pub(crate) struct Placed {
-    fingerprint: u64,
-    entry: Entry,
-    footer_entry: FooterEntry,
-    is_moved: bool,
-    body_len: u64,
-    /// Record header and trailer.
-    overhead_bytes: u64,
-    replaced: Vec<Known>,
-    reserved_bytes: u64,
-    done: Sender<Result<(), PutError>>,
-    guard: Option<KeyGuard>,
-}
-
-/// What is taken off a queue at once.
-pub(crate) struct Batch {
-    pub(crate) class: ExpiryClass,
-    /// Which of the class's open blobs takes it.
-    pub(crate) lane: usize,
-    pub(crate) items: Vec<Item>,
-    pub(crate) plan: GroupPlan,
-}
-
-/// What waits for a group of one expiry class.
-#[derive(Default)]
-pub(crate) struct Queue {
-    items: VecDeque<Item>,
-    /// Their records.
-    bytes: u64,
-}
-
-/// A class that has a group on its way begins another once this part of the longest group waits: enough to be worth a request of its own.
-const EAGER_PARTS: u64 = 4;
+use crate::store::Store;
+use crate::wait::yield_now;
 
 /// Bytes of groups on their way, after which no further one is begun; each group is copied from its pieces' bodies.
 const FLIGHT_BYTES_MAX: u64 = 8 << 20;
@@ -108,6 +35,8 @@ const FLIGHT_BYTES_MAX: u64 = 8 << 20;
 struct Flight<'a, F> {
     class: usize,
     lane: usize,
+    /// The classes of its records.
+    classes: ClassSet,
     blob: Rc<Blob<F>>,
     claim: Claim,
     placed: Vec<Placed>,
@@ -117,120 +46,11 @@ struct Flight<'a, F> {
 /// All groups on their way.
 struct Flights<'a, F> {
     list: Vec<Flight<'a, F>>,
-    /// The class whose turn is next.
-    next_class: usize,
 }
-
-impl Item {
-    fn header(&self, satellite_slot: u8, sequence: u64) -> RecordHeader {
-        match &self.work {
-            Work::Put(piece) => RecordHeader {
-                kind: Kind::Piece,
-                path_len: piece.path.len() as u8,
-                satellite_slot,
-                body_len: piece.body_len() as u32,
-                id: piece.id,
-                created_s: piece.created_s,
-                expiry_s: piece.expiry_s,
-                sequence,
-            },
-            &Work::Mark {
-                kind,
-                id,
-                created_s,
-                expiry_s,
-            } => RecordHeader {
-                kind,
-                path_len: 0,
-                satellite_slot,
-                body_len: 0,
-                id,
-                created_s,
-                expiry_s,
-                sequence,
-            },
-            Work::Move { record, .. } => RecordHeader {
-                satellite_slot,
-                ..*record
-            },
-        }
-    }
-
-    pub(crate) fn record_len(&self) -> u64 {
-        self.header(0, 0).record_len()
-    }
-}
-
-impl Queue {
-    pub(crate) fn push(&mut self, item: Item) {
-        self.bytes += item.record_len();
-        self.items.push_back(item);
-    }
-
-    /// Takes everything, to refuse it.
-    pub(crate) fn take_all(&mut self) -> VecDeque<Item> {
-        self.bytes = 0;
-        std::mem::take(&mut self.items)
-    }
-
-    /// Takes what fits into one group.
-    fn take_batch(&mut self, lane: usize, options: &StoreOptions) -> Batch {
-        let mut plan = GroupPlan::new();
-        let mut items: Vec<Item> = Vec::new();
-        while let Some(item) = self.items.pop_front() {
-            let mut longer = plan;
-            longer.push(item.record_len());
-            let is_full = longer.group_len() > options.group_bytes_max as u64
-                || longer.record_count() > options.blob_records_max;
-            if is_full && !items.is_empty() {
-                self.items.push_front(item);
-                break;
-            }
-            plan = longer;
-            items.push(item);
-        }
-        // Many small records that just spill into another block: the last one goes with the next group.
-        if items.len() >= SPILL_RECORDS_MIN
-            && let Some(last) = items.pop()
-        {
-            let mut shorter = GroupPlan::new();
-            for item in &items {
-                shorter.push(item.record_len());
-            }
-            let is_spill = last.record_len() <= SPILL_RECORD_BYTES_MAX
-                && plan.end() % BLOCK_BYTES as u64 <= SPILL_BYTES_MAX
-                && shorter.group_len() < plan.group_len();
-            if is_spill {
-                plan = shorter;
-                self.items.push_front(last);
-            } else {
-                items.push(last);
-            }
-        }
-        let taken: u64 = items.iter().map(Item::record_len).sum();
-        self.bytes -= taken;
-        Batch {
-            class: items[0].class,
-            lane,
-            items,
-            plan,
-        }
-    }
-}
-
-/// A group of fewer records is never shortened: the one left out waits for a whole group more.
-const SPILL_RECORDS_MIN: usize = 32;
-
-/// Nor is a group of longer records, or one that fills more of its last block.
-const SPILL_RECORD_BYTES_MAX: u64 = BLOCK_BYTES as u64;
-const SPILL_BYTES_MAX: u64 = BLOCK_BYTES as u64 / 4;
 
 impl<'a, F> Flights<'a, F> {
     fn new() -> Self {
-        Self {
-            list: Vec::new(),
-            next_class: 0,
-        }
+        Self { list: Vec::new() }
     }
 
     fn is_full(&self) -> bool {
@@ -238,10 +58,13 @@ impl<'a, F> Flights<'a, F> {
         bytes >= FLIGHT_BYTES_MAX
     }
 
-    fn has_lane(&self, class: usize, lane: usize) -> bool {
-        self.list
-            .iter()
-            .any(|flight| (flight.class, flight.lane) == (class, lane))
+    fn in_flight(&self) -> InFlight {
+        let mut all = InFlight::default();
+        for flight in &self.list {
+            all.lanes[flight.class][flight.lane] = true;
+            all.classes.extend(flight.classes);
+        }
+        all
     }
 
     /// Waits until one more group is down, or `other` is there.
@@ -280,7 +103,7 @@ impl<D: Disk> Store<D> {
                 store.checkpoint_now().await;
             }
             while !store.is_checkpoint_due()
-                && let Some(batch) = store.next_batch(&mut flights)
+                && let Some(batch) = store.next_batch(&flights)
             {
                 store.launch(batch, &mut flights).await;
             }
@@ -303,26 +126,14 @@ impl<D: Disk> Store<D> {
         self.stopped.set();
     }
 
-    /// What is queued for the next class in turn that may have a group written now.
-    fn next_batch(&self, flights: &mut Flights<'_, D::File>) -> Option<Batch> {
+    fn next_batch(&self, flights: &Flights<'_, D::File>) -> Option<Batch> {
         if flights.is_full() {
             return None;
         }
-        let mut queues = self.queues.borrow_mut();
-        let class_count = queues.len();
-        let lane_count = self.options.lanes_max.clamp(1, LANES_MAX as u8) as usize;
-        let eager_bytes = (self.options.group_bytes_max as u64 / EAGER_PARTS).max(1);
-        let free_lane = |class: usize| {
-            let lane = (0..lane_count).find(|&lane| !flights.has_lane(class, lane))?;
-            let is_busy = (0..lane_count).any(|lane| flights.has_lane(class, lane));
-            let bytes_min = if is_busy { eager_bytes } else { 1 };
-            (queues[class].bytes >= bytes_min).then_some((class, lane))
-        };
-        let (class, lane) = (0..class_count)
-            .map(|turn| (flights.next_class + turn) % class_count)
-            .find_map(free_lane)?;
-        flights.next_class = (class + 1) % class_count;
-        Some(queues[class].take_batch(lane, &self.options))
+        let in_flight = flights.in_flight();
+        self.queues
+            .borrow_mut()
+            .next_batch(&in_flight, &self.options)
     }
 
     /// Starts writing a group.
@@ -334,17 +145,18 @@ impl<D: Disk> Store<D> {
             Ok(blob) => blob,
             Err(error) => return self.refuse(batch.items, error),
         };
-        let (class, lane) = (batch.class.index(), batch.lane);
+        let (class, lane, classes) = (batch.class.index(), batch.lane, batch.classes);
         let claim = blob.claim(batch.plan.group_len());
-        let (buffer, mut placed) = self.lay_out(&blob, &claim, batch);
+        let (bytes, mut placed) = self.lay_out(&blob, &claim, batch);
         if bug::is_planted("index-before-data") {
             self.publish(&mut placed);
         }
         let (file, offset) = (blob.file.clone(), claim.offset);
-        let writing = Box::pin(async move { self.write_group(&file, offset, buffer).await });
+        let writing = Box::pin(async move { self.write_group(&file, offset, bytes).await });
         flights.list.push(Flight {
             class,
             lane,
+            classes,
             blob,
             claim,
             placed,
@@ -356,14 +168,16 @@ impl<D: Disk> Store<D> {
         &self,
         file: &D::File,
         offset: u64,
-        buffer: IoBuffer,
+        bytes: Gather,
     ) -> Result<(), FailedWrite> {
-        let len = buffer.len();
         if bug::is_planted("ack-before-sync") {
+            let mut buffer = IoBuffer::zeroed(bytes.len());
+            buffer.copy_from_slice(&bytes.runs().concat());
+            let len = buffer.len();
             let (written, _) = self.disk.write(file, offset, buffer, len).await;
             return WriteOperation::Write.check(written);
         }
-        self.disk.write_durably(file, offset, buffer, len).await.0
+        self.disk.write_durably(file, offset, bytes).await
     }
 
     /// Answers a group that is down.
@@ -381,86 +195,6 @@ impl<D: Disk> Store<D> {
                 self.acknowledge(&blob, &claim, placed);
             }
             Err(error) => self.answer_all(placed, Err(error)),
-        }
-    }
-
-    /// Gives each record its sequence and place, and fills the group's buffer.
-    fn lay_out(
-        &self,
-        blob: &Blob<D::File>,
-        claim: &Claim,
-        batch: Batch,
-    ) -> (IoBuffer, Vec<Placed>) {
-        let mut buffer = IoBuffer::for_overwriting(claim.len as usize);
-        let header = claim.group_header(batch.plan.record_count());
-        header.encode_into(&blob.check, blob.id, claim.offset, &mut buffer);
-        let mut plan = GroupPlan::new();
-        let placed = batch
-            .items
-            .into_iter()
-            .map(|item| self.place(blob, claim, item, &mut plan, &mut buffer))
-            .collect();
-        assert_eq!(
-            plan.group_len(),
-            claim.len,
-            "a group's plan and its records disagree"
-        );
-        buffer.zero_from(plan.end() as usize);
-        (buffer, placed)
-    }
-
-    fn place(
-        &self,
-        blob: &Blob<D::File>,
-        claim: &Claim,
-        item: Item,
-        plan: &mut GroupPlan,
-        buffer: &mut IoBuffer,
-    ) -> Placed {
-        #[expect(
-            clippy::expect_used,
-            reason = "blob_for chose a blob whose table has every satellite of the batch"
-        )]
-        let satellite_slot = blob
-            .satellite_slot(&item.satellite)
-            .expect("a blob that knows the satellite");
-        let is_moved = matches!(item.work, Work::Move { .. });
-        let sequence = self.next_sequence.get();
-        if !is_moved {
-            self.next_sequence.set(sequence + 1);
-        }
-        let header = item.header(satellite_slot, sequence);
-        let record_len = header.record_len();
-        let before = plan.end();
-        let at = plan.push(record_len);
-        buffer[before as usize..at as usize].fill(0);
-        let offset = claim.offset + at;
-        let (head, rest) =
-            buffer[at as usize..][..record_len as usize].split_at_mut(RECORD_HEADER_BYTES);
-        header.encode_into(&blob.check, blob.id, offset, head);
-        match &item.work {
-            Work::Put(piece) => record::encode_body_and_trailer(piece, rest),
-            Work::Move { rest: moved, .. } => rest.copy_from_slice(moved),
-            Work::Mark { .. } => {}
-        }
-        let place = Place {
-            slot: blob.slot,
-            offset,
-        };
-        Placed {
-            fingerprint: item.fingerprint,
-            entry: Entry::new(place, record_len),
-            footer_entry: FooterEntry {
-                offset,
-                record: header,
-            },
-            is_moved,
-            body_len: u64::from(header.body_len),
-            overhead_bytes: record_len - u64::from(header.body_len),
-            replaced: item.replaced,
-            reserved_bytes: item.reserved_bytes,
-            done: item.done,
-            guard: Some(item.guard),
         }
     }
 

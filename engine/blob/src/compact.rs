@@ -16,22 +16,21 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::ahead::Ahead;
 use crate::blobs::{Blob, MARK_BYTES, Survey};
-use crate::commit::Work;
 use crate::disk::Disk;
 use crate::error::{Damage, PutError};
 use crate::footer::{Footer, FooterEntry};
+use crate::header::ExpiryClass;
 use crate::layout::{BLOB_HEADER_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, SHARE_BYTES};
 use crate::marks::{self, Answer, Mark, Order};
 use crate::poison::WriteOperation;
+use crate::queue::Work;
 use crate::record::{Found, Kind, RecordHeader, Trailer};
 use crate::recover;
 use crate::states::{self, Known, State};
 use crate::store::{COMMIT_OVERHEAD_BYTES, Store};
 use crate::wait::KeyGuard;
-
-/// Bytes read at once where records are small.
-const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Bytes and records on the move at a time: as many reads go on while a group is written. Half a group, so that those who wait
 /// for their own piece share it.
@@ -45,7 +44,11 @@ const SURVEYS_MAX: usize = 8;
 const PRESSED_LIVE_PERCENT_MAX: u8 = 90;
 
 /// Room runs out when less than this part of the capacity is left.
-const PRESSED_ROOM_PART: u64 = 16;
+const PRESSED_ROOM_PART: u64 = 32;
+
+/// A busy disk with more than this part of its capacity left waits until more is dead: to this share of the usual bound, in percent.
+const AMPLE_ROOM_PART: u64 = 8;
+const AMPLE_PERCENT: u8 = 67;
 
 /// A quiet disk is tidied until less than this part of all bodies is dead.
 const QUIET_DEAD_PART: u64 = 32;
@@ -77,12 +80,6 @@ pub struct Compaction {
     pub expired_pieces: u64,
     /// Pieces that failed a check: satellite and piece id. The satellite should hear of them.
     pub lost: Vec<([u8; 32], [u8; 32])>,
-}
-
-/// Bytes of the blob that were read last.
-struct Window {
-    start: u64,
-    bytes: Bytes,
 }
 
 impl<D: Disk> Store<D> {
@@ -129,11 +126,19 @@ impl<D: Disk> Store<D> {
             return Ok(Some(Compaction::default()));
         };
         let mut done = Compaction::default();
-        let mut window = None;
+        let pieces = footer.entries.iter().filter(|entry| {
+            let satellite = blob.satellite_of(&entry.record);
+            let fingerprint = self.fingerprinter.of(&satellite, &entry.record.id);
+            let state = self.state_of(fingerprint, blob.known(entry).entry);
+            matches!(state, Some(State::Live | State::Trash(_)))
+                && entry.record.kind == Kind::Piece
+                && !states::is_expired(entry.record.expiry_s, now_s)
+        });
+        let mut ahead = Ahead::new(self, &blob, pieces, self.options.compact_gap_bytes_max);
         let mut moves = Moves::default();
         for entry in &footer.entries {
             let moved = if entry.record.kind == Kind::Piece {
-                self.move_piece(&blob, entry, now_s, &footer, &mut window, &mut done)
+                self.move_piece(&blob, entry, now_s, &mut ahead, &mut done)
                     .await?
             } else {
                 self.move_mark(&blob, entry, &mut done).await?
@@ -143,14 +148,14 @@ impl<D: Disk> Store<D> {
             }
             moves.settle_until(MOVING_BYTES_MAX, MOVES_MAX).await?;
         }
+        ahead.finish().await;
         moves.settle_until(0, 0).await?;
         self.remove(&blob, &footer, &mut done).await?;
         Ok(Some(done))
     }
 
-    /// Whether so little room is left that compaction should not rest.
-    #[must_use]
-    pub fn is_short_of_room(&self) -> bool {
+    /// Whether so little room is left that all that compaction can win is needed.
+    fn is_short_of_room(&self) -> bool {
         self.space().free_bytes() < self.options.capacity_bytes / PRESSED_ROOM_PART
     }
 
@@ -170,7 +175,20 @@ impl<D: Disk> Store<D> {
         if traffic == Traffic::Quiet && is_much_dead {
             return usual.max(self.options.quiet_live_percent_max);
         }
+        if traffic == Traffic::Busy && self.room_share() > 1.0 {
+            return (u16::from(usual) * u16::from(AMPLE_PERCENT) / 100) as u8;
+        }
         usual
+    }
+
+    /// Room that is left, from 0 where it runs out to 1 where there is as much as compaction needs to wait for blobs that are worth it; more
+    /// where there is more.
+    #[must_use]
+    pub fn room_share(&self) -> f64 {
+        let capacity = self.options.capacity_bytes;
+        let (low, high) = (capacity / PRESSED_ROOM_PART, capacity / AMPLE_ROOM_PART);
+        let free = self.space().free_bytes();
+        free.saturating_sub(low) as f64 / (high - low).max(1) as f64
     }
 
     /// The sealed blob of which least is worth keeping, if that is little enough and there is room for it.
@@ -241,8 +259,7 @@ impl<D: Disk> Store<D> {
         blob: &Blob<D::File>,
         entry: &FooterEntry,
         now_s: u32,
-        footer: &Footer,
-        window: &mut Option<Window>,
+        ahead: &mut Ahead<'_, D>,
         done: &mut Compaction,
     ) -> Result<Option<Answer>, PutError> {
         let record = &entry.record;
@@ -264,7 +281,7 @@ impl<D: Disk> Store<D> {
         if is_dropped {
             return self.drop_piece(blob, entry, now_s, guard).await;
         }
-        let bytes = self.record_bytes(blob, entry, footer, window).await?;
+        let bytes = ahead.record(entry).await?;
         if let Err(damage) = check_record(&bytes, blob, entry) {
             let name = (satellite, record.id);
             self.lose(fingerprint, name, &known, damage);
@@ -274,7 +291,9 @@ impl<D: Disk> Store<D> {
         done.moved_pieces += 1;
         done.moved_bytes += known.body_len;
         let rest = bytes.slice(RECORD_HEADER_BYTES..);
-        self.submit_move(blob, record, rest, vec![known], guard)
+        // Where little was put its class may have shared a longer-lived one's group.
+        let class = ExpiryClass::of(record.created_s, record.expiry_s);
+        self.submit_move(blob, class, record, rest, vec![known], guard)
             .map(Some)
     }
 
@@ -330,7 +349,7 @@ impl<D: Disk> Store<D> {
         let guard = self.locks.lock(fingerprint).await;
         done.moved_marks += 1;
         done.moved_tombstones += u64::from(record.kind == Kind::Tombstone);
-        self.submit_move(blob, record, Bytes::new(), Vec::new(), guard)
+        self.submit_move(blob, blob.class, record, Bytes::new(), Vec::new(), guard)
             .map(Some)
     }
 
@@ -358,6 +377,7 @@ impl<D: Disk> Store<D> {
     fn submit_move(
         &self,
         blob: &Blob<D::File>,
+        class: ExpiryClass,
         record: &RecordHeader,
         rest: Bytes,
         replaced: Vec<Known>,
@@ -368,7 +388,7 @@ impl<D: Disk> Store<D> {
         Ok(self.submit(Order {
             fingerprint: self.fingerprinter.of(&satellite, &record.id),
             satellite,
-            class: blob.class,
+            class,
             work: Work::Move {
                 record: *record,
                 rest,
@@ -376,29 +396,6 @@ impl<D: Disk> Store<D> {
             replaced,
             guard,
         }))
-    }
-
-    /// The bytes of a record, fewer if the file is shorter; small records are read many at once.
-    async fn record_bytes(
-        &self,
-        blob: &Blob<D::File>,
-        entry: &FooterEntry,
-        footer: &Footer,
-        window: &mut Option<Window>,
-    ) -> Result<Bytes, PutError> {
-        let (start, len) = (entry.offset, entry.record.record_len());
-        if let Some(held) = window.as_ref()
-            && start >= held.start
-            && start + len <= held.start + held.bytes.len() as u64
-        {
-            let from = (start - held.start) as usize;
-            return Ok(held.bytes.slice(from..from + len as usize));
-        }
-        let read_len = len.max(WINDOW_BYTES.min(footer.offset - start));
-        let bytes = self.read_span(blob, start, read_len).await?.into_bytes();
-        let record = bytes.slice(..bytes.len().min(len as usize));
-        *window = Some(Window { start, bytes });
-        Ok(record)
     }
 
     /// Removes a blob from which everything was moved.

@@ -98,9 +98,6 @@ pub enum BadPiece {
         /// How many were given.
         found: usize,
     },
-    /// The root of a one-share piece is the BLAKE3 hash of its body, and is not stored.
-    #[error("root is not the hash of the one-share body")]
-    Root,
 }
 
 /// Why a piece or some of its bytes could not be read.

@@ -26,6 +26,11 @@ pub const GROUP_HEADER_BYTES: usize = 64;
 /// Bytes of a record header; a piece's body follows at once.
 pub const RECORD_HEADER_BYTES: usize = 88;
 
+/// Where the body begins of a piece that has a group for itself.
+///
+/// A body whose memory begins as far beyond a multiple of [`BLOCK_BYTES`] is written from where it lies.
+pub const LONE_BODY_AT: usize = GROUP_HEADER_BYTES + RECORD_HEADER_BYTES;
+
 /// Longest body of a piece record: 257 shares.
 ///
 /// A segment holds at most min(64, 4 k) MiB, so a piece is 4 MiB and its share of the seals: 4,198,464 bytes = 256 shares and a

@@ -29,6 +29,7 @@
 //! after nearly every step).
 #![deny(unsafe_code, missing_docs)]
 
+mod ahead;
 mod blobs;
 pub mod buffer;
 mod bug;
@@ -44,11 +45,14 @@ pub mod disk;
 mod error;
 mod expiry;
 mod footer;
+mod fused;
+mod gather;
 mod group;
 mod header;
 mod index;
 pub mod inspect;
 mod known;
+mod lay_out;
 pub mod layout;
 mod marks;
 mod names;
@@ -57,6 +61,7 @@ mod piece;
 mod pieces;
 mod poison;
 mod progress;
+mod queue;
 mod read;
 mod recent;
 mod record;
@@ -80,6 +85,7 @@ pub use compact::{Compaction, Traffic};
 pub use counters::StoreCounters;
 pub use disk::{Disk, DiskError, FailedWrite, FileId};
 pub use error::{BadPiece, Damage, GetError, OpenError, PutError};
+pub use gather::Gather;
 pub use layout::BlobId;
 pub use names::Name;
 pub use piece::{NewPiece, Piece, Stored};

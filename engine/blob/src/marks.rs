@@ -1,10 +1,10 @@
 //! Records that say something of a piece: tombstones, trash and restore records; and the one way into the commit queue.
 
-use crate::commit::{Item, Work};
 use crate::disk::Disk;
 use crate::error::PutError;
 use crate::header::ExpiryClass;
 use crate::layout;
+use crate::queue::{Item, Work};
 use crate::record::Kind;
 use crate::states::Known;
 use crate::store::{COMMIT_OVERHEAD_BYTES, Store};

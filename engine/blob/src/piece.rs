@@ -1,17 +1,20 @@
 //! A piece as it is handed in and as it is found again.
 //!
 //! The store keeps root, path and commitment for its caller and gives them back bit-exact; it checks lengths and counts, and knows
-//! nothing of codes or trees beyond "a one-share piece's root is the hash of its body".
+//! nothing of codes or trees beyond "a one-share piece's root is the hash of its body", which the caller vouches for.
 
 use bytes::Bytes;
 
 use crate::error::BadPiece;
 use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
-use crate::layout::{self, BODY_BYTES_MAX, PATH_LEN_MAX};
+use crate::layout::{self, BLOCK_BYTES, BODY_BYTES_MAX, LONE_BODY_AT, PATH_LEN_MAX};
 use crate::marks::Mark;
 use crate::record::Kind;
 use crate::states::{self, Known};
+
+/// Shorter bodies are copied: it costs less than a request of three runs.
+const IN_PLACE_BYTES_MIN: usize = 256 << 10;
 
 /// A piece to store, already verified by the caller.
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ pub struct NewPiece {
     pub body: Vec<Bytes>,
     /// Chaining value of each share; empty for a piece of one share.
     pub share_hashes: Vec<[u8; 32]>,
-    /// BLAKE3 of the body.
+    /// BLAKE3 of the body. Of a one-share piece it is not stored but found from the body again.
     pub root: [u8; 32],
     /// Siblings from the piece's leaf of the segment tree up.
     pub path: Vec<[u8; 32]>,
@@ -43,7 +46,7 @@ impl NewPiece {
         self.body.iter().map(|run| run.len() as u64).sum()
     }
 
-    /// Checks counts and lengths, and the root of a one-share piece.
+    /// Checks counts and lengths.
     pub(crate) fn check(&self) -> Result<(), BadPiece> {
         let bytes = self.body_len();
         if bytes == 0 || bytes > BODY_BYTES_MAX {
@@ -62,16 +65,15 @@ impl NewPiece {
                 found: self.path.len(),
             });
         }
-        if shares == 1 {
-            let mut hasher = blake3::Hasher::new();
-            for run in &self.body {
-                hasher.update(run);
-            }
-            if *hasher.finalize().as_bytes() != self.root {
-                return Err(BadPiece::Root);
-            }
-        }
         Ok(())
+    }
+
+    /// The body, if it may be written from where it lies: long, in one run, and begun at the right place of a block's memory.
+    pub(crate) fn body_in_place(&self) -> Option<&Bytes> {
+        let [body] = &self.body[..] else { return None };
+        let start = body.as_ptr().addr();
+        let is_placed = start % BLOCK_BYTES == LONE_BODY_AT;
+        (is_placed && body.len() >= IN_PLACE_BYTES_MIN).then_some(body)
     }
 }
 

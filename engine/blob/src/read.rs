@@ -11,6 +11,7 @@ use crate::blobs::Blob;
 use crate::buffer::IoBuffer;
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, GetError};
+use crate::fused;
 use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
 use crate::layout::{self, RECORD_HEADER_BYTES, SHARE_BYTES};
@@ -469,13 +470,12 @@ impl<D: Disk> Store<D> {
         let file_len = blob.sealed_len().filter(|_| self.options.uses_memory)?;
         let mut buffer = IoBuffer::for_overwriting(len);
         let copy = |bytes: &[u8]| {
-            let shares = bytes
-                .chunks(SHARE_BYTES)
-                .zip(buffer.chunks_mut(SHARE_BYTES));
-            shares.zip(crcs).all(|((share, target), crc)| {
-                let target = &mut target[..share.len()];
-                target.copy_from_slice(share);
-                crc32fast::hash(target) == *crc
+            let mut rest = bytes;
+            let shares = buffer[..bytes.len()].chunks_mut(SHARE_BYTES);
+            shares.zip(crcs).all(|(share, crc)| {
+                let is_right = fused::copy_and_check(rest, share) == *crc;
+                rest = &rest[share.len()..];
+                is_right
             })
         };
         let is_right = self.disk.look(&blob.file, file_len, offset, len, copy)?;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::check::{CHECK_BYTES, KeyedCheck};
+use crate::fused;
 use crate::layout::{
     self, BODY_BYTES_MAX, BlobId, PATH_LEN_MAX, RECORD_HEADER_BYTES, SHARE_BYTES, STEP_BYTES,
 };
@@ -231,21 +232,30 @@ impl Trailer {
 
 /// Copies a piece's body and writes its trailer; `out` is exactly both together.
 pub(crate) fn encode_body_and_trailer(piece: &NewPiece, out: &mut [u8]) {
-    let body_len = piece.body_len() as usize;
-    let (body, trailer) = out.split_at_mut(body_len);
+    let (body, trailer) = out.split_at_mut(piece.body_len() as usize);
     let mut source = Runs::of(&piece.body);
+    let crcs = body
+        .chunks_mut(SHARE_BYTES)
+        .map(|share| source.copy_and_check(share));
+    encode_trailer(piece, crcs, trailer);
+}
+
+/// Writes a piece's trailer, with the CRC of each share; `trailer` is exactly that long.
+pub(crate) fn encode_trailer(
+    piece: &NewPiece,
+    crcs: impl Iterator<Item = u32>,
+    trailer: &mut [u8],
+) {
     let mut at = 0;
-    for (index, share) in body.chunks_mut(SHARE_BYTES).enumerate() {
-        // Copied and checked while it is in the cache.
-        source.copy_to(share);
-        put(trailer, at, &crc32fast::hash(share).to_le_bytes());
+    for (index, crc) in crcs.enumerate() {
+        put(trailer, at, &crc.to_le_bytes());
         at += 4;
         if let Some(hash) = piece.share_hashes.get(index) {
             put(trailer, at, hash);
             at += 32;
         }
     }
-    if body_len > SHARE_BYTES {
+    if piece.body_len() as usize > SHARE_BYTES {
         put(trailer, at, &piece.root);
         at += 32;
     }
@@ -272,17 +282,22 @@ struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     fn of(runs: &'a [Bytes]) -> Self {
-        Self {
-            runs: runs.iter(),
-            run: &[],
-        }
+        let mut runs = runs.iter();
+        let run = runs.next().map_or(&[][..], |run| run);
+        Self { runs, run }
     }
 
-    /// Fills `target` with the next bytes, as far as there are any.
-    fn copy_to(&mut self, mut target: &mut [u8]) {
+    /// Fills `share` with the next bytes, as far as there are any; its CRC-32 then.
+    fn copy_and_check(&mut self, share: &mut [u8]) -> u32 {
+        if self.run.len() >= share.len() {
+            let crc = fused::copy_and_check(self.run, share);
+            self.run = &self.run[share.len()..];
+            return crc;
+        }
+        let mut target = &mut *share;
         while !target.is_empty() {
             if self.run.is_empty() {
-                let Some(next) = self.runs.next() else { return };
+                let Some(next) = self.runs.next() else { break };
                 self.run = next;
                 continue;
             }
@@ -292,6 +307,7 @@ impl<'a> Runs<'a> {
             self.run = &self.run[len..];
             target = later;
         }
+        crc32fast::hash(share)
     }
 }
 

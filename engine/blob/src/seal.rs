@@ -8,13 +8,13 @@ use std::rc::Rc;
 use crate::blobs::{Blob, BlobLog, Content, Tail};
 use crate::buffer::IoBuffer;
 use crate::checkpoint::BLOB_COST;
-use crate::commit::Batch;
 use crate::disk::{Disk, DiskError, FailedWrite};
 use crate::error::PutError;
 use crate::header::{BlobHeader, ExpiryClass};
 use crate::index::BLOBS_MAX;
 use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId};
 use crate::poison::WriteOperation;
+use crate::queue::Batch;
 use crate::store::Store;
 
 impl<D: Disk> Store<D> {
@@ -65,9 +65,8 @@ impl<D: Disk> Store<D> {
         let (first, second) = buffer.split_at_mut(BLOCK_BYTES);
         header.encode_into(first);
         header.encode_into(second);
-        let len = buffer.len();
         // The header is durable before any group: a blob with groups and no header is rot.
-        let (written, _) = self.disk.write_durably(&file, 0, buffer, len).await;
+        let written = self.disk.write_durably(&file, 0, buffer.into()).await;
         if let Err(FailedWrite { operation, error }) = written {
             return Err(self.write_failed(id, operation, error));
         }
@@ -140,9 +139,9 @@ impl<D: Disk> Store<D> {
         let len = buffer.len();
         // Nothing is ever appended after a footer, whether it was written well or not.
         blob.update_tail(|tail| tail.append_at += len as u64);
-        let (result, _) = self
+        let result = self
             .disk
-            .write_durably(&blob.file, footer.offset, buffer, len)
+            .write_durably(&blob.file, footer.offset, buffer.into())
             .await;
         if let Err(FailedWrite {
             operation: WriteOperation::Write,
@@ -194,8 +193,8 @@ impl<D: Disk> Store<D> {
         header.encode_into(&blob.check, blob.id, claim.offset, &mut buffer);
         let writing = self
             .disk
-            .write_durably(&blob.file, claim.offset, buffer, BLOCK_BYTES);
-        let (written, _) = writing.await;
+            .write_durably(&blob.file, claim.offset, buffer.into());
+        let written = writing.await;
         // A failure has poisoned the store, and there is nobody to tell.
         let _is_poisoned = self.settle_group(blob, &claim, &[], written).is_err();
     }

@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use crate::blobs::{OpenBlobs, Slots};
 use crate::checkpoint::{Checkpoints, Wanted};
-use crate::commit::{Item, Queue, Work};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
 use crate::error::{Damage, GetError, OpenError, PutError};
@@ -23,6 +22,7 @@ use crate::names::Names;
 use crate::piece::{NewPiece, Stored};
 use crate::poison::{Poison, PoisonCause};
 use crate::progress::OpenProgress;
+use crate::queue::{Item, Queues, Work};
 use crate::recent::RecentReads;
 use crate::record::Kind;
 use crate::recover::{self, Recovery, Rot};
@@ -49,6 +49,8 @@ pub struct StoreOptions {
     pub compact_live_percent_max: u8,
     /// The same while the disk is quiet and much of it is dead.
     pub quiet_live_percent_max: u8,
+    /// Dead bytes between two pieces that compaction reads rather than begin another read: few, or many on a disk that seeks.
+    pub compact_gap_bytes_max: u64,
     /// A blob of so many records takes no more; at most 32,768, which bounds the memory that an open blob takes.
     pub blob_records_max: u32,
     /// Read everything anew, as if there were no checkpoint. It is then removed before anything is written.
@@ -75,6 +77,7 @@ impl StoreOptions {
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
             quiet_live_percent_max: 85,
+            compact_gap_bytes_max: 32 << 10,
             lanes_max: 2,
             group_bytes_max: 2 << 20,
             ignores_checkpoint: false,
@@ -138,7 +141,7 @@ pub struct Store<D: Disk> {
     pub(crate) now_s: Cell<u32>,
     pub(crate) locks: Rc<KeyLocks>,
     /// What waits to be written, per expiry class.
-    pub(crate) queues: RefCell<[Queue; ExpiryClass::COUNT]>,
+    pub(crate) queues: RefCell<Queues>,
     pub(crate) work: Event,
     pub(crate) is_running: Cell<bool>,
     pub(crate) is_closing: Cell<bool>,
@@ -273,9 +276,8 @@ impl<D: Disk> Store<D> {
         if self.is_running.get() {
             self.stopped.wait().await;
         } else {
-            for queue in &mut *self.queues.borrow_mut() {
-                self.refuse(queue.take_all(), PutError::Closed);
-            }
+            let waiting = self.queues.borrow_mut().take_all();
+            self.refuse(waiting, PutError::Closed);
             self.wanted_checkpoints.take();
         }
     }
@@ -478,7 +480,7 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn enqueue(&self, mut item: Item) {
         item.class = item.class.within(self.options.append_points_max);
-        self.queues.borrow_mut()[item.class.index()].push(item);
+        self.queues.borrow_mut().push(item);
         self.work.set();
     }
 

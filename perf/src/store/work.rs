@@ -7,7 +7,8 @@
 use std::io::Read;
 
 use bytes::Bytes;
-use strand_blob::NewPiece;
+use strand_blob::layout::LONE_BODY_AT;
+use strand_blob::{IoBuffer, NewPiece};
 
 use crate::random::{Random, RandomBytes};
 
@@ -116,10 +117,12 @@ impl Work {
 
 impl Body {
     fn new(number: u64, len: usize, random: &mut Random) -> Self {
-        let mut bytes = vec![0; len];
+        // As a node takes bodies in.
+        let mut buffer = IoBuffer::zeroed(LONE_BODY_AT + len);
+        let bytes = &mut buffer[LONE_BODY_AT..][..len];
         #[expect(clippy::expect_used, reason = "the generator never fails")]
         RandomBytes::new(number, len as u64)
-            .read_exact(&mut bytes)
+            .read_exact(bytes)
             .expect("as many bytes as were announced");
         let share_count = len.div_ceil(SHARE_BYTES);
         let share_hashes = if share_count == 1 {
@@ -128,9 +131,9 @@ impl Body {
             (0..share_count).map(|_| hash(random)).collect()
         };
         Self {
-            root: blake3::hash(&bytes).into(),
+            root: blake3::hash(bytes).into(),
             share_hashes,
-            bytes: bytes.into(),
+            bytes: Bytes::from_owner(buffer).slice(LONE_BODY_AT..LONE_BODY_AT + len),
         }
     }
 }

@@ -23,10 +23,12 @@ const ALL_KEPT: Scheme = Scheme {
 const DRAWS: u64 = 2;
 
 /// Goal: the whole client restores three segments from any 29 of 93 pieces of each, and says so if there are 28. Method:
-/// the others are damaged on their nodes' disks so that the nodes refuse them, and healed for the next draw.
+/// the others are damaged on their nodes' disks so that the nodes refuse them, and healed for the next draw. No scrub runs meanwhile: what
+/// one finds damaged stays out of service.
 #[test]
 fn any_29_of_93_pieces_restore_three_segments() {
     let world = World::start(96, ALL_KEPT);
+    let _quiet = world.hold_upkeep();
     let session = world.session();
     let bytes = content(7, (128 << 20) + 3_000_001);
     let uploaded = world.put(&session, "object", &bytes).unwrap();

@@ -15,6 +15,7 @@ use piecestore::admin::Board;
 use piecestore::budget::Budget;
 use piecestore::core::{Core, CoreOptions, CoreThread, Executor, Gate, Inbox, Outbox, mailbox};
 use piecestore::directory::Directory;
+use piecestore::hardware::{DiskTurn, TurnPass};
 use piecestore::limits::READ_BUDGET_BYTES;
 use piecestore::node::{Budgets, Node};
 use satellite::{GcOptions, RunOptions, Running};
@@ -52,6 +53,8 @@ pub(crate) struct World {
     satellite: Option<Running>,
     asks: Option<Outbox<Ask>>,
     core: Option<CoreThread<()>>,
+    /// All nodes lie on one disk, and take turns on it with compaction and scrub.
+    disk_turn: DiskTurn,
     _dir: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -96,7 +99,9 @@ impl World {
             pin: None,
             open_files_max: 64,
         };
-        let core = piecestore::core::start(options, |core| run_nodes(core, inbox)).unwrap();
+        let disk_turn = DiskTurn::default();
+        let turns = disk_turn.clone();
+        let core = piecestore::core::start(options, |core| run_nodes(core, inbox, turns)).unwrap();
         let world = Self {
             layout,
             invitation,
@@ -105,6 +110,7 @@ impl World {
             satellite: Some(satellite),
             asks: Some(asks),
             core: Some(core),
+            disk_turn,
             _dir: dir,
             _turn: turn,
         };
@@ -176,6 +182,18 @@ impl World {
             }
             assert!(began.elapsed() < PATIENCE, "the nodes were not reached");
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Keeps the nodes from compacting and scrubbing until the pass is dropped: a scrub would take out of service what a test damages.
+    pub(crate) fn hold_upkeep(&self) -> TurnPass {
+        let began = Instant::now();
+        loop {
+            if let Some(pass) = self.disk_turn.try_take() {
+                return pass;
+            }
+            assert!(began.elapsed() < PATIENCE, "a node has the disk for itself");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -312,7 +330,7 @@ impl Drop for World {
 }
 
 /// All nodes on this one core, until nobody can ask any more.
-async fn run_nodes(core: Core, mut asks: Inbox<Ask>) {
+async fn run_nodes(core: Core, mut asks: Inbox<Ask>, disk_turn: DiskTurn) {
     let budgets = Budgets {
         write: Budget::new(WRITE_BUDGET_BYTES),
         read: Budget::new(READ_BUDGET_BYTES),
@@ -325,12 +343,13 @@ async fn run_nodes(core: Core, mut asks: Inbox<Ask>) {
                 for dir in dirs {
                     let pass = gate.enter().unwrap();
                     let (core, budgets, nodes) = (core.clone(), budgets.clone(), nodes.clone());
+                    let turn = disk_turn.clone();
                     core.clone().executor().spawn(async move {
                         let seat = piecestore::node::Seat {
                             directory: Directory::open(&dir).unwrap(),
                             board: Arc::new(Board::default()),
                             is_spinning: false,
-                            turn: piecestore::hardware::DiskTurn::default(),
+                            turn,
                         };
                         let node_id = seat.directory.config().node_id;
                         let node = Node::start(&core, seat, budgets).await.unwrap();

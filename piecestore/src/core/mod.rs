@@ -8,6 +8,7 @@ pub mod counters;
 pub mod executor;
 pub mod gate;
 pub mod glommio;
+mod heap;
 pub mod mailbox;
 pub mod notify;
 #[cfg(any(test, feature = "testing"))]

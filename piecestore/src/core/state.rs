@@ -14,6 +14,7 @@ use crate::core::counters::{CoreCounters, Counters};
 use crate::core::executor::Executor;
 use crate::core::gate::Gate;
 use crate::core::glommio::{CoreError, CoreOptions, CoreThread, Glommio, spawn_core};
+use crate::core::heap;
 use crate::disk::RingDisk;
 use crate::open_files::OpenFiles;
 use crate::quic::{BindError, Driver, Endpoint, Handler, RingDatagram};
@@ -41,6 +42,7 @@ where
     F: FnOnce(Core) -> Fut + Send + 'static,
     Fut: Future<Output = T> + 'static,
 {
+    heap::give_long_runs_back();
     let open_files_max = options.open_files_max;
     spawn_core(options, move |executor| async move {
         let core = Core::start(executor, open_files_max)?;

@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::future::{Future, poll_fn};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::ptr;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use io_uring::{opcode, squeue, types};
-use strand_blob::IoBuffer;
+use strand_blob::{Gather, IoBuffer};
 
 use super::turn::{Kind, Ring};
 use crate::core::counters::Counters;
@@ -40,18 +41,20 @@ pub enum FileOperation {
         /// One past the last.
         end: usize,
     },
-    /// Writes `buffer[start..end]` at `offset`.
+    /// Writes `bytes[start..end]` at `offset`.
     Write {
         /// The file.
         file: Rc<OwnedFd>,
         /// Where in the file.
         offset: u64,
-        /// Where from.
-        buffer: IoBuffer,
-        /// First byte of the buffer to write.
+        /// What.
+        bytes: Gather,
+        /// First of the bytes to write.
         start: usize,
         /// One past the last.
         end: usize,
+        /// What the kernel reads where there are several runs.
+        runs: Runs,
         /// Whether it is durable when it completes (`RWF_DSYNC`: as an `fdatasync` of these bytes).
         is_durable: bool,
     },
@@ -97,6 +100,10 @@ pub enum FileOperation {
         name: CString,
     },
 }
+
+/// The runs of memory of one write, as the kernel wants them: in an allocation that stays where it is while the operation moves.
+#[derive(Default)]
+pub struct Runs(Vec<libc::iovec>);
 
 /// How an operation went, and what it owned.
 #[derive(Debug)]
@@ -230,7 +237,7 @@ impl Files {
             waker: None,
             is_abandoned: false,
         };
-        // The entry points into the operation where it now lies; only names and buffers are
+        // The entry points into the operation where it now lies; only names, buffers and lists of runs are
         // pointed to, and those are allocations of their own.
         if let Slot::InFlight { operation, .. } = &mut self.slots[index] {
             queue.push_back(operation.entry().user_data(Kind::File.tag(index)));
@@ -297,7 +304,7 @@ impl Files {
 }
 
 impl FileOperation {
-    /// The buffer of a read or write.
+    /// The buffer of a read.
     ///
     /// # Panics
     ///
@@ -305,8 +312,21 @@ impl FileOperation {
     #[must_use]
     pub fn into_buffer(self) -> IoBuffer {
         match self {
-            Self::Read { buffer, .. } | Self::Write { buffer, .. } => buffer,
+            Self::Read { buffer, .. } => buffer,
             other => panic!("{other:?} has no buffer"),
+        }
+    }
+
+    /// The bytes of a write.
+    ///
+    /// # Panics
+    ///
+    /// For other operations.
+    #[must_use]
+    pub fn into_bytes(self) -> Gather {
+        match self {
+            Self::Write { bytes, .. } => bytes,
+            other => panic!("{other:?} has no bytes"),
         }
     }
 
@@ -327,17 +347,23 @@ impl FileOperation {
             Self::Write {
                 file,
                 offset,
-                buffer,
+                bytes,
                 start,
                 end,
+                runs,
                 is_durable,
             } => {
-                let range = &buffer[*start..*end];
                 let flags = if *is_durable { libc::RWF_DSYNC } else { 0 };
-                opcode::Write::new(raw(file), range.as_ptr(), range.len() as u32)
-                    .offset(*offset)
-                    .rw_flags(flags)
-                    .build()
+                match runs.fill(bytes, *start..*end) {
+                    [run] => opcode::Write::new(raw(file), run.iov_base.cast(), run.iov_len as u32)
+                        .offset(*offset)
+                        .rw_flags(flags)
+                        .build(),
+                    many => opcode::Writev::new(raw(file), many.as_ptr(), many.len() as u32)
+                        .offset(*offset)
+                        .rw_flags(flags)
+                        .build(),
+                }
             }
             Self::Sync { file, data_only } => {
                 let flags = if *data_only {
@@ -366,6 +392,27 @@ impl FileOperation {
                 opcode::UnlinkAt::new(raw(directory), name.as_ptr()).build()
             }
         }
+    }
+}
+
+impl Runs {
+    /// The runs of these bytes. They point into what `bytes` owns, so they hold as long as that lives.
+    fn fill(&mut self, bytes: &Gather, range: Range<usize>) -> &[libc::iovec] {
+        self.0.clear();
+        let runs = bytes.within(range);
+        let filled = runs.iter().filter(|run| !run.is_empty());
+        self.0.extend(filled.map(|run| libc::iovec {
+            // The kernel only reads from there.
+            iov_base: run.as_ptr().cast_mut().cast(),
+            iov_len: run.len(),
+        }));
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Runs {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} runs", self.0.len())
     }
 }
 

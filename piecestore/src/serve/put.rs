@@ -10,6 +10,7 @@
 //! nothing; the receipt is made after the store says durable. A limit is used up by its receipt, not by an attempt.
 
 use bytes::Bytes;
+use strand_blob::layout::LONE_BODY_AT;
 use strand_blob::{IoBuffer, PutError};
 use strand_codec::{Hash, PieceHasher, PieceTree, Shape, commitment_of_path};
 use strand_protocol::limits::NODE_FRAME_BYTES_MAX;
@@ -119,7 +120,9 @@ where
     ) -> Result<(Bytes, PieceTree), Failure> {
         let piece_len = usize::try_from(shape.piece_len()).unwrap_or(usize::MAX);
         // Chunks are as small as a datagram and would hold larger buffers alive; the piece gets its own.
-        let mut body = IoBuffer::for_overwriting(piece_len);
+        // The store writes the body from here: its place in a group leaves room for headers.
+        let mut buffer = IoBuffer::for_overwriting(LONE_BODY_AT + piece_len);
+        let body = &mut buffer[LONE_BODY_AT..][..piece_len];
         let mut filled = 0;
         let mut hasher = PieceHasher::new(shape.piece_len());
         let mut share = 0;
@@ -153,7 +156,8 @@ where
                 }
             }
         }
-        Ok((Bytes::from_owner(body).slice(..piece_len), hasher.finish()))
+        let body = Bytes::from_owner(buffer).slice(LONE_BODY_AT..LONE_BODY_AT + piece_len);
+        Ok((body, hasher.finish()))
     }
 
     /// The frame after the body and the end of the stream.

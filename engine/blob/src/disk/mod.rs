@@ -5,6 +5,7 @@
 //! the end of the file; writes are whole or an error; [`Disk::sync`] covers the writes that *ended* before it began.
 
 use crate::buffer::IoBuffer;
+use crate::gather::Gather;
 use crate::layout::BlobId;
 use crate::poison::WriteOperation;
 
@@ -125,24 +126,16 @@ pub trait Disk: 'static {
         len: usize,
     ) -> (Result<(), DiskError>, IoBuffer);
 
-    /// Writes as [`write`](Self::write), and returns once these bytes, and the file's length over them, are durable; says nothing of
-    /// other writes. Several may be under way in one file.
+    /// Writes all of `bytes` at `offset` (a multiple of 4,096), or fails, and returns once they, and the file's length over them, are
+    /// durable; says nothing of other writes. Several may be under way in one file.
     ///
     /// A disk that can do both in one request is asked once.
     async fn write_durably(
         &self,
         file: &Self::File,
         offset: u64,
-        buffer: IoBuffer,
-        len: usize,
-    ) -> (Result<(), FailedWrite>, IoBuffer) {
-        let (written, buffer) = self.write(file, offset, buffer, len).await;
-        let result = match written {
-            Ok(()) => WriteOperation::Sync.check(self.sync(file).await),
-            Err(_) => WriteOperation::Write.check(written),
-        };
-        (result, buffer)
-    }
+        bytes: Gather,
+    ) -> Result<(), FailedWrite>;
 
     /// Makes durable every write that ended before this began, and the file's length (fdatasync).
     async fn sync(&self, file: &Self::File) -> Result<(), DiskError>;

@@ -26,6 +26,7 @@ use std::rc::Rc;
 
 use crate::buffer::IoBuffer;
 use crate::disk::{Disk, DiskError, FailedWrite, FileId};
+use crate::gather::Gather;
 use crate::layout::{BLOCK_BYTES, BlobId};
 use crate::poison::WriteOperation;
 use crate::testing::{Random, yield_now};
@@ -640,18 +641,17 @@ impl Disk for SimDisk {
         &self,
         file: &SimFile,
         offset: u64,
-        buffer: IoBuffer,
-        len: usize,
-    ) -> (Result<(), FailedWrite>, IoBuffer) {
-        let (written, number) = self.write_here(file.id, offset, &buffer[..len]).await;
-        let result = match written {
+        bytes: Gather,
+    ) -> Result<(), FailedWrite> {
+        let bytes = bytes.runs().concat();
+        let (written, number) = self.write_here(file.id, offset, &bytes).await;
+        match written {
             Ok(()) => {
                 let synced = self.sync_writes(file.id, |write| write.number == number);
                 WriteOperation::Sync.check(synced.await)
             }
             Err(_) => WriteOperation::Write.check(written),
-        };
-        (result, buffer)
+        }
     }
 
     async fn sync(&self, file: &SimFile) -> Result<(), DiskError> {

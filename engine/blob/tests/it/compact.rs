@@ -146,7 +146,9 @@ fn a_damaged_piece_is_reported_and_does_not_stop_the_others() {
     let records = strand_blob::inspect::records(&files[&BlobId(1)]).unwrap();
     let spot = records[2].body_offset as usize + 17_000;
     files.get_mut(&BlobId(1)).unwrap()[spot] ^= 1;
-    let world = open(&SimDisk::from_files(1, files), options(), 2);
+    let mut options = options();
+    options.compact_live_percent_max = 90;
+    let world = open(&SimDisk::from_files(1, files), options, 2);
     let done = world.compact(NOW_S).unwrap();
     assert_eq!(done.lost, [(crate::support::SATELLITE, id_of(2))]);
     assert_eq!(done.moved_pieces, 1);
@@ -198,9 +200,30 @@ fn a_quiet_disk_is_tidied_further_than_a_busy_one_until_little_is_dead() {
 }
 
 #[test]
+fn a_busy_disk_with_ample_room_waits_until_more_is_dead() {
+    // Of four pieces two are kept: half of the blob, which is worth it only where room is less than ample.
+    for (capacity_bytes, free_bytes, moved) in
+        [(1 << 30, 900 << 20, None), (4 << 20, 400 << 10, Some(2))]
+    {
+        let mut options = options();
+        options.capacity_bytes = capacity_bytes;
+        let world = open(&SimDisk::new(1), options, 1);
+        let mut key = 0;
+        while key < 9 || (key < 200 && world.store.space().free_bytes() > free_bytes) {
+            assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+            key += 1;
+        }
+        for key in 0..2 {
+            assert_eq!(world.delete(key), Ok(true));
+        }
+        assert_eq!(moved_in(&world, Traffic::Busy), moved, "{capacity_bytes}");
+    }
+}
+
+#[test]
 fn compaction_goes_further_when_room_runs_out() {
     let mut options = options();
-    options.capacity_bytes = 1 << 20;
+    options.capacity_bytes = 4 << 20;
     let world = open(&SimDisk::new(1), options, 1);
     let mut key = 0;
     while world.put(piece(key, 20_000)) == Ok(Stored::New) {

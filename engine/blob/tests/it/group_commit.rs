@@ -3,11 +3,13 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use strand_blob::Stored;
+use bytes::Bytes;
 use strand_blob::disk::sim::Op;
+use strand_blob::layout::LONE_BODY_AT;
+use strand_blob::{IoBuffer, NewPiece, Stored};
 
 use crate::independent;
-use crate::support::{World, check_same, open, piece, small_options};
+use crate::support::{DAY_S, NOW_S, World, check_same, open, piece, small_options};
 
 fn put_all_at_once(world: &World, keys: std::ops::Range<u64>, len: usize) {
     let acked = Rc::new(Cell::new(0));
@@ -92,6 +94,94 @@ fn both_lanes_go_on_after_reopening_and_one_is_enough_on_demand() {
         for key in 0..18 {
             check_same(&world, &piece(key, 30_000));
         }
+    }
+}
+
+/// Puts pieces while no write ends, then lets them go.
+fn put_behind(world: &World, pieces: Vec<NewPiece>) {
+    world.disk.hold(Op::Write);
+    for piece in pieces {
+        let store = Rc::clone(&world.store);
+        let put = async move { assert_eq!(store.put(piece).await, Ok(Stored::New)) };
+        world.executor.spawn(put);
+        world.executor.run_until_stalled();
+    }
+    world.disk.release(Op::Write);
+    world.executor.run_until_stalled();
+}
+
+/// Four pieces of each of the four expiry classes, in turn.
+fn pieces_of_all_classes(first_key: u64, len: usize) -> Vec<NewPiece> {
+    let lives_s = [DAY_S, 7 * DAY_S, 30 * DAY_S, 0];
+    (0..16)
+        .map(|number| {
+            let life_s = lives_s[number as usize % 4];
+            let expiry_s = if life_s == 0 { 0 } else { NOW_S + life_s };
+            NewPiece {
+                expiry_s,
+                ..piece(first_key + number, len)
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn classes_in_which_little_waits_share_a_group_and_the_longest_lived_ones_blob() {
+    let world = World::new(1);
+    for piece in pieces_of_all_classes(100, 60) {
+        let store = Rc::clone(&world.store);
+        let put = async move { assert_eq!(store.put(piece).await, Ok(Stored::New)) };
+        world.executor.spawn(put);
+    }
+    world.executor.run_until_stalled();
+    let counters = world.store.counters();
+    // All at once, or the first one alone and all others behind it.
+    assert!(counters.acks == 16 && counters.groups <= 2, "{counters:?}");
+    let blobs = world.disk.files();
+    let classes: Vec<u8> = blobs.values().map(|bytes| bytes[10]).collect();
+    assert!(classes.contains(&3) && classes.len() <= 2, "{classes:?}");
+    for piece in pieces_of_all_classes(100, 60) {
+        check_same(&world, &piece);
+    }
+}
+
+#[test]
+fn classes_in_which_enough_waits_have_blobs_of_their_own() {
+    let world = World::new(1);
+    put_behind(&world, pieces_of_all_classes(100, 8_000));
+    let blobs = world.disk.files();
+    let mut classes: Vec<u8> = blobs.values().map(|bytes| bytes[10]).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    assert_eq!(classes, [0, 1, 2, 3]);
+    for piece in pieces_of_all_classes(100, 8_000) {
+        check_same(&world, &piece);
+    }
+}
+
+#[test]
+fn a_body_that_is_written_from_where_it_lies_makes_the_same_bytes() {
+    for (seed, len) in [262_144, 300_000, 1_000_003, 2_316_416, 4_198_464]
+        .into_iter()
+        .enumerate()
+    {
+        let mut options = small_options();
+        options.blob_bytes_max = 8 << 20;
+        let files = [false, true].map(|is_in_place| {
+            let world = World::new(seed as u64).reopen(options, 2);
+            let mut new = piece(1, len);
+            if is_in_place {
+                let mut buffer = IoBuffer::zeroed(LONE_BODY_AT + len);
+                buffer[LONE_BODY_AT..][..len].copy_from_slice(&new.body.concat());
+                let body = Bytes::from_owner(buffer).slice(LONE_BODY_AT..LONE_BODY_AT + len);
+                new.body = vec![body];
+            }
+            assert_eq!(world.put(new), Ok(Stored::New));
+            check_same(&world, &piece(1, len));
+            world.close();
+            world.disk.files()
+        });
+        assert!(files[0] == files[1], "{len} bytes");
     }
 }
 
