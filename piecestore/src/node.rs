@@ -181,7 +181,9 @@ impl Node {
         let now_s = u32::try_from(self.started_ms / 1000).unwrap_or(u32::MAX);
         let disk = self.disk.clone();
         let mut random = fill_random;
+        // Boxed: an opening's future is 20 KiB wide.
         let opening = Store::open_watched(disk, options, now_s, &mut random, &self.opening);
+        let opening = Box::pin(opening);
         let stopped = async {
             self.stop_opening.notified().await;
             None

@@ -68,13 +68,16 @@ fn report(
     report_with(failures, answer, advertise, seconds, None)
 }
 
+/// Something that happens while a node checks in.
+type Event = fn(&SimExecutor, &Reports);
+
 /// The same, with something that happens after so many seconds.
 fn report_with(
     failures: u32,
     answer: pb::CheckedIn,
     advertise: Option<&'static str>,
     seconds: u64,
-    later: Option<(u64, fn(&SimExecutor, &Reports))>,
+    later: Option<(u64, Event)>,
 ) -> (Vec<(Duration, pb::CheckIn)>, Standing, bool) {
     let executor = SimExecutor::new(1);
     let inner = executor.clone();
