@@ -143,13 +143,17 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             // Up to an eighth less, so that a process' nodes and a network's do not march in step.
             let wait = wait - wait * u32::from(random()) / (8 * 256);
             let pause = NEWS_PAUSE.min(wait);
-            self.executor.sleep(pause).await;
-            let rest = self.executor.sleep(wait - pause);
-            if has_succeeded {
-                future::or(rest, self.reports.news()).await;
-            } else {
-                rest.await;
-            }
+            let waited = async {
+                self.executor.sleep(pause).await;
+                let rest = self.executor.sleep(wait - pause);
+                if has_succeeded {
+                    future::or(rest, self.reports.news()).await;
+                } else {
+                    rest.await;
+                }
+            };
+            // It happens once.
+            future::or(waited, self.reports.until_opened()).await;
         }
     }
 
@@ -160,7 +164,7 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             capacity_bytes: space.capacity_bytes,
             used_bytes: space.used_bytes,
             free_bytes: space.free_bytes,
-            now_ms: self.clock.now_ms(),
+            now_ms: self.permission.own_ms(self.clock.moment()),
             started_ms: self.started_ms,
             ..pb::CheckIn::default()
         };
@@ -176,7 +180,7 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             .filter(|keys| !keys.is_empty())
             .ok_or(CheckInError::Nonsense)?;
         self.permission
-            .update(keys, answer.now_ms, self.clock.now_ms());
+            .update(keys, answer.now_ms, self.clock.moment());
         self.reports.answered(&answer);
         self.succeeded(answer);
         Ok(())
@@ -378,191 +382,4 @@ fn as_sent_from(local: SocketAddr, address: SocketAddr) -> Option<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
-
-    use super::*;
-    use crate::core::simulated::SimExecutor;
-
-    /// Fails so many times, then answers; remembers when it was called and with what.
-    struct Scripted {
-        failures: Cell<u32>,
-        answer: pb::CheckedIn,
-        executor: SimExecutor,
-        calls: RefCell<Vec<(Duration, pb::CheckIn)>>,
-    }
-
-    impl Line for Scripted {
-        async fn check_in(&self, check_in: pb::CheckIn) -> Result<pb::CheckedIn, CheckInError> {
-            self.calls
-                .borrow_mut()
-                .push((self.executor.elapsed(), check_in));
-            if self.failures.get() > 0 {
-                self.failures.set(self.failures.get() - 1);
-                return Err(CheckInError::Stream(StreamError::Closed));
-            }
-            Ok(self.answer.clone())
-        }
-
-        async fn fetch_filter(&self, _: pb::FetchFilter) -> Result<Vec<u8>, CheckInError> {
-            Err(CheckInError::Nonsense)
-        }
-    }
-
-    fn answer() -> pb::CheckedIn {
-        let key = |epoch| pb::NodeKeys {
-            epoch,
-            limit_key: vec![1; 32],
-            receipt_key: vec![2; 32],
-        };
-        pb::CheckedIn {
-            now_ms: 5_000_000,
-            keys: vec![key(7), key(6)],
-            reachable: true,
-            reason: String::new(),
-            observed: "203.0.113.9:40000".to_owned(),
-            ..pb::CheckedIn::default()
-        }
-    }
-
-    fn config(advertise: Option<&str>) -> Config {
-        Config {
-            node_id: NodeId::from([1; 32]),
-            satellite: format!("{}@127.0.0.1:7777", NodeId::from([2; 32]))
-                .parse()
-                .unwrap(),
-            capacity: "1GB".parse().unwrap(),
-            listen: "0.0.0.0:7778".parse().unwrap(),
-            advertise: advertise.map(|text| text.parse().unwrap()),
-            spinning: None,
-        }
-    }
-
-    /// Runs a reporter for some virtual time; gives its calls, its standing, and whether keys arrived.
-    fn report(
-        failures: u32,
-        answer: pb::CheckedIn,
-        advertise: Option<&'static str>,
-        seconds: u64,
-    ) -> (Vec<(Duration, pb::CheckIn)>, Standing, bool) {
-        let executor = SimExecutor::new(1);
-        let inner = executor.clone();
-        executor.run(async move {
-            let config = config(advertise);
-            let line = Scripted {
-                failures: Cell::new(failures),
-                answer,
-                executor: inner.clone(),
-                calls: RefCell::default(),
-            };
-            let permission = Permission::new(config.satellite.id, config.node_id);
-            let standing = Rc::new(RefCell::default());
-            let reporter = Reporter {
-                line: &line,
-                config: &config,
-                local_address: config.listen,
-                started_ms: 77,
-                permission: &permission,
-                standing: &standing,
-                reports: &Reports::default(),
-                executor: &inner,
-                clock: &inner,
-            };
-            let space = ReportedSpace {
-                capacity_bytes: 3,
-                used_bytes: 1,
-                free_bytes: 2,
-            };
-            let reporting = reporter.run(|| space, || 0);
-            assert_eq!(
-                timeout(&inner, Duration::from_secs(seconds), reporting).await,
-                None
-            );
-            (line.calls.take(), standing.take(), permission.has_keys())
-        })
-    }
-
-    #[test]
-    fn a_node_checks_in_at_once_and_every_minute() {
-        let (calls, standing, has_keys) = report(0, answer(), None, 130);
-        let times: Vec<_> = calls.iter().map(|(time, _)| time.as_secs()).collect();
-        assert_eq!(times, [0, 60, 120]);
-        assert!(has_keys);
-        assert_eq!(standing.reachable, Some(true));
-        assert_eq!(
-            (
-                calls[0].1.capacity_bytes,
-                calls[0].1.used_bytes,
-                calls[0].1.free_bytes
-            ),
-            (3, 1, 2)
-        );
-        assert_eq!(calls[0].1.started_ms, 77);
-    }
-
-    #[test]
-    fn failures_are_retried_with_growing_waits_and_shown() {
-        let (calls, standing, has_keys) = report(5, answer(), None, 20);
-        let times: Vec<_> = calls.iter().map(|(time, _)| time.as_secs()).collect();
-        assert_eq!(times, [0, 1, 3, 7, 15]);
-        assert!(!has_keys);
-        assert_eq!(standing.failures, 5);
-        assert!(standing.reason.contains("broke"), "{}", standing.reason);
-        let (_, standing, has_keys) = report(5, answer(), None, 40);
-        assert!(has_keys);
-        assert_eq!((standing.failures, standing.reason.as_str()), (0, ""));
-    }
-
-    #[test]
-    fn the_retry_wait_never_exceeds_the_period() {
-        let (calls, ..) = report(20, answer(), None, 600);
-        let gaps: Vec<_> = calls
-            .windows(2)
-            .map(|pair| (pair[1].0 - pair[0].0).as_secs())
-            .collect();
-        assert_eq!(gaps.iter().max(), Some(&60));
-    }
-
-    #[test]
-    fn an_address_is_advertised_as_told_or_as_seen() {
-        let (calls, ..) = report(0, answer(), Some("nas.example.org:9"), 70);
-        assert_eq!(calls[0].1.advertise, "nas.example.org:9");
-        let (calls, ..) = report(0, answer(), None, 70);
-        assert_eq!(calls[0].1.advertise, "", "we cannot know");
-        assert_eq!(
-            calls[1].1.advertise, "203.0.113.9:7778",
-            "seen there, with our port"
-        );
-    }
-
-    #[test]
-    fn keys_of_the_wrong_length_or_none_are_nonsense() {
-        let mut short = answer();
-        short.keys[1].receipt_key.pop();
-        for bad in [
-            short,
-            pb::CheckedIn {
-                keys: Vec::new(),
-                ..answer()
-            },
-        ] {
-            let (_, standing, has_keys) = report(0, bad, None, 1);
-            assert!(!has_keys);
-            assert!(standing.failures > 0);
-        }
-    }
-
-    #[test]
-    fn v4_addresses_are_mapped_for_a_v6_socket() {
-        let v4: SocketAddr = "192.0.2.1:5".parse().unwrap();
-        let v6: SocketAddr = "[2001:db8::1]:5".parse().unwrap();
-        assert_eq!(as_sent_from("0.0.0.0:1".parse().unwrap(), v4), Some(v4));
-        assert_eq!(as_sent_from("0.0.0.0:1".parse().unwrap(), v6), None);
-        assert_eq!(
-            as_sent_from("[::]:1".parse().unwrap(), v4),
-            Some("[::ffff:192.0.2.1]:5".parse().unwrap())
-        );
-        assert_eq!(as_sent_from("[::1]:1".parse().unwrap(), v4), None);
-    }
-}
+mod tests;

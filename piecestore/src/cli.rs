@@ -338,7 +338,7 @@ fn run(options: Run) -> Result<(), CliError> {
     process::run(&options, |line| {
         // If nobody reads the lines any more, the node serves all the same.
         let _ = match line {
-            Line::Serving(line) => print_line(line),
+            Line::Opening(line) | Line::Serving(line) => print_line(line),
             Line::Failed(line) => print_error(line),
         };
     })?;

@@ -36,12 +36,38 @@ pub struct Reports {
     revived: RefCell<Waiting>,
     outcome: RefCell<Option<pb::CollectOutcome>>,
     announced: Cell<Option<Announced>>,
+    figures: RefCell<CollectionFigures>,
     /// The run that `outcome` is about.
     finished: Cell<Option<u64>>,
     /// There is something that the satellite should hear soon.
     news: Notify,
     /// There is a run that was not there before.
     work: Notify,
+    /// The store was opened, and the satellite does not know.
+    opened: Notify,
+}
+
+/// The last collection since the start, for the owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CollectionFigures {
+    /// The satellite's number of the run; 0: none was worked on.
+    pub run: u64,
+    /// When that was, by our clock, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Pieces that the filters were about.
+    pub examined: u64,
+    /// Of these, those that were put into the trash.
+    pub trashed: u64,
+    /// Their bodies.
+    pub trashed_bytes: u64,
+    /// Filters that were refused because they would have trashed too much.
+    pub refused_parts: u32,
+    /// Pieces that these would have trashed.
+    pub would_trash: u64,
+    /// Of how many.
+    pub would_trash_of: u64,
+    /// Why the run was not worked through; empty if it was.
+    pub error: String,
 }
 
 /// Piece ids that the satellite has not taken yet, oldest first.
@@ -105,6 +131,16 @@ impl Reports {
         }
     }
 
+    /// The store is open: the satellite should have its figures at once.
+    pub fn opened(&self) {
+        self.opened.notify();
+    }
+
+    /// Waits for that; each time that it happened counts once.
+    pub async fn until_opened(&self) {
+        self.opened.notified().await;
+    }
+
     /// Waits until the satellite should hear something before the next check-in's time.
     pub async fn news(&self) {
         self.news.notified().await;
@@ -116,12 +152,35 @@ impl Reports {
         (self.finished.get() != Some(announced.run)).then_some(announced)
     }
 
-    /// A run that cannot be worked on now waits for the next check-in.
-    fn postpone(&self) {
-        self.announced.set(None);
+    /// How the last collection went.
+    #[must_use]
+    pub fn figures(&self) -> CollectionFigures {
+        self.figures.borrow().clone()
     }
 
-    fn finish(&self, outcome: pb::CollectOutcome) {
+    /// A run that cannot be worked on now waits for the next check-in.
+    fn postpone(&self, run: u64, at_ms: u64, error: String) {
+        self.announced.set(None);
+        self.figures.replace(CollectionFigures {
+            run,
+            at_ms,
+            error,
+            ..CollectionFigures::default()
+        });
+    }
+
+    fn finish(&self, outcome: pb::CollectOutcome, at_ms: u64) {
+        self.figures.replace(CollectionFigures {
+            run: outcome.run,
+            at_ms,
+            examined: outcome.examined,
+            trashed: outcome.trashed,
+            trashed_bytes: outcome.trashed_bytes,
+            refused_parts: outcome.refused_parts,
+            would_trash: outcome.would_trash,
+            would_trash_of: outcome.would_trash_of,
+            error: String::new(),
+        });
         self.finished.set(Some(outcome.run));
         self.outcome.replace(Some(outcome));
         self.news.notify();
@@ -228,8 +287,9 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
     async fn collect(&self, announced: Announced) {
         let Announced { run, part_count } = announced;
         let node = self.node;
+        let postpone = |why: String| self.reports.postpone(run, self.executor.now_ms(), why);
         if self.store.is_read_only() {
-            return self.reports.postpone();
+            return postpone("nothing more is written to this disk".to_owned());
         }
         let mut outcome = pb::CollectOutcome {
             run,
@@ -238,7 +298,7 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
         for part in 0..part_count.min(FILTER_PARTS_MAX) {
             // Asked for each part: a clock may be set while we work. The check-ins tell the owner.
             let Some(now_s) = self.satellite_s() else {
-                return self.reports.postpone();
+                return postpone("the clock is too far off the satellite's".to_owned());
             };
             match self.part(run, part, now_s).await {
                 Ok(done) => add(&mut outcome, done),
@@ -250,13 +310,13 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
                 }
                 Err(error) => {
                     tracing::warn!(%node, %error, "garbage is not collected now; the next check-in tries again");
-                    return self.reports.postpone();
+                    return postpone(error.to_string());
                 }
             }
             self.executor.yield_now().await;
         }
         tracing::info!(%node, trashed = outcome.trashed, trashed_bytes = outcome.trashed_bytes, kept = outcome.kept, "collected garbage");
-        self.reports.finish(outcome);
+        self.reports.finish(outcome, self.executor.now_ms());
     }
 
     async fn part(&self, run: u64, part: u32, now_s: u32) -> Result<Collection, PartError> {

@@ -25,6 +25,7 @@ pub mod offline;
 pub mod offline_store;
 pub mod permission;
 pub mod process;
+mod satellite_time;
 pub mod scrub;
 pub mod serials;
 pub mod serve;

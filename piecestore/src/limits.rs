@@ -67,6 +67,10 @@ pub const SCRUB_UNREADABLE_BLOBS_MAX: u32 = 3;
 /// The longest rest between two steps of the scrub, however empty the store is.
 pub const SCRUB_REST_MAX: Duration = Duration::from_secs(600);
 
+/// How long this machine's clock must agree with a satellite's that has jumped, until things expire by it: time to notice that both were
+/// set wrong, which would let everything expire or outlive its days in the trash.
+pub const CLOCK_TRUST_WAIT: Duration = Duration::from_secs(86_400);
+
 /// A node whose clock differs more from the satellite's lets no piece expire.
 pub const CLOCK_OFFSET_MAX: Duration = Duration::from_secs(600);
 
@@ -87,6 +91,9 @@ pub const SEND_WAIT: Duration = Duration::from_secs(30);
 
 /// How long an answer of one frame may take to leave.
 pub const ANSWER_WAIT: Duration = NODE_REQUEST_TIMEOUT;
+
+/// How long the opening of a store may take until the satellite and the owner hear that it takes its time.
+pub const OPENING_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a node that is told to stop waits for the requests it has begun.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(20);

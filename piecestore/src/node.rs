@@ -1,14 +1,15 @@
 //! One node on its core: a directory, its store, its endpoint, its check-ins.
 //!
 //! Everything here belongs to one core and lives in [`Node`]; a dead disk or a refused address costs its own node and
-//! no other. [`Node::stop`] refuses new requests, lets those begun end, and closes what was opened, in the opposite order.
+//! no other. A node is in the network from [`Node::begin`] on, and says that it is busy until [`Node::open`] has its index.
+//! [`Node::stop`] refuses new requests, lets those begun end, and closes what was opened, in the opposite order.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_lite::future;
-use strand_blob::{OpenError, Store, StoreOptions};
+use strand_blob::{OpenError, OpenProgress, Store, StoreOptions};
 use strand_protocol::Code;
 
 use crate::admin::Board;
@@ -21,15 +22,18 @@ use crate::disk::RingDisk;
 use crate::gc::{Collector, Reports};
 use crate::hardware::DiskTurn;
 use crate::jobs::{JobKind, compact_all};
-use crate::limits::{SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
+use crate::limits::{OPENING_GRACE, SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
 use crate::permission::Permission;
 use crate::quic::{BindError, Endpoint, Handler};
 use crate::scrub::scrub_running;
 use crate::serve::{Service, ServiceOptions};
-use crate::status::{CounterFigures, DiskFigures, Status, disk_trouble};
+use crate::status::{
+    CounterFigures, DiskFigures, OpeningFigures, SpaceFigures, Status, disk_trouble,
+};
 use crate::upkeep;
 use crate::watch::DiskState;
 
+type NodeStore = Store<RingDisk<CoreExecutor>>;
 type NodeService = Service<RingDisk<CoreExecutor>, CoreExecutor, CoreExecutor>;
 
 /// A running node.
@@ -40,8 +44,13 @@ pub struct Node {
     service: Rc<NodeService>,
     budgets: Budgets,
     standing: Rc<RefCell<Standing>>,
+    reports: Rc<Reports>,
+    opening: Rc<OpenProgress>,
+    is_spinning: bool,
     tasks: Gate,
+    stop_opening: Notify,
     stop_check_in: Rc<Notify>,
+    stop_collector: Rc<Notify>,
     stop_upkeep: Rc<Notify>,
     stop_job: Rc<Notify>,
     turn: DiskTurn,
@@ -92,15 +101,15 @@ pub enum NodeError {
 }
 
 impl Node {
-    /// Recovers the store, binds the socket, and begins to answer and to check in.
-    pub async fn start(core: &Core, seat: Seat, budgets: Budgets) -> Result<Self, NodeError> {
+    /// Binds the socket, and begins to check in and to answer; that it is busy, as long as [`open`](Self::open) has not ended.
+    pub fn begin(core: &Core, seat: Seat, budgets: Budgets) -> Result<Self, NodeError> {
         let Seat {
             directory,
             board,
             is_spinning,
             turn,
         } = seat;
-        let config = directory.config().clone();
+        let config = directory.config();
         let executor = core.executor();
         let started_ms = executor.now_ms();
         let node_id = config.node_id;
@@ -117,51 +126,22 @@ impl Node {
                 tracing::warn!(node = %node_id, "no folder for checkpoints can be made: every start reads all blobs");
             }
         }
-        let mut options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
-        if is_spinning {
-            options.append_points_max = SPINNING_APPEND_POINTS;
-            options.lanes_max = 1;
-            options.compact_gap_bytes_max = SPINNING_GAP_BYTES_MAX;
-        }
-        let now_s = u32::try_from(started_ms / 1000).unwrap_or(u32::MAX);
-        let (store, recovery) = Store::open(disk.clone(), options, now_s, &mut fill_random).await?;
-        for rot in &recovery.rotten {
-            tracing::error!(node = %node_id, ?rot, "found damaged at start; what it held is lost to this node");
-        }
-        tracing::debug!(node = %node_id, ?recovery, "store recovered");
-
-        let tasks = Gate::new();
-        let stop_check_in = Rc::new(Notify::new());
-        if let Some(pass) = tasks.enter() {
-            let committing = Rc::clone(&store);
-            executor.spawn(async move {
-                let _pass = pass;
-                committing.run_commits().await;
-            });
-        }
-        let permission = Permission::new(config.satellite.id, node_id);
+        let opening = Rc::new(OpenProgress::default());
         let service = Service::new(ServiceOptions {
             node_id,
-            store,
-            permission: Rc::clone(&permission),
+            opening: Rc::clone(&opening),
+            permission: Permission::new(config.satellite.id, node_id),
             write_budget: Rc::clone(&budgets.write),
             read_budget: Rc::clone(&budgets.read),
             executor,
             clock: executor,
         });
-        let answering = Rc::clone(&service);
+        let answering: Rc<NodeService> = Rc::clone(&service);
         let handler: Handler = Rc::new(move |request| {
             let service = Rc::clone(&answering);
             Box::pin(async move { service.handle(request).await })
         });
-        let endpoint = match core.endpoint(directory.identity(), config.listen, handler) {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                service.store().close().await;
-                tasks.close().await;
-                return Err(error.into());
-            }
-        };
+        let endpoint = core.endpoint(directory.identity(), config.listen, handler)?;
         let node = Self {
             directory,
             board,
@@ -169,8 +149,13 @@ impl Node {
             service,
             budgets,
             standing: Rc::default(),
-            tasks,
-            stop_check_in,
+            reports: Rc::default(),
+            opening,
+            is_spinning,
+            tasks: Gate::new(),
+            stop_opening: Notify::new(),
+            stop_check_in: Rc::default(),
+            stop_collector: Rc::default(),
             stop_upkeep: Rc::default(),
             stop_job: Rc::default(),
             turn,
@@ -179,13 +164,67 @@ impl Node {
             disk,
             disk_state: Cell::default(),
         };
-        node.start_upkeep(core);
         node.start_check_ins(core);
         Ok(node)
     }
 
+    /// Recovers the store, and begins to serve and to look after it. False: the node was told to stop meanwhile.
+    pub async fn open(&self, core: &Core) -> Result<bool, NodeError> {
+        let config = self.directory.config();
+        let node_id = config.node_id;
+        let mut options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
+        if self.is_spinning {
+            options.append_points_max = SPINNING_APPEND_POINTS;
+            options.lanes_max = 1;
+            options.compact_gap_bytes_max = SPINNING_GAP_BYTES_MAX;
+        }
+        let now_s = u32::try_from(self.started_ms / 1000).unwrap_or(u32::MAX);
+        let disk = self.disk.clone();
+        let mut random = fill_random;
+        // Boxed: an opening's future is 20 KiB wide.
+        let opening = Store::open_watched(disk, options, now_s, &mut random, &self.opening);
+        let opening = Box::pin(opening);
+        let stopped = async {
+            self.stop_opening.notified().await;
+            None
+        };
+        let Some(opened) = future::or(async { Some(opening.await) }, stopped).await else {
+            return Ok(false);
+        };
+        let (store, recovery) = opened?;
+        for rot in &recovery.rotten {
+            tracing::error!(node = %node_id, ?rot, "found damaged at start; what it held is lost to this node");
+        }
+        tracing::debug!(node = %node_id, ?recovery, "store recovered");
+        let Some(pass) = self.tasks.enter() else {
+            return Ok(false);
+        };
+        let committing = Rc::clone(&store);
+        core.executor().spawn(async move {
+            let _pass = pass;
+            committing.run_commits().await;
+        });
+        self.service.open(Rc::clone(&store));
+        self.reports.opened();
+        self.start_upkeep(core, Rc::clone(&store));
+        self.start_collector(core, store);
+        Ok(true)
+    }
+
+    /// Ends [`open`](Self::open) early. Nothing was written, and nobody was promised anything.
+    pub fn stop_opening(&self) {
+        self.stop_opening.notify();
+    }
+
     /// Answers the admin socket, if it has asked.
     pub fn answer_admin(&self, core: &Core, core_index: usize) {
+        // Later the collector does that.
+        if self.service.store().is_none()
+            && let Some(question) = self.board.restore_question()
+        {
+            let json = serde_json::json!({ "error": self.opening_sentence() });
+            self.board.show_restored(question, json.to_string());
+        }
         let Some(question) = self.board.question() else {
             return;
         };
@@ -197,6 +236,10 @@ impl Node {
 
     /// Begins what the owner asked for through the admin socket.
     pub fn begin_job(&self, core: &Core) {
+        // It waits until the store is open.
+        let Some(store) = self.service.store().cloned() else {
+            return;
+        };
         let Some(kind) = self.board.jobs.take() else {
             return;
         };
@@ -216,12 +259,11 @@ impl Node {
                         let _turn = turn.take(&executor).await;
                         let now_s = service.permission().expiry_time_s(executor.now_ms());
                         let each = |figures: &_| board.jobs.report(*figures);
-                        let done = compact_all(service.store(), now_s, each).await;
+                        let done = compact_all(&store, now_s, each).await;
                         done.err().map(|error| error.to_string())
                     }
                     JobKind::Scrub => {
-                        let store = service.store();
-                        let done = scrub_running(node_id, store, &board.jobs, &turn, &executor);
+                        let done = scrub_running(node_id, &store, &board.jobs, &turn, &executor);
                         done.await.err().map(|error| error.to_string())
                     }
                 };
@@ -246,7 +288,7 @@ impl Node {
                 tracing::error!(%node, "{}", state.sentence());
             }
         }
-        if let Some(cause) = self.service.store().poison_cause()
+        if let Some(cause) = self.service.store().and_then(|store| store.poison_cause())
             && !self.has_said_trouble.replace(true)
         {
             let node = self.directory.config().node_id;
@@ -254,19 +296,26 @@ impl Node {
         }
     }
 
-    /// The line that says that the node serves.
+    /// The line that says that the node serves, or that it does not yet.
     #[must_use]
-    pub fn serving_line(&self) -> String {
-        let space = self.service.store().space();
+    pub fn line(&self) -> String {
+        let (node, address) = (self.endpoint.node_id(), self.endpoint.local_addr());
+        let directory = self.directory.path().display();
+        let Some(store) = self.service.store() else {
+            let sentence = self.opening_sentence();
+            return format!("opening {node} on {address}, {directory}: {sentence}");
+        };
+        let space = store.space();
         format!(
-            "serving {} on {}, {}: {} pieces, {} used of {}",
-            self.endpoint.node_id(),
-            self.endpoint.local_addr(),
-            self.directory.path().display(),
-            self.service.store().counters().pieces,
+            "serving {node} on {address}, {directory}: {} pieces, {} used of {}",
+            store.counters().pieces,
             crate::status::human_bytes(space.file_bytes),
             crate::status::human_bytes(space.capacity_bytes),
         )
+    }
+
+    fn opening_sentence(&self) -> String {
+        OpeningFigures::new(&self.opening, false).sentence
     }
 
     /// From now on new requests are refused.
@@ -281,24 +330,28 @@ impl Node {
     }
 
     /// Closes connections, check-ins and the store. What was acked is durable already; what was not is dropped.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.drain();
+        self.stop_opening();
         self.stop_check_in.notify();
+        self.stop_collector.notify();
         self.stop_upkeep.notify();
         self.stop_job.notify();
         self.endpoint.close(Code::Shutdown).await;
-        self.service.store().close().await;
+        if let Some(store) = self.service.store() {
+            store.close().await;
+        }
         self.tasks.close().await;
         // The next start removes it if this fails.
         let _ = std::fs::remove_file(self.directory.path().join(crate::admin::SOCKET_FILE));
     }
 
-    fn start_upkeep(&self, core: &Core) {
+    fn start_upkeep(&self, core: &Core, store: Rc<NodeStore>) {
         let Some(pass) = self.tasks.enter() else {
             return;
         };
         let executor = core.executor();
-        let service = Rc::clone(&self.service);
+        let permission = Rc::clone(self.service.permission());
         let node_id = self.endpoint.node_id();
         let (stop, turn) = (Rc::clone(&self.stop_upkeep), self.turn.clone());
         executor.spawn(async move {
@@ -306,10 +359,19 @@ impl Node {
             let mut random = [0; 8];
             fill_random(&mut random);
             let random = u64::from_le_bytes(random);
-            let (store, permission) = (service.store(), service.permission());
-            let upkeep = upkeep::run(node_id, store, permission, &executor, &turn, random);
+            let upkeep = upkeep::run(node_id, &store, &permission, &executor, &turn, random);
             future::or(upkeep, stop.notified()).await;
         });
+    }
+
+    fn line_to_satellite(&self, core: &Core) -> EndpointLine<CoreExecutor> {
+        let satellite = &self.directory.config().satellite;
+        EndpointLine::new(
+            self.endpoint.clone(),
+            core.executor(),
+            satellite.id,
+            satellite.address.clone(),
+        )
     }
 
     fn start_check_ins(&self, core: &Core) {
@@ -320,21 +382,14 @@ impl Node {
         let executor = core.executor();
         let permission = Rc::clone(self.service.permission());
         let standing = Rc::clone(&self.standing);
-        let endpoint = self.endpoint.clone();
-        let service = Rc::clone(&self.service);
+        let local_address = self.endpoint.local_addr();
+        let line = self.line_to_satellite(core);
+        let (service, opening) = (Rc::clone(&self.service), Rc::clone(&self.opening));
+        let reports = Rc::clone(&self.reports);
         let stop = Rc::clone(&self.stop_check_in);
         let started_ms = self.started_ms;
-        let board = Arc::clone(&self.board);
         executor.spawn(async move {
             let _pass = pass;
-            let local_address = endpoint.local_addr();
-            let line = EndpointLine::new(
-                endpoint,
-                executor,
-                config.satellite.id,
-                config.satellite.address.clone(),
-            );
-            let reports = Reports::default();
             let reporter = Reporter {
                 line: &line,
                 config: &config,
@@ -346,37 +401,72 @@ impl Node {
                 executor: &executor,
                 clock: &executor,
             };
-            let space = || {
-                let space = service.store().space();
-                ReportedSpace {
-                    capacity_bytes: space.capacity_bytes,
-                    used_bytes: space.file_bytes,
-                    // A store that takes nothing has nothing to offer.
-                    free_bytes: if service.store().is_read_only() {
-                        0
-                    } else {
-                        space.free_bytes()
-                    },
+            let space = || match service.store() {
+                Some(store) => {
+                    let space = store.space();
+                    ReportedSpace {
+                        capacity_bytes: space.capacity_bytes,
+                        used_bytes: space.file_bytes,
+                        // A store that takes nothing has nothing to offer.
+                        free_bytes: if store.is_read_only() {
+                            0
+                        } else {
+                            space.free_bytes()
+                        },
+                    }
                 }
+                // Nothing is put here meanwhile.
+                None => ReportedSpace {
+                    capacity_bytes: config.capacity.bytes(),
+                    used_bytes: opening.bytes_total(),
+                    free_bytes: 0,
+                },
             };
+            let reporting = async {
+                // Most stores are open by then, and the first check-in has their figures.
+                future::or(executor.sleep(OPENING_GRACE), reports.until_opened()).await;
+                reporter.run(space, random_byte).await;
+            };
+            future::or(reporting, stop.notified()).await;
+        });
+    }
+
+    fn start_collector(&self, core: &Core, store: Rc<NodeStore>) {
+        let Some(pass) = self.tasks.enter() else {
+            return;
+        };
+        let (node, satellite) = {
+            let config = self.directory.config();
+            (config.node_id, config.satellite.id)
+        };
+        let executor = core.executor();
+        let permission = Rc::clone(self.service.permission());
+        let line = self.line_to_satellite(core);
+        let (reports, board) = (Rc::clone(&self.reports), Arc::clone(&self.board));
+        let stop = Rc::clone(&self.stop_collector);
+        executor.spawn(async move {
+            let _pass = pass;
             let collector = Collector {
-                node: config.node_id,
-                satellite: config.satellite.id,
-                store: service.store(),
+                node,
+                satellite,
+                store: &store,
                 line: &line,
                 permission: &permission,
                 reports: &reports,
                 board: &board,
                 executor: &executor,
             };
-            let working = future::or(reporter.run(space, random_byte), collector.run());
-            future::or(working, stop.notified()).await;
+            future::or(collector.run(), stop.notified()).await;
         });
     }
 
     fn status(&self, core: &Core, core_index: usize) -> Status {
         let config = self.directory.config();
         let store = self.service.store();
+        let poison_cause = store.and_then(|store| store.poison_cause());
+        let read_only = store.is_some_and(|store| store.is_read_only());
+        let share_bytes = strand_codec::SHARE_BYTES as u64;
+        let has_room = store.is_none_or(|store| store.has_room(share_bytes));
         let permission = self.service.permission();
         let now_ms = core.executor().now_ms();
         Status {
@@ -397,22 +487,22 @@ impl Node {
             standing: self.standing.borrow().clone(),
             clock_offset_ms: permission.clock_offset_ms(),
             serials: permission.serial_count(),
-            read_only: store.is_read_only(),
-            read_only_reason: store
-                .poison_cause()
-                .as_ref()
-                .map(disk_trouble)
-                .unwrap_or_default(),
-            disk: DiskFigures::new(
-                self.disk.state(),
-                store.is_read_only(),
-                store.has_room(strand_codec::SHARE_BYTES as u64),
+            collection: self.reports.figures(),
+            opening: OpeningFigures::new(&self.opening, store.is_some()),
+            read_only,
+            read_only_reason: poison_cause.as_ref().map(disk_trouble).unwrap_or_default(),
+            disk: DiskFigures::new(self.disk.state(), read_only, has_room),
+            space: store.map_or_else(
+                || SpaceFigures::unopened(config.capacity.bytes(), &self.opening),
+                |store| store.space().into(),
             ),
-            space: store.space().into(),
             requests: self.service.counters(),
             write_budget: self.budgets.write.usage(),
             read_budget: self.budgets.read.usage(),
-            counters: CounterFigures::new(&store.counters(), core.counters()),
+            counters: CounterFigures::new(
+                &store.map(|store| store.counters()).unwrap_or_default(),
+                core.counters(),
+            ),
         }
     }
 }

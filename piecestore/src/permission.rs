@@ -12,7 +12,9 @@ use std::rc::Rc;
 use strand_protocol::permit::{Limit, LimitAction, LimitKey, PermitError, ReceiptKey};
 use strand_protocol::{Code, NodeId};
 
-use crate::limits::{CLOCK_OFFSET_MAX, USED_SERIALS_MAX};
+use crate::core::executor::Moment;
+use crate::limits::USED_SERIALS_MAX;
+use crate::satellite_time::SatelliteTime;
 use crate::serials::{SerialError, Serials};
 
 /// What the satellite gives a node for one epoch.
@@ -32,8 +34,7 @@ pub struct Permission {
     satellite: NodeId,
     node: NodeId,
     keys: RefCell<Vec<EpochKeys>>,
-    /// Satellite time minus ours.
-    clock_offset_ms: Cell<i64>,
+    time: Cell<SatelliteTime>,
     /// Satellite time of the first check-in: older limits may have been used before this process lived.
     accept_from_ms: Cell<Option<u64>>,
     serials: RefCell<Serials>,
@@ -126,17 +127,18 @@ impl Permission {
             satellite,
             node,
             keys: RefCell::new(Vec::new()),
-            clock_offset_ms: Cell::new(0),
+            time: Cell::default(),
             accept_from_ms: Cell::new(None),
             serials: RefCell::new(Serials::new(USED_SERIALS_MAX)),
         })
     }
 
-    /// Takes in a check-in's answer: the keys that count from now on, and the satellite's time as it was at our `now_ms`.
-    pub fn update(&self, keys: Vec<EpochKeys>, satellite_ms: u64, now_ms: u64) {
+    /// Takes in a check-in's answer: the keys that count from now on, and the satellite's time as it was at our `moment`.
+    pub fn update(&self, keys: Vec<EpochKeys>, satellite_ms: u64, moment: Moment) {
         self.keys.replace(keys);
-        let offset = i128::from(satellite_ms) - i128::from(now_ms);
-        self.clock_offset_ms.set(i64::try_from(offset).unwrap_or(0));
+        let mut time = self.time.get();
+        time.learn(satellite_ms, moment);
+        self.time.set(time);
         if self.accept_from_ms.get().is_none() {
             self.accept_from_ms.set(Some(satellite_ms));
         }
@@ -145,8 +147,7 @@ impl Permission {
     /// Satellite time in seconds since 1970, by which pieces expire; 0, by which none does, while it is not known well enough.
     #[must_use]
     pub fn expiry_time_s(&self, now_ms: u64) -> u32 {
-        let offset_ms = self.clock_offset_ms().unsigned_abs();
-        if !self.has_keys() || u128::from(offset_ms) > CLOCK_OFFSET_MAX.as_millis() {
+        if !self.has_keys() || !self.time.get().is_trusted() {
             return 0;
         }
         u32::try_from(self.satellite_ms(now_ms) / 1000).unwrap_or(u32::MAX)
@@ -155,13 +156,19 @@ impl Permission {
     /// Satellite time at our `now_ms`.
     #[must_use]
     pub fn satellite_ms(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_add_signed(self.clock_offset_ms.get())
+        self.time.get().at(now_ms)
     }
 
     /// Satellite time minus ours, in milliseconds.
     #[must_use]
     pub fn clock_offset_ms(&self) -> i64 {
-        self.clock_offset_ms.get()
+        self.time.get().skew_ms()
+    }
+
+    /// Our own time: that of the machine's clock at the start, or as it was corrected since.
+    #[must_use]
+    pub fn own_ms(&self, moment: Moment) -> u64 {
+        self.time.get().own_ms(moment)
     }
 
     /// Whether the satellite's keys are here.

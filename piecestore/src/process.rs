@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,9 @@ use crate::core::{
 };
 use crate::directory::{Directory, DirectoryError};
 use crate::hardware::{DiskTurns, Hardware};
-use crate::limits::{DRAIN_WAIT, READ_BUDGET_BYTES, open_files_max, open_files_needed};
+use crate::limits::{
+    DRAIN_WAIT, OPENING_GRACE, READ_BUDGET_BYTES, open_files_max, open_files_needed,
+};
 use crate::node::{Budgets, Node, Seat};
 
 /// How often a core looks for questions and for the end.
@@ -101,6 +104,8 @@ pub enum ProcessError {
 /// What the owner should read at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
+    /// A node is in the network, and does not serve yet.
+    Opening(String),
     /// A node serves.
     Serving(String),
     /// A node does not, and why.
@@ -109,7 +114,7 @@ pub enum Line {
 
 /// What the main thread waits for.
 enum News {
-    /// A node has started, or has not.
+    /// A node has started, or has not, or takes its time.
     Started(Line),
     /// SIGTERM or SIGINT.
     Signal,
@@ -292,7 +297,7 @@ impl CorePlan {
             write: Budget::new(self.write_budget_bytes),
             read: Budget::new(READ_BUDGET_BYTES),
         };
-        let nodes: Rc<RefCell<Vec<Node>>> = Rc::default();
+        let nodes: Rc<RefCell<Vec<Rc<Node>>>> = Rc::default();
         // All at once: a disk that takes minutes, or hangs, holds up nobody else's start.
         let starting = Gate::new();
         for seat in self.seats {
@@ -301,9 +306,9 @@ impl CorePlan {
             let news = farewell.0.clone();
             executor.spawn(async move {
                 let _pass = pass;
-                let line = start_node(&core, seat, budgets, &nodes).await;
                 // The main thread may be past listening: it is stopping then.
-                let _ = news.send(News::Started(line));
+                let say = |line| drop(news.send(News::Started(line)));
+                start_node(&core, seat, budgets, &nodes, say).await;
             });
         }
         while !self.stop.load(Ordering::Acquire) {
@@ -315,6 +320,7 @@ impl CorePlan {
             }
         }
         // What still recovers then has promised nothing to anybody.
+        nodes.borrow().iter().for_each(|node| node.stop_opening());
         timeout(&executor, DRAIN_WAIT, starting.close()).await;
         let nodes = nodes.take();
         drain(&executor, &nodes).await;
@@ -330,21 +336,43 @@ impl CorePlan {
     }
 }
 
-async fn start_node(core: &Core, seat: Seat, budgets: Budgets, nodes: &RefCell<Vec<Node>>) -> Line {
+/// Begins a node and opens its store; says when it serves, why it does not, and that it takes its time.
+async fn start_node(
+    core: &Core,
+    seat: Seat,
+    budgets: Budgets,
+    nodes: &RefCell<Vec<Rc<Node>>>,
+    say: impl Fn(Line),
+) {
     let path = seat.directory.path().to_owned();
-    match Node::start(core, seat, budgets).await {
-        Ok(node) => {
-            let line = node.serving_line();
-            nodes.borrow_mut().push(node);
-            Line::Serving(line)
+    let failed = |error| Line::Failed(format!("cannot serve {}: {error}", path.display()));
+    let node = match Node::begin(core, seat, budgets) {
+        Ok(node) => Rc::new(node),
+        Err(error) => return say(failed(error)),
+    };
+    nodes.borrow_mut().push(Rc::clone(&node));
+    let mut opening = pin!(node.open(core));
+    let opened = match timeout(&core.executor(), OPENING_GRACE, opening.as_mut()).await {
+        Some(opened) => opened,
+        None => {
+            say(Line::Opening(node.line()));
+            opening.await
         }
-        Err(error) => Line::Failed(format!("cannot serve {}: {error}", path.display())),
+    };
+    match opened {
+        Ok(true) => say(Line::Serving(node.line())),
+        Ok(false) => {}
+        Err(error) => {
+            say(failed(error));
+            nodes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &node));
+            node.stop().await;
+        }
     }
 }
 
 /// Refuses new requests and waits for the begun ones, but not for ever.
-async fn drain(executor: &CoreExecutor, nodes: &[Node]) {
-    nodes.iter().for_each(Node::drain);
+async fn drain(executor: &CoreExecutor, nodes: &[Rc<Node>]) {
+    nodes.iter().for_each(|node| node.drain());
     let began = executor.now();
     while nodes.iter().any(|node| node.in_flight() > 0) && executor.now() - began < DRAIN_WAIT {
         executor.sleep(DRAIN_PERIOD).await;

@@ -5,11 +5,12 @@
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
-use strand_blob::{DiskError, PoisonCause, Space, StoreCounters, WriteOperation};
+use strand_blob::{DiskError, OpenProgress, PoisonCause, Space, StoreCounters, WriteOperation};
 
 use crate::budget::BudgetUse;
 use crate::check_in::Standing;
 use crate::core::CoreCounters;
+use crate::gc::CollectionFigures;
 use crate::serve::RequestCounters;
 use crate::watch::DiskState;
 
@@ -42,6 +43,10 @@ pub struct Status {
     pub clock_offset_ms: i64,
     /// Limits remembered as used.
     pub serials: usize,
+    /// How the last collection of garbage went.
+    pub collection: CollectionFigures,
+    /// Whether its store is open, and how far that is.
+    pub opening: OpeningFigures,
     /// Whether the disk failed a write: nothing more is stored until a restart.
     pub read_only: bool,
     /// Why, and what to do; empty if it is not.
@@ -58,6 +63,40 @@ pub struct Status {
     pub read_budget: BudgetUse,
     /// The store's and the core's counts, since the start.
     pub counters: CounterFigures,
+}
+
+/// How far the opening of a node's store is. Until it is open all other figures of the store but its files' bytes are 0.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpeningFigures {
+    /// Whether it is open.
+    pub is_open: bool,
+    /// Bytes of blobs that were read, or need not be.
+    pub bytes_done: u64,
+    /// Bytes of all blobs.
+    pub bytes_total: u64,
+    /// The first of the second.
+    pub percent: u32,
+    /// What that means; empty once it is open.
+    pub sentence: String,
+}
+
+impl OpeningFigures {
+    /// What an opening says of itself.
+    #[must_use]
+    pub fn new(progress: &OpenProgress, is_open: bool) -> Self {
+        let (percent, bytes_total) = (progress.percent(), progress.bytes_total());
+        let sentence = format!(
+            "the index is being rebuilt, {percent} % of {} read; until then requests for pieces are answered as busy",
+            human_bytes(bytes_total)
+        );
+        Self {
+            is_open,
+            bytes_done: progress.bytes_done(),
+            bytes_total,
+            percent,
+            sentence: if is_open { String::new() } else { sentence },
+        }
+    }
 }
 
 /// How a node's disk is.
@@ -158,6 +197,18 @@ pub struct CounterFigures {
     /// Shared by the core's nodes.
     #[serde(flatten)]
     pub core: CoreCounters,
+}
+
+impl SpaceFigures {
+    /// What is known of a store that is not open.
+    #[must_use]
+    pub fn unopened(capacity_bytes: u64, progress: &OpenProgress) -> Self {
+        Self {
+            capacity_bytes,
+            file_bytes: progress.bytes_total(),
+            ..Self::default()
+        }
+    }
 }
 
 impl From<Space> for SpaceFigures {
@@ -292,6 +343,10 @@ pub fn for_people(status: &serde_json::Value) -> String {
             None => format!("not known yet: {reason}"),
         },
     );
+    let opening = text("/opening/sentence");
+    if !opening.is_empty() {
+        line("index", opening);
+    }
     line(
         "space",
         format!(
@@ -319,6 +374,32 @@ pub fn for_people(status: &serde_json::Value) -> String {
             number("/requests/in_flight")
         ),
     );
+    if number("/collection/run") > 0 {
+        let now_ms = number("/started_ms") + 1000 * number("/uptime_s");
+        let minutes = now_ms.saturating_sub(number("/collection/at_ms")) / 60_000;
+        let error = text("/collection/error");
+        let mut said = if error.is_empty() {
+            format!(
+                "collected {minutes} min ago: {} of {} pieces went into the trash, {}",
+                number("/collection/trashed"),
+                number("/collection/examined"),
+                human_bytes(number("/collection/trashed_bytes"))
+            )
+        } else {
+            format!("not collected {minutes} min ago, tried again: {error}")
+        };
+        if number("/collection/refused_parts") > 0 {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                said,
+                "; {} filters were refused, which would have trashed {} of {} pieces",
+                number("/collection/refused_parts"),
+                number("/collection/would_trash"),
+                number("/collection/would_trash_of")
+            );
+        }
+        line("garbage", said);
+    }
     if status
         .pointer("/read_only")
         .and_then(serde_json::Value::as_bool)
@@ -363,10 +444,39 @@ mod tests {
             "space": {"file_bytes": 1500, "capacity_bytes": 2_000_000, "free_bytes": 1_998_500},
         });
         let text = for_people(&status);
+        assert!(!text.contains("garbage"), "{text}");
         assert!(
             text.contains("reachable  no: time-out. Check port forwarding"),
             "{text}"
         );
         assert!(text.contains("1.50 kB used of 2.00 MB"), "{text}");
+    }
+
+    #[test]
+    fn a_nodes_status_for_people_says_how_garbage_was_collected() {
+        let said = |collection: serde_json::Value| {
+            let status = serde_json::json!({
+                "started_ms": 1_000_000, "uptime_s": 600, "collection": collection,
+            });
+            let text = for_people(&status);
+            let line = text.lines().find(|line| line.starts_with("garbage"));
+            line.unwrap_or_default().to_owned()
+        };
+        assert_eq!(
+            said(serde_json::json!({
+                "run": 7, "at_ms": 1_420_000, "examined": 90, "trashed": 2, "trashed_bytes": 1500,
+            })),
+            "garbage    collected 3 min ago: 2 of 90 pieces went into the trash, 1.50 kB"
+        );
+        assert!(
+            said(serde_json::json!({
+                "run": 7, "at_ms": 1_420_000, "refused_parts": 1, "would_trash": 120, "would_trash_of": 130,
+            }))
+            .ends_with("; 1 filters were refused, which would have trashed 120 of 130 pieces")
+        );
+        assert_eq!(
+            said(serde_json::json!({"run": 7, "at_ms": 1_600_000, "error": "no answer"})),
+            "garbage    not collected 0 min ago, tried again: no answer"
+        );
     }
 }

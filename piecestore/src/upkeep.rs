@@ -306,8 +306,18 @@ mod tests {
             receipt_key: [1; 32].into(),
         };
         let now_ms = executor.now_ms();
-        permission.update(vec![keys], now_ms + satellite_ahead_ms, now_ms);
+        permission.update(vec![keys], now_ms + satellite_ahead_ms, executor.moment());
         permission
+    }
+
+    /// Lets it run beside the test.
+    fn begin(executor: &SimExecutor, store: &Rc<Store<SimDisk>>, random: u64) {
+        let (store, waiting) = (Rc::clone(store), executor.clone());
+        let permission = permission(executor, 0);
+        executor.spawn(async move {
+            let (node, turn) = (NodeId::from(NODE), DiskTurn::default());
+            run(node, &store, &permission, &waiting, &turn, random).await;
+        });
     }
 
     #[test]
@@ -323,20 +333,7 @@ mod tests {
             for key in 0..4 {
                 assert_eq!(store.delete(&SATELLITE, &[key; 32], 0).await, Ok(true));
             }
-            let (working, waiting) = (Rc::clone(&store), inner.clone());
-            let permission = permission(&inner, 0);
-            inner.spawn(async move {
-                let turn = DiskTurn::default();
-                run(
-                    NodeId::from(NODE),
-                    &working,
-                    &permission,
-                    &waiting,
-                    &turn,
-                    0,
-                )
-                .await;
-            });
+            begin(&inner, &store, 0);
             inner.sleep(UPKEEP_PAUSE).await;
             assert_eq!(store.counters().blobs_removed, 1);
             assert_eq!(store.space().dead_bytes, 0);
@@ -369,20 +366,7 @@ mod tests {
                 store.put(piece(key, 0)).await.unwrap();
             }
             disk.edit(strand_blob::BlobId(1), |bytes| bytes[9_000] ^= 1);
-            let (working, waiting) = (Rc::clone(&store), inner.clone());
-            let permission = permission(&inner, 0);
-            inner.spawn(async move {
-                let turn = DiskTurn::default();
-                run(
-                    NodeId::from(NODE),
-                    &working,
-                    &permission,
-                    &waiting,
-                    &turn,
-                    5,
-                )
-                .await;
-            });
+            begin(&inner, &store, 5);
             inner.sleep(SCRUB_REST_MAX * 8).await;
             assert_eq!(store.take_lost(), [(SATELLITE, [0; 32])]);
             assert_eq!(store.counters().pieces_lost, 1);

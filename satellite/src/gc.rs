@@ -24,7 +24,9 @@ use crate::core::row::{
 };
 use crate::limits;
 use crate::state::Satellite;
-use crate::store::{Filter, LeftOfSegment, MetaStore, Reports, StoreError, Taken};
+use crate::store::{
+    Filter, LeftOfSegment, MetaStore, Reports, StoreError, Taken, outcome_reported,
+};
 
 /// How garbage is collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +189,42 @@ pub(crate) async fn collect<S: MetaStore>(
     Ok(run)
 }
 
+/// A walk over all segments, which rests between its steps.
+struct Walk<'a, S> {
+    store: &'a S,
+    after: Option<(StreamId, Position)>,
+    is_over: bool,
+    rest: Duration,
+}
+
+impl<'a, S: MetaStore> Walk<'a, S> {
+    fn new(store: &'a S) -> Self {
+        Self {
+            store,
+            after: None,
+            is_over: false,
+            rest: Duration::ZERO,
+        }
+    }
+
+    /// The next segments; `None` after the last.
+    async fn step(&mut self) -> Result<Option<Vec<(StreamId, SegmentRow)>>, StoreError> {
+        if self.is_over {
+            return Ok(None);
+        }
+        tokio::time::sleep(self.rest).await;
+        let began = tokio::time::Instant::now();
+        let step = self
+            .store
+            .segments_after(self.after, limits::GC_SEGMENTS_PER_STEP);
+        let (segments, next) = step.await?;
+        self.rest = collect::rest(segments.len(), began.elapsed());
+        self.is_over = next.is_none();
+        self.after = next;
+        Ok(Some(segments))
+    }
+}
+
 /// The first walk: counts pieces, and takes lost ones out of their segments.
 async fn count<S: MetaStore>(
     satellite: &Satellite<S>,
@@ -200,11 +238,8 @@ async fn count<S: MetaStore>(
         wanted.entry(report.node).or_default().insert(report.piece);
     }
     let mut counts: BTreeMap<NodeNumber, u64> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let (segments, next) = store
-            .segments_after(after, limits::GC_SEGMENTS_PER_STEP)
-            .await?;
+    let mut walk = Walk::new(store);
+    while let Some(segments) = walk.step().await? {
         let mut found = Vec::new();
         for (stream, segment) in &segments {
             run.segment_count += 1;
@@ -226,10 +261,6 @@ async fn count<S: MetaStore>(
                 log_left(&left);
             }
         }
-        if next.is_none() {
-            break;
-        }
-        after = next;
     }
     // In no segment, and too old to come into one.
     let is_over = |report: &&crate::core::row::Reported| {
@@ -320,12 +351,8 @@ async fn fill<S: MetaStore>(
         .map(|(at, filled)| ((filled.part.node, filled.part.part), at))
         .collect();
     let known: BTreeMap<NodeNumber, Part> = parts.iter().map(|part| (part.node, *part)).collect();
-    let mut after = None;
-    loop {
-        let (segments, next) = satellite
-            .store
-            .segments_after(after, limits::GC_SEGMENTS_PER_STEP)
-            .await?;
+    let mut walk = Walk::new(&satellite.store);
+    while let Some(segments) = walk.step().await? {
         for (_, segment) in &segments {
             let SegmentRow {
                 pieces: Some(pieces),
@@ -346,11 +373,8 @@ async fn fill<S: MetaStore>(
                 }
             }
         }
-        if next.is_none() {
-            return Ok(filled);
-        }
-        after = next;
     }
+    Ok(filled)
 }
 
 /// Makes filters and stores them, some at a time.
@@ -447,7 +471,7 @@ pub(crate) async fn report<S: MetaStore>(
     let outcome = request
         .collected
         .as_ref()
-        .map(|outcome| outcome_of(outcome, now_ms))
+        .map(|outcome| outcome_reported(outcome, now_ms))
         .filter(|outcome| before.is_none_or(|before| before.run != outcome.run));
     let reports = Reports {
         lost: pieces("lost", &request.lost)?,
@@ -497,20 +521,6 @@ fn log_reports(node: NodeId, taken: &Taken, outcome: Option<&CollectionOutcome>)
 
 /// Pieces of one check-in that the log names.
 const LOGGED_MAX: usize = 8;
-
-fn outcome_of(outcome: &pb::CollectOutcome, reported_ms: u64) -> CollectionOutcome {
-    CollectionOutcome {
-        run: outcome.run,
-        examined: outcome.examined,
-        kept: outcome.kept,
-        trashed: outcome.trashed,
-        trashed_bytes: outcome.trashed_bytes,
-        refused_parts: outcome.refused_parts,
-        would_trash: outcome.would_trash,
-        would_trash_of: outcome.would_trash_of,
-        reported_ms,
-    }
-}
 
 fn pieces(name: &str, ids: &[Vec<u8>]) -> Result<Vec<PieceId>, Refusal> {
     let piece = |id: &Vec<u8>| {

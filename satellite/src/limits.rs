@@ -87,6 +87,9 @@ pub(crate) const DISCARD_INTERVAL: Duration = Duration::from_secs(2);
 /// Piece hashes that garbage collection holds in memory at once: 64 MiB.
 pub(crate) const GC_PIECES_MAX: u64 = 8 << 20;
 
+/// Segments that a walk reads in a second at most, so that clients always get at the store: a hundred million in some 17 minutes.
+pub(crate) const GC_SEGMENTS_PER_S_MAX: u32 = 100_000;
+
 /// Segments that one step of a walk reads.
 pub(crate) const GC_SEGMENTS_PER_STEP: usize = 256;
 

@@ -29,6 +29,7 @@ use crate::index::{Entry, Index, Place};
 use crate::known::KnownBlob;
 use crate::layout::{BLOB_HEADER_BYTES, BLOCK_BYTES, BlobId, GROUP_HEADER_BYTES};
 use crate::poison::{Poison, WriteOperation};
+use crate::progress::OpenProgress;
 use crate::scan::{self, Scanner};
 use crate::space::Space;
 use crate::states::Trashed;
@@ -105,6 +106,9 @@ pub(crate) struct Opening<'a, D: Disk> {
     options: &'a StoreOptions,
     pub(crate) census: Census,
     poison: &'a Poison,
+    progress: &'a OpenProgress,
+    /// Bytes of the files that were gone through.
+    bytes_done: u64,
     /// What was read, in records.
     replay_cost: u64,
     blobs: Vec<Rc<Blob<D::File>>>,
@@ -129,9 +133,11 @@ pub(crate) async fn recover<D: Disk>(
     disk: &D,
     options: &StoreOptions,
     fingerprinter: Fingerprinter,
+    progress: &OpenProgress,
 ) -> Result<Recovered<D::File>, OpenError> {
     let mut files = disk.list().await?;
     files.sort_unstable();
+    progress.begin(files.iter().map(|(_, len)| len).sum());
     let mut numbers = disk.list_checkpoints().await?;
     numbers.sort_unstable();
     let poison = Poison::default();
@@ -150,7 +156,7 @@ pub(crate) async fn recover<D: Disk>(
             lost.clear();
         }
         if checkpoint.lost(&files).is_empty() {
-            let opening = Opening::new(disk, options, &poison, fingerprinter);
+            let opening = Opening::new(disk, options, &poison, progress, fingerprinter);
             // Whatever is wrong, the blobs know better.
             if let Ok(recovered) = opening.run_from(checkpoint, &files, &numbers).await {
                 return Ok(Recovered {
@@ -160,9 +166,10 @@ pub(crate) async fn recover<D: Disk>(
             }
         }
     }
-    let mut opening = Opening::new(disk, options, &poison, fingerprinter);
+    let mut opening = Opening::new(disk, options, &poison, progress, fingerprinter);
     for &(id, len) in &files {
         opening.read_file(id, len).await?;
+        opening.pass(len);
     }
     let next_blob = blob_after(&files);
     let mut recovered = opening
@@ -227,13 +234,17 @@ impl<'a, D: Disk> Opening<'a, D> {
         disk: &'a D,
         options: &'a StoreOptions,
         poison: &'a Poison,
+        progress: &'a OpenProgress,
         fingerprinter: Fingerprinter,
     ) -> Self {
+        progress.reach(0);
         Self {
             disk,
             options,
             census: Census::new(fingerprinter),
             poison,
+            progress,
+            bytes_done: 0,
             replay_cost: 0,
             blobs: Vec::new(),
             open_blobs: OpenBlobs::<D::File>::default(),
@@ -267,6 +278,7 @@ impl<'a, D: Disk> Opening<'a, D> {
                 }
                 None => self.read_file(id, len).await?,
             }
+            self.pass(len);
         }
         let relocate = |entry: Entry| {
             let slot = slots.get(entry.place().slot as usize).copied().flatten()?;
@@ -280,6 +292,17 @@ impl<'a, D: Disk> Opening<'a, D> {
             Checkpoints::new(numbers, Some(checkpoint.current)),
         )
         .await
+    }
+
+    /// A file is gone through.
+    fn pass(&mut self, len: u64) {
+        self.bytes_done += len;
+        self.progress.reach(self.bytes_done);
+    }
+
+    /// The file that is gone through is so far.
+    pub(crate) fn reach(&self, offset: u64) {
+        self.progress.reach(self.bytes_done + offset);
     }
 
     /// Takes a checkpoint's word for a blob, and reads what was appended since.

@@ -24,6 +24,7 @@ use crate::marks::{self, Mark, Order};
 use crate::names::Names;
 use crate::piece::{NewPiece, Stored};
 use crate::poison::{Poison, PoisonCause};
+use crate::progress::OpenProgress;
 use crate::queue::{Item, Queues, Work};
 use crate::recent::RecentReads;
 use crate::record::Kind;
@@ -187,12 +188,27 @@ impl<D: Disk> Store<D> {
         now_s: u32,
         random: &mut dyn FnMut(&mut [u8]),
     ) -> Result<(Rc<Self>, Recovery), OpenError> {
+        Self::open_watched(disk, options, now_s, random, &OpenProgress::default()).await
+    }
+
+    /// Opens as [`open`](Self::open), and says meanwhile how far it is. It may be dropped at any point: it writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    pub async fn open_watched(
+        disk: D,
+        options: StoreOptions,
+        now_s: u32,
+        random: &mut dyn FnMut(&mut [u8]),
+        progress: &OpenProgress,
+    ) -> Result<(Rc<Self>, Recovery), OpenError> {
         let mut salts = Salts { seed: [0; 32] };
         random(&mut salts.seed);
         let mut key = [0; 32];
         random(&mut key);
         let fingerprinter = Fingerprinter::new(key, options.danger_fingerprint_bits);
-        let recovered = recover::recover(&disk, &options, fingerprinter).await?;
+        let recovered = recover::recover(&disk, &options, fingerprinter, progress).await?;
         let mut open_blobs = recovered.open_blobs;
         // What an earlier run appended to with more classes or lanes takes nothing more; the committer seals it.
         for lanes in &mut open_blobs {

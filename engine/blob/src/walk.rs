@@ -34,6 +34,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         let mut previous: Option<Group> = None;
         let mut at = tail.append_at;
         while at < self.scanner.len {
+            self.opening.reach(at);
             //= docs/format.md#record
             let Some(header) = self.scanner.group_header(at).await else {
                 at += BLOCK_BYTES as u64;

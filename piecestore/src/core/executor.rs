@@ -16,6 +16,26 @@ use crate::ring::boot_ms;
 pub trait Clock {
     /// Milliseconds since 1970-01-01 UTC, by a clock that never jumps.
     fn now_ms(&self) -> u64;
+
+    /// Milliseconds since 1970-01-01 UTC, by the machine's clock as it is set now.
+    fn wall_ms(&self) -> u64;
+
+    /// Both at once.
+    fn moment(&self) -> Moment {
+        Moment {
+            steady_ms: self.now_ms(),
+            wall_ms: self.wall_ms(),
+        }
+    }
+}
+
+/// What our clocks say at one moment, in milliseconds since 1970-01-01 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// By [`Clock::now_ms`].
+    pub steady_ms: u64,
+    /// By [`Clock::wall_ms`].
+    pub wall_ms: u64,
 }
 
 /// The machine's wall clock as it was when the process first asked, and what has passed since, sleep included.
@@ -33,6 +53,10 @@ impl Clock for SystemClock {
             boot_ms: boot_ms(),
         });
         anchor.now_ms(boot_ms())
+    }
+
+    fn wall_ms(&self) -> u64 {
+        wall_ms()
     }
 }
 

@@ -225,4 +225,8 @@ impl Clock for Glommio {
     fn now_ms(&self) -> u64 {
         SystemClock.now_ms()
     }
+
+    fn wall_ms(&self) -> u64 {
+        SystemClock.wall_ms()
+    }
 }

@@ -27,6 +27,8 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 struct State {
     start: Instant,
+    /// The machine's clock was set forward by so much.
+    wall_ahead_ms: Cell<u64>,
     elapsed: Cell<Duration>,
     random: Cell<u64>,
     next_task: Cell<u64>,
@@ -57,6 +59,7 @@ impl SimExecutor {
     pub fn new(seed: u64) -> Self {
         Self(Rc::new(State {
             start: Instant::now(),
+            wall_ahead_ms: Cell::new(0),
             elapsed: Cell::new(Duration::ZERO),
             random: Cell::new(seed),
             next_task: Cell::new(0),
@@ -76,6 +79,11 @@ impl SimExecutor {
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// Sets the machine's clock to so much after what it would be.
+    pub fn set_wall_ahead_ms(&self, ms: u64) {
+        self.0.wall_ahead_ms.set(ms);
     }
 
     /// Virtual time since the start.
@@ -207,6 +215,10 @@ impl Executor for SimExecutor {
 impl Clock for SimExecutor {
     fn now_ms(&self) -> u64 {
         EPOCH_MS + u64::try_from(self.0.elapsed.get().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.now_ms() + self.0.wall_ahead_ms.get()
     }
 }
 

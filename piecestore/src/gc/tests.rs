@@ -101,7 +101,7 @@ impl World {
             receipt_key: [1; 32].into(),
         };
         let now_ms = executor.now_ms();
-        permission.update(vec![keys], now_ms + satellite_ahead_ms, now_ms);
+        permission.update(vec![keys], now_ms + satellite_ahead_ms, executor.moment());
         Self {
             executor: executor.clone(),
             store,
@@ -196,6 +196,10 @@ fn what_no_part_contains_is_trashed_and_said() {
             (RUN, 60, 60 - garbage, garbage, 0)
         );
         assert_eq!(said.trashed_bytes, garbage * 1_024);
+        let figures = world.reports.figures();
+        assert_eq!((figures.run, figures.examined), (RUN, 60));
+        assert_eq!((figures.trashed, figures.error.as_str()), (garbage, ""));
+        assert!(figures.at_ms >= now_ms);
         assert_eq!(world.trashed(), garbage);
         assert_eq!(world.line.fetched.take(), [0, 1]);
         // Announced again with every check-in, done once.
@@ -231,6 +235,8 @@ fn a_filter_that_would_trash_too_much_is_refused_and_said() {
         let said = said.collected.unwrap();
         assert_eq!((said.trashed, said.refused_parts), (0, 1));
         assert_eq!((said.would_trash, said.would_trash_of), (120, 120));
+        let figures = world.reports.figures();
+        assert_eq!((figures.refused_parts, figures.would_trash), (1, 120));
         assert_eq!(world.store.counters().pieces, 120);
     });
 }
@@ -242,19 +248,30 @@ fn a_filter_for_somebody_else_of_the_future_or_damaged_changes_nothing() {
         let mut damaged = filter(now_ms, (0, 255), &[], |_| {});
         damaged[100] ^= 1;
         let bad = [
-            filter(now_ms, (0, 255), &[], |scope| scope.node = [3; 32].into()),
-            filter(now_ms, (0, 255), &[], |scope| {
-                scope.satellite = [3; 32].into()
-            }),
-            filter(now_ms, (0, 255), &[], |scope| {
-                scope.snapshot_ms = now_ms + 3_600_000
-            }),
-            damaged,
-            Vec::new(),
+            (
+                filter(now_ms, (0, 255), &[], |scope| scope.node = [3; 32].into()),
+                "is of satellite",
+            ),
+            (
+                filter(now_ms, (0, 255), &[], |scope| {
+                    scope.satellite = [3; 32].into()
+                }),
+                "is of satellite",
+            ),
+            (
+                filter(now_ms, (0, 255), &[], |scope| {
+                    scope.snapshot_ms = now_ms + 3_600_000
+                }),
+                "from the future",
+            ),
+            (damaged, "is no filter"),
+            (Vec::new(), "is no filter"),
         ];
-        for bad in bad {
+        for (bad, why) in bad {
             let said = world.collect(vec![bad]).await;
             assert_eq!(said.collected, None, "it is not done");
+            let error = world.reports.figures().error;
+            assert!(error.contains(why), "{error}");
             assert_eq!(world.line.fetched.take(), [0], "once for each announcement");
             assert_eq!(world.store.counters().pieces, 10);
         }
@@ -277,7 +294,8 @@ fn a_node_whose_clock_is_far_off_collects_nothing() {
             receipt_key: [1; 32].into(),
         };
         let now_ms = world.executor.now_ms();
-        world.permission.update(vec![keys], now_ms, now_ms);
+        let moment = world.executor.moment();
+        world.permission.update(vec![keys], now_ms, moment);
         assert_eq!(world.collect(parts).await.collected.unwrap().trashed, 10);
     });
 }

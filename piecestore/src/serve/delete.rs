@@ -21,6 +21,7 @@ where
         peer: NodeId,
         send: &mut S,
     ) -> Result<(), Failure> {
+        let store = self.opened()?;
         let now_ms = self.now_ms();
         let limit = self
             .permission()
@@ -32,8 +33,7 @@ where
             .spend(&limit, 1, 1, now_ms)
             .map_err(VerbError::from)?;
 
-        let existed = self
-            .store()
+        let existed = store
             .delete(
                 limit.satellite.as_bytes(),
                 limit.piece_id.as_bytes(),

@@ -23,6 +23,12 @@ pub enum VerbError {
     /// *limit*: the node is stopping.
     #[error("the node is going down")]
     ShuttingDown,
+    /// *limit*: which pieces are here is not known yet.
+    #[error("the index is being rebuilt, {percent} % read")]
+    Opening {
+        /// Of the blobs' bytes.
+        percent: u32,
+    },
     /// *caller*: the limit does not allow it.
     #[error(transparent)]
     Permission(#[from] PermissionError),
@@ -135,7 +141,7 @@ impl VerbError {
             Self::Permission(error) => error.code(),
             Self::Shape(_) | Self::OtherShape { .. } => Code::BadLimit,
             Self::OverByteCount { .. } => Code::Denied,
-            Self::NoRoom(_) => Code::Busy,
+            Self::Opening { .. } | Self::NoRoom(_) => Code::Busy,
             Self::Full => Code::Full,
             Self::BodyEnded { .. }
             | Self::CommitmentLength { .. }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_lite::future;
-use strand_blob::{GetError, Piece};
+use strand_blob::Piece;
 use strand_codec::{LEAF_BYTES, SHARE_BYTES, Shape, cut_shares, prove_slice};
 use strand_protocol::pb::node_response::Answer;
 use strand_protocol::permit::LimitAction;
@@ -42,6 +42,7 @@ where
         peer: NodeId,
         send: &mut S,
     ) -> Result<(), Failure> {
+        let store = self.opened()?;
         let now_ms = self.now_ms();
         let allowed = [
             LimitAction::Get,
@@ -76,8 +77,7 @@ where
             .map_err(VerbError::from)?;
 
         let expiry_time_s = self.permission().expiry_time_s(now_ms);
-        let piece = self
-            .store()
+        let piece = store
             .piece(
                 limit.satellite.as_bytes(),
                 limit.piece_id.as_bytes(),
@@ -114,10 +114,7 @@ where
         let Some(first) = runs.next() else {
             return Err(VerbError::EmptyRange.into());
         };
-        let mut current = self
-            .read_run(shape, piece, &first)
-            .await
-            .map_err(VerbError::from)?;
+        let mut current = self.read_run(shape, piece, &first).await?;
 
         let header = pb::GetHeader {
             root: piece.root.to_vec(),
@@ -141,7 +138,7 @@ where
             .await;
             sent?;
             spend.settle(length);
-            current = read.map_err(|error| Failure::Reset(error.into()))?;
+            current = read.map_err(Failure::Reset)?;
         }
         send.finish();
         Ok(())
@@ -156,10 +153,8 @@ where
     ) -> Result<Vec<u8>, VerbError> {
         let mut cut = Vec::with_capacity(2);
         for share in cut_shares(shape.piece_len(), leaves.clone()).map_err(VerbError::Proof)? {
-            cut.push((
-                share,
-                self.store().read_shares(piece, share..share + 1).await?,
-            ));
+            let shares = self.opened()?.read_shares(piece, share..share + 1);
+            cut.push((share, shares.await?));
         }
         let bytes_of = |wanted| {
             cut.iter()
@@ -171,8 +166,9 @@ where
         Ok(hashes.concat())
     }
 
-    async fn read_run(&self, shape: &Shape, piece: &Piece, run: &Run) -> Result<Bytes, GetError> {
-        let bytes = self.store().read_shares(piece, run.shares.clone()).await?;
+    async fn read_run(&self, shape: &Shape, piece: &Piece, run: &Run) -> Result<Bytes, VerbError> {
+        let shares = self.opened()?.read_shares(piece, run.shares.clone());
+        let bytes = shares.await?;
         let base = shape.share_offset(run.shares.start);
         let cut = |offset: u64| usize::try_from(offset - base).unwrap_or(usize::MAX);
         Ok(bytes.slice(cut(run.bytes.start)..cut(run.bytes.end)))

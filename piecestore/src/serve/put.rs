@@ -39,6 +39,7 @@ where
         send: &mut S,
         recv: &mut R,
     ) -> Result<(), Failure> {
+        let store = self.opened()?;
         let now_ms = self.now_ms();
         let permitted = self
             .permission()
@@ -67,10 +68,10 @@ where
             .write_budget()
             .try_reserve(piece_len)
             .map_err(VerbError::from)?;
-        if self.store().is_read_only() {
+        if store.is_read_only() {
             return Err(VerbError::Put(PutError::ReadOnly).into());
         }
-        if !self.store().has_room(piece_len) {
+        if !store.has_room(piece_len) {
             return Err(VerbError::Full.into());
         }
 
@@ -80,7 +81,7 @@ where
         let commit = self.commit(recv).await?;
         let (commitment, path) = check_commit(&shape, limit, &tree.root, &commit)?;
 
-        let stored = self.store().put(strand_blob::NewPiece {
+        let stored = store.put(strand_blob::NewPiece {
             satellite: *limit.satellite.as_bytes(),
             id: *limit.piece_id.as_bytes(),
             created_s: seconds(limit.issued_ms),

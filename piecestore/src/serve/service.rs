@@ -1,11 +1,11 @@
 //! One node's answers: what its verbs share, and the way in.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use strand_blob::{Disk, Store};
+use strand_blob::{Disk, OpenProgress, Store};
 use strand_protocol::limits::NODE_FRAME_BYTES_MAX;
 use strand_protocol::pb::node_request::Verb;
 use strand_protocol::pb::node_response::Answer;
@@ -20,11 +20,11 @@ use crate::permission::Permission;
 use crate::stream::{RecvStream, Request, SendStream, StreamError};
 
 /// What a node's verbs work with.
-pub struct ServiceOptions<D: Disk, E, C> {
+pub struct ServiceOptions<E, C> {
     /// Who we are.
     pub node_id: NodeId,
-    /// Where pieces are.
-    pub store: Rc<Store<D>>,
+    /// How far the opening of the store is.
+    pub opening: Rc<OpenProgress>,
     /// Keys, satellite time, serials.
     pub permission: Rc<Permission>,
     /// The core's memory for bodies coming in.
@@ -39,7 +39,9 @@ pub struct ServiceOptions<D: Disk, E, C> {
 
 /// One node, as its peers see it.
 pub struct Service<D: Disk, E, C> {
-    options: ServiceOptions<D, E, C>,
+    options: ServiceOptions<E, C>,
+    /// Not there while it is being opened.
+    store: OnceCell<Rc<Store<D>>>,
     is_draining: Cell<bool>,
     in_flight: Cell<usize>,
     counters: Cell<VerbCounts>,
@@ -80,16 +82,26 @@ where
     E: Executor,
     C: Clock,
 {
-    /// A node ready to answer.
+    /// A node that answers that it is busy, until it is given its store.
     #[must_use]
-    pub fn new(options: ServiceOptions<D, E, C>) -> Rc<Self> {
+    pub fn new(options: ServiceOptions<E, C>) -> Rc<Self> {
         Rc::new(Self {
             options,
+            store: OnceCell::new(),
             is_draining: Cell::new(false),
             in_flight: Cell::new(0),
             counters: Cell::default(),
             errors: RefCell::default(),
         })
+    }
+
+    /// From now on pieces are served from this store.
+    ///
+    /// # Panics
+    ///
+    /// If it was given one before.
+    pub fn open(&self, store: Rc<Store<D>>) {
+        assert!(self.store.set(store).is_ok(), "a node has one store");
     }
 
     /// Answers one request, to its end.
@@ -143,10 +155,17 @@ where
         }
     }
 
-    /// Where the pieces are.
+    /// Where the pieces are; `None` while that is being opened.
     #[must_use]
-    pub fn store(&self) -> &Rc<Store<D>> {
-        &self.options.store
+    pub fn store(&self) -> Option<&Rc<Store<D>>> {
+        self.store.get()
+    }
+
+    /// The store, which is what a verb asks for first: an index that is half known must not answer for a piece (docs/format.md, section 6).
+    pub(super) fn opened(&self) -> Result<&Rc<Store<D>>, VerbError> {
+        self.store.get().ok_or_else(|| VerbError::Opening {
+            percent: self.options.opening.percent(),
+        })
     }
 
     /// Keys, satellite time, serials.

@@ -11,7 +11,7 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn json(ran: &Ran) -> serde_json::Value {
+pub(crate) fn json(ran: &Ran) -> serde_json::Value {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     serde_json::from_str(&ran.stdout).unwrap()
 }
@@ -257,7 +257,7 @@ fn a_node_that_ran_between_two_tries_of_a_move_is_copied_as_it_is_now() {
 }
 
 /// Every regular file below a directory.
-fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

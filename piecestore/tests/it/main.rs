@@ -5,12 +5,15 @@
 mod commands;
 mod disk;
 mod driver;
+mod kills;
 mod limits;
 mod mount;
 mod node;
+mod opening;
 mod scrub;
 mod sick;
 mod space;
+mod storage;
 mod trash;
 mod vanish;
 mod verify;

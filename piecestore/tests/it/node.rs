@@ -14,7 +14,7 @@ use strand_transport::Identity;
 
 use crate::world::{
     Client, Process, Satellite, Segment, block_on, code, eventually, now_ms, piecestore, run,
-    set_up, status,
+    set_up, set_up_many, status,
 };
 
 /// Shares of a full segment's piece: 2,316,416 bytes.
@@ -106,16 +106,7 @@ fn several_nodes_share_a_process_and_its_cores() {
     block_on(async {
         let root = tempfile::tempdir().unwrap();
         let satellite = Satellite::start().await;
-        let nodes: Vec<_> = (0..5)
-            .map(|index| {
-                set_up(
-                    root.path(),
-                    &format!("node{index}"),
-                    &satellite.to_argument(),
-                    &[],
-                )
-            })
-            .collect();
+        let nodes = set_up_many(root.path(), 5, &satellite);
         let dirs: Vec<&Path> = nodes.iter().map(|(dir, _)| dir.as_path()).collect();
         let process = Process::start(&dirs, &["--cores", "2"]);
         let mut stored = Vec::new();

@@ -200,10 +200,10 @@ fn a_scrub_that_is_killed_at_any_moment_leaves_everything_to_the_next_one() {
     });
 }
 
-type OwnStore = Rc<Store<RingDisk<CoreExecutor>>>;
+pub(crate) type OwnStore = Rc<Store<RingDisk<CoreExecutor>>>;
 
 /// Works with the store of a directory as a node would, but with blobs of four records, and nobody compacts.
-fn with_store<T: Send + 'static, F: Future<Output = T> + 'static>(
+pub(crate) fn with_store<T: Send + 'static, F: Future<Output = T> + 'static>(
     dir: &Path,
     node: NodeId,
     work: impl FnOnce(OwnStore, Recovery) -> F + Send + 'static,
@@ -227,7 +227,7 @@ fn with_store<T: Send + 'static, F: Future<Output = T> + 'static>(
     core.unwrap().join().unwrap()
 }
 
-fn piece(satellite: NodeId, segment: &Segment) -> NewPiece {
+pub(crate) fn piece(satellite: NodeId, segment: &Segment) -> NewPiece {
     NewPiece {
         satellite: *satellite.as_bytes(),
         id: *segment.id.as_bytes(),

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::mount::Mount;
 use crate::world::{
-    Client, Process, Satellite, Segment, block_on, eventually, run, set_up, status,
+    Client, Process, Satellite, Segment, block_on, eventually, run, set_up, set_up_many, status,
 };
 
 fn blobs(dir: &Path) -> Vec<PathBuf> {
@@ -84,16 +85,7 @@ fn the_same_directories_are_served_with_one_two_and_four_cores() {
     block_on(async {
         let root = tempfile::tempdir().unwrap();
         let satellite = Satellite::start().await;
-        let nodes: Vec<_> = (0..4)
-            .map(|index| {
-                set_up(
-                    root.path(),
-                    &format!("node{index}"),
-                    &satellite.to_argument(),
-                    &[],
-                )
-            })
-            .collect();
+        let nodes = set_up_many(root.path(), 4, &satellite);
         let dirs: Vec<&Path> = nodes.iter().map(|(dir, _)| dir.as_path()).collect();
         let mut stored: Vec<Vec<Segment>> = vec![Vec::new(); nodes.len()];
         for cores in ["1", "2", "4", "1"] {
@@ -120,32 +112,25 @@ fn the_same_directories_are_served_with_one_two_and_four_cores() {
     });
 }
 
-/// A file system in a file, which can be frozen: whoever writes to it then waits, as for a disk that hangs.
+/// A file system which can be frozen: whoever writes to it then waits, as for a disk that hangs.
 struct Freezer {
     path: PathBuf,
+    _mount: Mount,
 }
 
 impl Freezer {
     /// `None`, and a line that says so, without the right to mount or the programs for it.
     fn new(root: &Path) -> Option<Self> {
-        let (image, path) = (root.join("image"), root.join("frozen"));
+        let path = root.join("frozen");
         std::fs::create_dir(&path).unwrap();
-        std::fs::File::create(&image)
-            .unwrap()
-            .set_len(128 << 20)
-            .unwrap();
-        let does = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).output();
-            output.is_ok_and(|output| output.status.success())
-        };
-        let (image, mount) = (image.to_str().unwrap(), path.to_str().unwrap());
-        if does("fsfreeze", &["--version"])
-            && does("mkfs.ext4", &["-q", "-F", image])
-            && does("mount", &["-o", "loop", image, mount])
-        {
-            return Some(Self { path });
+        let mount = Mount::ext4(128, &path)?;
+        if Command::new("fsfreeze").arg("--version").output().is_ok() {
+            return Some(Self {
+                path,
+                _mount: mount,
+            });
         }
-        let line = "skipped: freezing a disk needs root, loop devices, mkfs.ext4 and fsfreeze";
+        let line = "skipped: freezing a disk needs fsfreeze";
         let _ = writeln!(std::io::stderr(), "{line}");
         None
     }
@@ -163,7 +148,6 @@ impl Drop for Freezer {
     fn drop(&mut self) {
         // It may be thawed; frozen, it would hold up every program that touches it.
         self.set("-u");
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }
 

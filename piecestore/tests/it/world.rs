@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -258,6 +258,18 @@ pub(crate) fn set_up(root: &Path, name: &str, satellite: &str, more: &[&str]) ->
     (dir, node)
 }
 
+/// Makes the directories of so many nodes.
+pub(crate) fn set_up_many(
+    root: &Path,
+    count: usize,
+    satellite: &Satellite,
+) -> Vec<(PathBuf, NodeId)> {
+    let argument = satellite.to_argument();
+    (0..count)
+        .map(|index| set_up(root, &format!("node{index}"), &argument, &[]))
+        .collect()
+}
+
 /// `status --json` of a running node.
 pub(crate) fn status(dir: &Path) -> serde_json::Value {
     let ran = run(&["status", "--json", "--dir", dir.to_str().unwrap()]);
@@ -271,6 +283,9 @@ pub(crate) struct Process {
     child: Child,
     pub(crate) started_ms: u64,
     pub(crate) serving: Vec<String>,
+    /// What was printed before that, of nodes that take their time.
+    pub(crate) opening: Vec<String>,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
     log: std::thread::JoinHandle<String>,
 }
 
@@ -282,6 +297,13 @@ impl Process {
 
     /// Starts `piecestore run` and waits until so many nodes serve.
     pub(crate) fn start_expecting(count: usize, dirs: &[&Path], more: &[&str]) -> Self {
+        let mut process = Self::begin(dirs, more);
+        process.wait_until_serving(count);
+        process
+    }
+
+    /// Starts `piecestore run`, and waits for nothing.
+    pub(crate) fn begin(dirs: &[&Path], more: &[&str]) -> Self {
         let started_ms = now_ms();
         let mut command = piecestore();
         command
@@ -299,23 +321,32 @@ impl Process {
             stderr.read_to_string(&mut log).unwrap();
             log
         });
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut serving = Vec::new();
-        for _ in 0..count {
-            let Some(line) = lines.next() else {
-                let status = child.wait().unwrap();
-                panic!(
-                    "ended with {status} instead of serving: {}",
-                    log.join().unwrap()
-                );
-            };
-            serving.push(line.unwrap());
-        }
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self {
             child,
             started_ms,
-            serving,
+            serving: Vec::new(),
+            opening: Vec::new(),
+            lines,
             log,
+        }
+    }
+
+    /// Waits until so many nodes serve.
+    pub(crate) fn wait_until_serving(&mut self, count: usize) {
+        while self.serving.len() < count {
+            let Some(line) = self.lines.next() else {
+                let status = self.child.wait().unwrap();
+                let log = std::mem::replace(&mut self.log, std::thread::spawn(String::new));
+                let log = log.join().unwrap();
+                panic!("ended with {status} instead of serving: {log}");
+            };
+            let line = line.unwrap();
+            if line.starts_with("opening ") {
+                self.opening.push(line);
+            } else {
+                self.serving.push(line);
+            }
         }
     }
 

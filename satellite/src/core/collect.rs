@@ -2,11 +2,13 @@
 //! ids are cut into parts, and how much is held in memory at once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use strand_protocol::limits as shared;
 use strand_protocol::{NodeId, PieceId};
 
 use super::row::NodeNumber;
+use crate::limits;
 
 /// The moment from which on a piece is safe however the walk goes (docs/wire.md, section 5).
 ///
@@ -15,6 +17,12 @@ use super::row::NodeNumber;
 pub(crate) fn snapshot_ms(began_ms: u64, oldest_upload_ms: Option<u64>, margin_ms: u64) -> u64 {
     let earliest = oldest_upload_ms.map_or(began_ms, |oldest| oldest.min(began_ms));
     earliest.saturating_sub(margin_ms)
+}
+
+/// How long a walk rests after a step that took so long: half of its time at least, and as long as its pace asks for.
+pub(crate) fn rest(segment_count: usize, took: Duration) -> Duration {
+    let paced = Duration::from_secs(segment_count as u64) / limits::GC_SEGMENTS_PER_S_MAX;
+    took.max(paced.saturating_sub(took))
 }
 
 /// One filter to be made.
@@ -130,6 +138,18 @@ mod tests {
             }
             assert_eq!(next, [0; 32], "the last part ends with the last id");
         }
+    }
+
+    #[test]
+    fn a_walk_takes_half_of_the_time_and_keeps_its_pace() {
+        let us = Duration::from_micros;
+        let step = limits::GC_SEGMENTS_PER_STEP;
+        assert_eq!(step, 256);
+        // 2,560 us for a step, its own time in it.
+        assert_eq!(rest(step, us(0)), us(2_560));
+        assert_eq!(rest(step, us(560)), us(2_000));
+        assert_eq!(rest(step, us(40_000)), us(40_000));
+        assert_eq!(rest(0, us(0)), us(0));
     }
 
     #[test]

@@ -260,45 +260,57 @@ pub(super) fn discard_of(row: pb::Discard) -> Option<Discard> {
     })
 }
 
+/// The same fields, wherever an outcome is.
+macro_rules! outcome_fields {
+    ($target:path, $outcome:expr, $reported_ms:expr) => {{
+        type Target = $target;
+        Target {
+            run: $outcome.run,
+            examined: $outcome.examined,
+            kept: $outcome.kept,
+            trashed: $outcome.trashed,
+            trashed_bytes: $outcome.trashed_bytes,
+            refused_parts: $outcome.refused_parts,
+            would_trash: $outcome.would_trash,
+            would_trash_of: $outcome.would_trash_of,
+            reported_ms: $reported_ms,
+        }
+    }};
+}
+
+/// What a node says in a check-in.
+pub(crate) fn outcome_reported(
+    outcome: &strand_protocol::pb::CollectOutcome,
+    reported_ms: u64,
+) -> CollectionOutcome {
+    outcome_fields!(CollectionOutcome, outcome, reported_ms)
+}
+
+fn outcome_to(outcome: &CollectionOutcome) -> pb::CollectionOutcome {
+    outcome_fields!(pb::CollectionOutcome, outcome, outcome.reported_ms)
+}
+
+fn outcome_of(outcome: &pb::CollectionOutcome) -> CollectionOutcome {
+    outcome_fields!(CollectionOutcome, outcome, outcome.reported_ms)
+}
+
 pub(super) fn collection_to(row: &CollectionRow) -> pb::Collection {
-    let outcome = |outcome: &CollectionOutcome| pb::CollectionOutcome {
-        run: outcome.run,
-        examined: outcome.examined,
-        kept: outcome.kept,
-        trashed: outcome.trashed,
-        trashed_bytes: outcome.trashed_bytes,
-        refused_parts: outcome.refused_parts,
-        would_trash: outcome.would_trash,
-        would_trash_of: outcome.would_trash_of,
-        reported_ms: outcome.reported_ms,
-    };
     pb::Collection {
         run: row.run,
         part_count: row.part_count,
         snapshot_ms: row.snapshot_ms,
         piece_count: row.piece_count,
-        outcome: row.outcome.as_ref().map(outcome),
+        outcome: row.outcome.as_ref().map(outcome_to),
     }
 }
 
 pub(super) fn collection_of(row: pb::Collection) -> CollectionRow {
-    let outcome = |outcome: pb::CollectionOutcome| CollectionOutcome {
-        run: outcome.run,
-        examined: outcome.examined,
-        kept: outcome.kept,
-        trashed: outcome.trashed,
-        trashed_bytes: outcome.trashed_bytes,
-        refused_parts: outcome.refused_parts,
-        would_trash: outcome.would_trash,
-        would_trash_of: outcome.would_trash_of,
-        reported_ms: outcome.reported_ms,
-    };
     CollectionRow {
         run: row.run,
         part_count: row.part_count,
         snapshot_ms: row.snapshot_ms,
         piece_count: row.piece_count,
-        outcome: row.outcome.map(outcome),
+        outcome: row.outcome.as_ref().map(outcome_of),
     }
 }
 

@@ -21,6 +21,7 @@ use strand_protocol::{Position, ProjectId, StreamId};
 pub(crate) use self::collection::{
     CollectionStore, Filter, LeftOfSegment, Reports, SegmentPage, Taken,
 };
+pub(crate) use self::convert::outcome_reported;
 pub(crate) use self::redb::RedbStore;
 use crate::core::list::ListQuery;
 use crate::core::refusal::Refusal;

@@ -1,14 +1,19 @@
 //! The way in: first frames, unknown verbs, time-outs, shutting down.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use strand_blob::disk::sim::SimDisk;
 use strand_protocol::pb::node_request::Verb;
 use strand_protocol::pb::node_response::Answer;
 use strand_protocol::permit::LimitAction;
 use strand_protocol::{Code, pb};
 
 use super::world::{End, World, in_worlds};
+use crate::core::executor::Executor;
+use crate::core::simulated::SimExecutor;
 use crate::stream::SendStream;
 
 async fn answer_to(world: &World, bytes: &'static [u8]) -> End {
@@ -29,6 +34,78 @@ fn a_ping_is_answered_with_version_and_id() {
         assert_eq!(pong.version, env!("CARGO_PKG_VERSION"));
         assert_eq!(world.service.counters().verbs.pings, 1);
     });
+}
+
+/// The pieces are there and every read takes its time: whoever asks meanwhile is told to come back, also for a piece that is not there.
+#[test]
+fn until_the_store_is_open_every_request_for_a_piece_is_busy() {
+    for seed in 0..4 {
+        let executor = SimExecutor::new(seed);
+        let inner = executor.clone();
+        executor.run(async move {
+            let before = World::new(inner.clone(), SimDisk::new(seed), 1 << 30).await;
+            let (stored, absent) = (before.segment(1, 3, 50_000), before.segment(1, 3, 50_000));
+            before.put(&stored).await;
+            before.store().close().await;
+            let world = World::unopened(inner.clone(), before.disk.clone());
+            let opening = world.clone();
+            let is_open = Rc::new(Cell::new(false));
+            let opened = Rc::clone(&is_open);
+            inner.spawn(async move {
+                opening.executor.sleep(Duration::from_secs(1)).await;
+                opening.open_store(1 << 30).await;
+                opened.set(true);
+            });
+            let mut rounds = 0;
+            while !is_open.get() {
+                let get = world.limit(LimitAction::Get, &stored);
+                let whole = |limit| {
+                    Verb::Get(pb::GetRequest {
+                        limit,
+                        first_leaf: 0,
+                        leaf_count: 0,
+                    })
+                };
+                let missing = world.limit(LimitAction::Get, &absent);
+                let put = world.limit(LimitAction::Put, &absent);
+                let delete = world.limit(LimitAction::Delete, &stored);
+                for verb in [
+                    whole(get),
+                    whole(missing),
+                    Verb::Put(pb::PutRequest { limit: put }),
+                    Verb::Delete(pb::DeleteRequest { limit: delete }),
+                ] {
+                    let end = world.call(verb).await.end().await;
+                    if is_open.get() {
+                        break;
+                    }
+                    let End::Answer(Answer::Error(error)) = end else {
+                        panic!("{end:?}")
+                    };
+                    assert_eq!(Code::of_error(&error), Code::Busy);
+                    assert!(
+                        error.message.starts_with("the index is being rebuilt, "),
+                        "{error:?}"
+                    );
+                    assert!(error.retry_after_ms > 0);
+                }
+                let pong = world.call(Verb::Ping(pb::Ping {})).await.end().await;
+                assert!(matches!(pong, End::Answer(Answer::Pong(_))), "{pong:?}");
+                rounds += 1;
+                inner.sleep(Duration::from_millis(100)).await;
+            }
+            assert!(rounds > 5);
+            world.assert_idle().await;
+            assert_eq!(
+                world.delete(&absent).await,
+                End::Answer(Answer::Deleted(pb::Deleted { existed: false }))
+            );
+            assert_eq!(
+                world.delete(&stored).await,
+                End::Answer(Answer::Deleted(pb::Deleted { existed: true }))
+            );
+        });
+    }
 }
 
 #[test]

@@ -29,7 +29,6 @@ const ADMITTED: End = End::Answer(Answer::PutAdmitted(pb::PutAdmitted {}));
 
 async fn assert_not_stored(world: &World, segment: &Segment) {
     let found = world
-        .service
         .store()
         .piece(world.satellite.as_bytes(), segment.id.as_bytes(), 0)
         .await;
@@ -53,7 +52,7 @@ fn pieces_of_every_shape_are_stored_and_receipted() {
             );
             assert_eq!((receipt.piece_expiry_ms, receipt.epoch), (0, EPOCH));
 
-            let store = world.service.store();
+            let store = world.store();
             let piece = store
                 .piece(world.satellite.as_bytes(), segment.id.as_bytes(), 0)
                 .await
@@ -68,7 +67,7 @@ fn pieces_of_every_shape_are_stored_and_receipted() {
             assert_eq!(stored, segment.body);
         }
         world.assert_idle().await;
-        assert_eq!(world.service.store().counters().acks, SHAPES.len() as u64);
+        assert_eq!(world.store().counters().acks, SHAPES.len() as u64);
     });
 }
 
@@ -90,7 +89,7 @@ fn an_expiry_is_receipted_exactly_and_stored_rounded_up() {
             .verify(&world.keys.receipt_key(&world.node, EPOCH))
             .unwrap();
         assert_eq!(receipt.piece_expiry_ms, piece_expiry_ms);
-        let store = world.service.store();
+        let store = world.store();
         let piece = store
             .piece(world.satellite.as_bytes(), segment.id.as_bytes(), 0)
             .await
@@ -548,7 +547,7 @@ fn the_same_piece_again_is_acked_again_and_another_one_conflicts() {
             (again.root, again.commitment)
         );
         assert_ne!(first.serial, again.serial);
-        assert_eq!(world.service.store().counters().pieces, 1);
+        assert_eq!(world.store().counters().pieces, 1);
 
         let other = Segment {
             id: segment.id,
@@ -577,7 +576,7 @@ fn the_same_id_of_two_segments_is_one_piece_per_id() {
         };
         world.put(&one).await;
         world.put(&two).await;
-        assert_eq!(world.service.store().counters().pieces, 2);
+        assert_eq!(world.store().counters().pieces, 2);
     });
 }
 
@@ -613,7 +612,7 @@ fn no_receipt_leaves_before_the_sync() {
         });
         world.put(&world.segment(4, 10, 50_000)).await;
         assert_eq!((world.executor.elapsed() - since).as_secs(), 3);
-        assert_eq!(world.service.store().counters().acks_before_sync, 0);
+        assert_eq!(world.store().counters().acks_before_sync, 0);
     });
 }
 
@@ -640,7 +639,6 @@ fn a_failed_sync_gives_no_receipt_and_closes_the_store_for_writing() {
         assert_eq!(end.code(), Code::ReadOnly);
         world.assert_idle().await;
         let piece = world
-            .service
             .store()
             .piece(world.satellite.as_bytes(), kept.id.as_bytes(), 0)
             .await
@@ -677,7 +675,7 @@ fn a_disk_that_fails_at_any_operation_never_gives_a_receipt_for_nothing() {
             world.assert_idle().await;
             let after = World::new(inner, disk.crash(nth), 1 << 40).await;
             for segment in acked {
-                let store = after.service.store();
+                let store = after.store();
                 let piece = store
                     .piece(after.satellite.as_bytes(), segment.id.as_bytes(), 0)
                     .await
@@ -719,7 +717,7 @@ fn acked_pieces_survive_a_crash_in_the_middle_of_many_puts() {
             let after = World::new(inner, disk.crash(seed), 1 << 40).await;
             let acked = acked.take();
             for segment in &acked {
-                let store = after.service.store();
+                let store = after.store();
                 let piece = store
                     .piece(after.satellite.as_bytes(), segment.id.as_bytes(), 0)
                     .await

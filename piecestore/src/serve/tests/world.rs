@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::{Store, StoreOptions};
+use strand_blob::{OpenProgress, Store, StoreOptions};
 use strand_codec::{Hash, PieceHasher, PieceTree, SHARE_BYTES, SegmentTree, Shape};
 use strand_protocol::pb::node_request::Verb;
 use strand_protocol::pb::node_response::Answer;
@@ -33,6 +33,7 @@ type SimService = Service<SimDisk, SimExecutor, SimExecutor>;
 pub(super) struct World {
     pub(super) executor: SimExecutor,
     pub(super) disk: SimDisk,
+    pub(super) opening: Rc<OpenProgress>,
     pub(super) service: Rc<SimService>,
     pub(super) keys: Rc<SatelliteKeys>,
     pub(super) write_budget: Rc<Budget>,
@@ -82,15 +83,33 @@ pub(super) fn in_worlds<F: Future<Output = ()> + 'static>(test: impl Fn(World) -
 
 impl World {
     pub(super) async fn new(executor: SimExecutor, disk: SimDisk, capacity_bytes: u64) -> Self {
+        let world = Self::unopened(executor, disk);
+        world.open_store(capacity_bytes).await;
+        world
+    }
+
+    /// Opens the store, and has it served.
+    pub(super) async fn open_store(&self, capacity_bytes: u64) {
+        let options = StoreOptions::new(*self.node.as_bytes(), capacity_bytes);
+        let mut random = |bytes: &mut [u8]| bytes.fill(self.executor.random() as u8);
+        let disk = self.disk.clone();
+        let opened = Store::open_watched(disk, options, 0, &mut random, &self.opening);
+        let (store, _) = opened.await.unwrap();
+        self.executor.spawn(Rc::clone(&store).run_commits());
+        self.service.open(store);
+    }
+
+    /// The store, which was opened.
+    pub(super) fn store(&self) -> &Rc<Store<SimDisk>> {
+        self.service.store().unwrap()
+    }
+
+    /// A node whose store is not open.
+    pub(super) fn unopened(executor: SimExecutor, disk: SimDisk) -> Self {
         let node = NodeId::from([2; 32]);
         let satellite = NodeId::from([1; 32]);
         let keys = Rc::new(SatelliteKeys::new([9; 32]));
-        let options = StoreOptions::new(*node.as_bytes(), capacity_bytes);
-        let mut random = |bytes: &mut [u8]| bytes.fill(executor.random() as u8);
-        let (store, _) = Store::open(disk.clone(), options, 0, &mut random)
-            .await
-            .unwrap();
-        executor.spawn(Rc::clone(&store).run_commits());
+        let opening = Rc::new(OpenProgress::default());
         let permission = Permission::new(satellite, node);
         let epoch_keys = |epoch| EpochKeys {
             epoch,
@@ -100,13 +119,13 @@ impl World {
         permission.update(
             vec![epoch_keys(EPOCH), epoch_keys(EPOCH - 1)],
             executor.now_ms(),
-            executor.now_ms(),
+            executor.moment(),
         );
         let write_budget = Budget::new(WRITE_BUDGET_BYTES);
         let read_budget = Budget::new(READ_BUDGET_BYTES);
         let service = Service::new(ServiceOptions {
             node_id: node,
-            store,
+            opening: Rc::clone(&opening),
             permission,
             write_budget: Rc::clone(&write_budget),
             read_budget: Rc::clone(&read_budget),
@@ -117,6 +136,7 @@ impl World {
         Self {
             executor,
             disk,
+            opening,
             service,
             keys,
             write_budget,
