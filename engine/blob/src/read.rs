@@ -21,8 +21,9 @@ use crate::record::{Found, Kind, RecordHeader, Trailer};
 use crate::states::{Known, State};
 use crate::store::Store;
 
-/// A record up to this long is read whole when its piece is looked up, so a small piece costs one read.
-const WHOLE_READ_BYTES_MAX: u64 = 64 * 1_024;
+/// A record up to this long is read whole when its piece is looked up, so that it costs one read and not three: a disk has fewer reads
+/// to give than bytes.
+const WHOLE_READ_BYTES_MAX: u64 = 128 * 1_024;
 
 // A one-share piece's root is computed from its body when it is looked up.
 const _: () = assert!(
@@ -62,9 +63,20 @@ pub(crate) struct Confirmed {
     pub(crate) class: ExpiryClass,
 }
 
+/// What is wanted of the records of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Search {
+    /// The newest whole one.
+    Piece,
+    /// All of them, by their headers alone.
+    Records,
+}
+
 enum Loaded {
     /// Another piece with the same fingerprint.
     Other,
+    /// The piece's, by its header.
+    Known(Confirmed),
     Whole(Box<Piece>, Confirmed),
     /// The piece's, but its trailer (or only share) is damaged.
     Damaged(Confirmed, Damage),
@@ -195,7 +207,7 @@ impl<D: Disk> Store<D> {
         id: &[u8; 32],
         now_s: u32,
     ) -> Result<Piece, GetError> {
-        let lookup = self.look_up(satellite, id, false).await;
+        let lookup = self.look_up(satellite, id, Search::Piece).await;
         if let Some(piece) = lookup.piece {
             if piece.is_gone(now_s) {
                 return Err(GetError::NotFound);
@@ -322,14 +334,19 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Reads all records that may be this piece, newest first; unless `all`, up to the first whole one.
-    pub(crate) async fn look_up(&self, satellite: &[u8; 32], id: &[u8; 32], all: bool) -> Lookup {
+    /// Reads the records that may be this piece, newest first.
+    pub(crate) async fn look_up(
+        &self,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+        search: Search,
+    ) -> Lookup {
         let fingerprint = self.fingerprinter.of(satellite, id);
         // A piece that compaction moves while it is looked for is looked for again. It moves at most once in the time of a few
         // reads, so the bound is never met.
         for _ in 0..LOOKUPS_MAX {
             let candidates = self.candidates(fingerprint);
-            if let Some(lookup) = self.try_candidates(candidates, satellite, id, all).await {
+            if let Some(lookup) = self.try_candidates(candidates, satellite, id, search).await {
                 return lookup;
             }
         }
@@ -342,17 +359,18 @@ impl<D: Disk> Store<D> {
         candidates: Vec<(Entry, State)>,
         satellite: &[u8; 32],
         id: &[u8; 32],
-        all: bool,
+        search: Search,
     ) -> Option<Lookup> {
         let mut lookup = Lookup::default();
         for (entry, state) in candidates {
-            match self.load(entry, state, satellite, id).await {
+            match self.load(entry, state, satellite, id, search).await {
                 Ok(Loaded::Other) => {}
                 Ok(Loaded::Moved) => return None,
+                Ok(Loaded::Known(confirmed)) => lookup.confirmed.push(confirmed),
                 Ok(Loaded::Whole(piece, confirmed)) => {
                     lookup.confirmed.push(confirmed);
                     lookup.piece.get_or_insert(*piece);
-                    if !all {
+                    if search == Search::Piece {
                         break;
                     }
                 }
@@ -385,6 +403,7 @@ impl<D: Disk> Store<D> {
         state: State,
         satellite: &[u8; 32],
         id: &[u8; 32],
+        search: Search,
     ) -> Result<Loaded, DiskError> {
         let place = entry.place();
         let Some(blob) = self.blob(place) else {
@@ -400,7 +419,7 @@ impl<D: Disk> Store<D> {
         if let Some(loaded) = self.load_resident(&record) {
             return Ok(loaded);
         }
-        let is_small = record.is_small();
+        let is_small = record.is_small() && search == Search::Piece;
         let first_len = if is_small {
             entry.record_len_max()
         } else {
@@ -411,6 +430,9 @@ impl<D: Disk> Store<D> {
             Ok(found) => found,
             Err(loaded) => return Ok(*loaded),
         };
+        if search == Search::Records {
+            return Ok(Loaded::Known(confirmed));
+        }
         let trailer_at = RECORD_HEADER_BYTES as u64 + u64::from(header.body_len);
         if is_small {
             self.note_read(&blob, place, header.record_len());
@@ -448,8 +470,9 @@ impl<D: Disk> Store<D> {
             let trailer_at = RECORD_HEADER_BYTES + header.body_len as usize;
             let trailer = header.trailer_of(bytes.get(trailer_at..).unwrap_or_default());
             let body = bytes.get(RECORD_HEADER_BYTES..trailer_at);
+            // The root of a one-share piece is that of its body. Of others nobody may want it.
             let body = body
-                .filter(|_| record.is_small())
+                .filter(|body| body.len() <= SHARE_BYTES)
                 .map(Bytes::copy_from_slice);
             record.assemble(&header, confirmed, trailer, body)
         };

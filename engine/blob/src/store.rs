@@ -26,6 +26,7 @@ use crate::piece::{NewPiece, Stored};
 use crate::poison::{Poison, PoisonCause};
 use crate::progress::OpenProgress;
 use crate::queue::{Item, Queues, Work};
+use crate::read::Search;
 use crate::recent::RecentReads;
 use crate::record::Kind;
 use crate::recover::{self, Recovery, Rot};
@@ -303,7 +304,9 @@ impl<D: Disk> Store<D> {
         piece.check().map_err(PutError::BadPiece)?;
         let fingerprint = self.fingerprinter.of(&piece.satellite, &piece.id);
         let guard = self.locks.lock(fingerprint).await;
-        let mut lookup = self.look_up(&piece.satellite, &piece.id, false).await;
+        let mut lookup = self
+            .look_up(&piece.satellite, &piece.id, Search::Piece)
+            .await;
         // Where it cannot be told, an opening finds out.
         let is_behind = self
             .tell_unknown(&mut lookup, &piece.satellite, &piece.id)
@@ -366,7 +369,7 @@ impl<D: Disk> Store<D> {
         self.check_open()?;
         let fingerprint = self.fingerprinter.of(satellite, id);
         let guard = self.locks.lock(fingerprint).await;
-        let mut lookup = self.look_up(satellite, id, true).await;
+        let mut lookup = self.look_up(satellite, id, Search::Records).await;
         let is_behind = match self.tell_unknown(&mut lookup, satellite, id).await {
             Ok(()) => false,
             // The disk may read it the next time: it would be there again.

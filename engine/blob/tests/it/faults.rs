@@ -234,7 +234,7 @@ fn the_capacity_bounds_the_files() {
 #[test]
 fn a_read_that_fails_costs_that_read_only() {
     let world = World::new(1);
-    world.put(piece(1, 100_000)).unwrap();
+    world.put(piece(1, 200_000)).unwrap();
     let found = world.piece(1).unwrap();
     for nth in 1..=3 {
         world.disk.inject(once(&[Op::Read], nth, Failure::Eio));
@@ -255,12 +255,12 @@ fn a_read_that_fails_costs_that_read_only() {
         let wanted = if nth == 3 {
             (Ok(7), Err(eio))
         } else {
-            (Err(eio), Ok(100_000))
+            (Err(eio), Ok(200_000))
         };
         assert_eq!(shares, wanted);
         assert!(!world.store.is_read_only());
     }
-    check_same(&world, &piece(1, 100_000));
+    check_same(&world, &piece(1, 200_000));
 }
 
 /// What a scenario was told, by piece: true = acked as stored, false = acked as deleted. Absent: cut off or failed.
