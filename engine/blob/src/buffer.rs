@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 use crate::layout::BLOCK_BYTES;
 
 /// Bytes that a thread keeps for its next buffers.
-pub const KEPT_BYTES_MAX: usize = 16 << 20;
+pub const KEPT_BYTES_MAX: usize = 12 << 20;
 
 /// How many runs of memory these are at most: a bound for the search among them.
 const KEPT_COUNT_MAX: usize = 128;
@@ -251,7 +251,7 @@ mod tests {
     fn a_thread_keeps_no_more_than_it_may() {
         let held: Vec<_> = (0..40).map(|_| IoBuffer::zeroed(1 << 20)).collect();
         drop(held);
-        KEPT.with_borrow(|kept| assert_eq!((kept.bytes, kept.memory.len()), (16 << 20, 16)));
+        KEPT.with_borrow(|kept| assert_eq!((kept.bytes, kept.memory.len()), (12 << 20, 12)));
         let held: Vec<_> = (0..500).map(|_| IoBuffer::zeroed(1)).collect();
         drop(held);
         KEPT.with_borrow(|kept| {

@@ -245,7 +245,7 @@ fn a_read_that_fails_costs_that_read_only() {
                 .await
                 .map(|piece| piece.share_count());
             let shares = store
-                .read_shares(&found, 0..7)
+                .read_shares(&found, 0..13)
                 .await
                 .map(|bytes| bytes.len());
             (first, shares)
@@ -253,7 +253,7 @@ fn a_read_that_fails_costs_that_read_only() {
         let eio = GetError::Disk(DiskError::Io { errno: 5 });
         // A lookup reads header and trailer, then come the shares.
         let wanted = if nth == 3 {
-            (Ok(7), Err(eio))
+            (Ok(13), Err(eio))
         } else {
             (Err(eio), Ok(200_000))
         };
