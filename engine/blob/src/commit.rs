@@ -1,10 +1,9 @@
-//! Group commit without a timer: while a class's group is on its way, everything queued for it waits for the next one.
+//! Group commit without a timer: while a group is being written, what is queued for its classes waits for the next one.
 //!
-//! One task runs [`Store::run_commits`]. It takes what is queued for one expiry class, lays it out as one group and has it written durably,
-//! and only then enters the records into the index and answers. Groups of several classes are on their way at once. A class that has a
-//! group on its way gets a second one, in another blob (its second *lane*), only if what waits is worth a request of its own, so that
-//! copying and checking go on while the disk works. What must stay true: **an ack leaves after the sync that covers it ended** (counted when it
-//! does not), a blob has one group on its way at most, a place in it is written once, and no sync is repeated.
+//! One task runs [`Store::run_commits`]. It takes what should go down together (`queue`), has it laid out as one group (`lay_out`) and written
+//! durably, and only then enters the records into the index and answers. Several groups are on their way at once, each in a blob of its own: one
+//! for a class, and a second (its second *lane*) if what waits is worth a request. What must stay true: **an ack leaves after the sync that covers
+//! it ended** (counted when it does not), a blob has one group on its way at most, a place in it is written once, and no sync is repeated.
 //!
 //! Which blob takes a group, and how blobs begin and end, is in `seal`.
 

@@ -94,7 +94,7 @@ struct Queue {
 }
 
 /// This part of the longest group is enough to be worth a request of its own.
-const ENOUGH_PARTS: u64 = 16;
+const ENOUGH_PARTS: u64 = 4;
 
 /// A group of fewer records is never shortened: the one left out waits for a whole group more.
 const SPILL_RECORDS_MIN: usize = 32;

@@ -352,7 +352,8 @@ async fn run_nodes(core: Core, mut asks: Inbox<Ask>, disk_turn: DiskTurn) {
                             turn,
                         };
                         let node_id = seat.directory.config().node_id;
-                        let node = Node::start(&core, seat, budgets).await.unwrap();
+                        let node = Node::begin(&core, seat, budgets).unwrap();
+                        assert!(node.open(&core).await.unwrap(), "nobody stopped it");
                         nodes.borrow_mut().insert(node_id, node);
                         drop(pass);
                     });

@@ -14,8 +14,7 @@ use piecestore::node::{Budgets, Node, Seat};
 use strand_protocol::Code;
 
 use crate::world::{
-    Client, Process, Satellite, Segment, block_on, code, eventually, piecestore, run, set_up,
-    status,
+    Client, Process, Satellite, Segment, block_on, code, eventually, run, set_up, status,
 };
 
 /// Bytes that the newest blob is made longer by, as a file system's damage might: an opening tries every step of them. They are a hole.
@@ -85,9 +84,6 @@ fn a_node_is_in_the_network_and_busy_until_its_index_is_there() {
         assert_eq!(ran.code, Some(1), "{ran:?}");
         let sentence = "error: the node cannot answer: the index is being rebuilt, ";
         assert!(ran.stderr.starts_with(sentence), "{ran:?}");
-        // A job waits for the store.
-        let begun = piecestore().args(["compact", "--dir", path]).spawn();
-        let mut compacting = begun.unwrap();
         let process = tokio::task::spawn_blocking(move || {
             process.wait_until_serving(1);
             process
@@ -112,7 +108,8 @@ fn a_node_is_in_the_network_and_busy_until_its_index_is_there() {
         client.put(&new).await.unwrap();
         assert!(client.delete(&segments[0]).await.unwrap());
         assert_eq!(status(&dir)["opening"]["is_open"], true);
-        assert!(compacting.wait().unwrap().success());
+        let ran = run(&["compact", "--dir", path]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
         let (ended, log) = process.stop();
         assert!(ended.success(), "{log}");
     });
