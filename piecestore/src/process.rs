@@ -303,9 +303,13 @@ impl CorePlan {
         for seat in self.seats {
             let Some(pass) = starting.enter() else { break };
             let (core, budgets, nodes) = (core.clone(), budgets.clone(), Rc::clone(&nodes));
-            let news = farewell.0.clone();
+            let (news, stop) = (farewell.0.clone(), Arc::clone(&self.stop));
             executor.spawn(async move {
                 let _pass = pass;
+                // Told to stop before its turn came: nobody would end its opening.
+                if stop.load(Ordering::Acquire) {
+                    return;
+                }
                 // The main thread may be past listening: it is stopping then.
                 let say = |line| drop(news.send(News::Started(line)));
                 start_node(&core, seat, budgets, &nodes, say).await;

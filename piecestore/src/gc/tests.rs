@@ -2,12 +2,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::{NewPiece, StoreOptions};
+use strand_blob::{GetError, NewPiece, StoreOptions};
 use strand_protocol::{FilterKey, FilterScope};
 
 use super::*;
 use crate::core::simulated::SimExecutor;
 use crate::permission::EpochKeys;
+
+mod guards;
 
 const NODE: [u8; 32] = [2; 32];
 const SATELLITE: [u8; 32] = [1; 32];
@@ -17,6 +19,8 @@ const RUN: u64 = 77;
 struct Filters {
     parts: RefCell<Vec<Vec<u8>>>,
     fetched: RefCell<Vec<u32>>,
+    /// Does not answer.
+    hangs: Cell<bool>,
 }
 
 impl Line for Filters {
@@ -27,6 +31,9 @@ impl Line for Filters {
     async fn fetch_filter(&self, fetch: pb::FetchFilter) -> Result<Vec<u8>, CheckInError> {
         assert_eq!(fetch.run, RUN);
         self.fetched.borrow_mut().push(fetch.part);
+        if self.hangs.get() {
+            future::pending::<()>().await;
+        }
         let parts = self.parts.borrow();
         let part = parts.get(fetch.part as usize).cloned();
         part.ok_or_else(|| CheckInError::Refused("no such filter".to_owned()))
@@ -38,6 +45,17 @@ fn filter(
     now_ms: u64,
     range: (u8, u8),
     keys: &[u8],
+    change: impl FnOnce(&mut FilterScope),
+) -> Vec<u8> {
+    let ids: Vec<_> = keys.iter().map(|&byte| [byte; 32]).collect();
+    filter_of(now_ms, range, &ids, change)
+}
+
+/// The same of pieces with these ids.
+fn filter_of(
+    now_ms: u64,
+    range: (u8, u8),
+    ids: &[[u8; 32]],
     change: impl FnOnce(&mut FilterScope),
 ) -> Vec<u8> {
     let mut first_id = [0; 32];
@@ -52,7 +70,7 @@ fn filter(
     };
     change(&mut scope);
     let key = FilterKey::from([9; 32]);
-    let hashes = keys.iter().map(|&byte| key.hash(&[byte; 32])).collect();
+    let hashes = ids.iter().map(|id| key.hash(id)).collect();
     PieceFilter::build(scope, key, hashes).unwrap().into_bytes()
 }
 
@@ -77,6 +95,7 @@ fn new_piece(key: u8, created_s: u32) -> NewPiece {
 /// A node with pieces of keys 0 to `pieces`, a collector, and what it has to say.
 struct World {
     executor: SimExecutor,
+    disk: SimDisk,
     store: Rc<Store<SimDisk>>,
     permission: Rc<Permission>,
     reports: Reports,
@@ -88,7 +107,8 @@ impl World {
     async fn new(executor: &SimExecutor, pieces: u8, satellite_ahead_ms: u64) -> Self {
         let options = StoreOptions::new(NODE, 1 << 30);
         let mut salt = |bytes: &mut [u8]| bytes.fill(7);
-        let opened = Store::open(SimDisk::new(1), options, 0, &mut salt);
+        let disk = SimDisk::new(1);
+        let opened = Store::open(disk.clone(), options, 0, &mut salt);
         let (store, _) = opened.await.unwrap();
         executor.spawn(Rc::clone(&store).run_commits());
         for key in 0..pieces {
@@ -104,6 +124,7 @@ impl World {
         permission.update(vec![keys], now_ms + satellite_ahead_ms, executor.moment());
         Self {
             executor: executor.clone(),
+            disk,
             store,
             permission,
             reports: Reports::default(),
@@ -111,6 +132,7 @@ impl World {
             line: Filters {
                 parts: RefCell::default(),
                 fetched: RefCell::default(),
+                hangs: Cell::default(),
             },
         }
     }
@@ -134,6 +156,10 @@ impl World {
     }
 
     async fn work(&self) {
+        self.work_for(5 * GC_LOOK_PERIOD).await;
+    }
+
+    async fn work_for(&self, time: Duration) {
         let collector = Collector {
             node: NODE.into(),
             satellite: SATELLITE.into(),
@@ -144,8 +170,23 @@ impl World {
             board: &self.board,
             executor: &self.executor,
         };
-        let over = timeout(&self.executor, 5 * GC_LOOK_PERIOD, collector.run());
+        let over = timeout(&self.executor, time, collector.run());
         assert_eq!(over.await, None, "it runs until it is dropped");
+    }
+
+    /// What the owner is told who asks for the trash.
+    async fn owner_restores(&self) -> String {
+        assert_eq!(self.board.restore_question(), None);
+        let question = self.board.ask_restore();
+        self.work().await;
+        self.board.restored(question).unwrap()
+    }
+
+    /// Reads a piece at some time, by the satellite's clock, as a get would.
+    async fn read(&self, satellite: [u8; 32], key: u8, now_s: u64) -> Result<(), GetError> {
+        let now_s = u32::try_from(now_s).unwrap();
+        let found = self.store.piece(&satellite, &[key; 32], now_s).await;
+        found.map(drop)
     }
 
     fn trashed(&self) -> u64 {
@@ -217,8 +258,11 @@ fn pieces_of_the_snapshots_second_and_later_stay() {
         for (key, created_s) in [(1, snapshot_s - 1), (2, snapshot_s), (3, snapshot_s + 1)] {
             world.store.put(new_piece(key, created_s)).await.unwrap();
         }
+        // Late in its second: that is not rounded up.
+        let late =
+            |scope: &mut FilterScope| scope.snapshot_ms = u64::from(snapshot_s) * 1_000 + 999;
         let said = world
-            .collect(vec![filter(now_ms, (0, 255), &[], |_| {})])
+            .collect(vec![filter(now_ms, (0, 255), &[], late)])
             .await;
         assert_eq!(said.collected.unwrap().trashed, 1);
         assert_eq!(world.store.counters().pieces, 2);
@@ -309,17 +353,7 @@ fn what_is_read_out_of_the_trash_comes_back_and_is_said_until_it_is_taken() {
             .await;
         assert_eq!(world.store.counters().pieces, 0);
         for key in [3, 4] {
-            assert!(
-                world
-                    .store
-                    .piece(
-                        &SATELLITE,
-                        &[key; 32],
-                        u32::try_from(now_ms / 1_000).unwrap()
-                    )
-                    .await
-                    .is_ok()
-            );
+            assert_eq!(world.read(SATELLITE, key, now_ms / 1_000).await, Ok(()));
         }
         world.work().await;
         let said = || {
@@ -340,12 +374,7 @@ fn what_is_read_out_of_the_trash_comes_back_and_is_said_until_it_is_taken() {
         world.reports.answered(&answer(9));
         assert_eq!(said().len(), 0);
         // The owner wants the others back too.
-        let question = {
-            assert_eq!(world.board.restore_question(), None);
-            world.board.ask_restore()
-        };
-        world.work().await;
-        assert_eq!(world.board.restored(question).unwrap(), r#"{"restored":8}"#);
+        assert_eq!(world.owner_restores().await, r#"{"restored":8}"#);
         assert_eq!(world.store.counters().pieces, 10);
     });
 }

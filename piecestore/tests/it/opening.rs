@@ -1,8 +1,16 @@
 //! Nodes whose stores take long to open.
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use piecestore::budget::Budget;
+use piecestore::core::{CoreOptions, Executor, Gate, start, timeout};
+use piecestore::directory::Directory;
+use piecestore::hardware::DiskTurn;
+use piecestore::node::{Budgets, Node, Seat};
 use strand_protocol::Code;
 
 use crate::world::{
@@ -86,6 +94,14 @@ fn a_node_is_in_the_network_and_busy_until_its_index_is_there() {
         assert!(opening[0].starts_with(&format!("opening {node} on ")));
         assert_eq!(opening.len(), 1, "{opening:?}");
         assert!(process.serving[0].starts_with(&format!("serving {node} on ")));
+        let served = Instant::now();
+        eventually("a check-in with the store's figures", async || {
+            let seen = satellite.seen(node).unwrap();
+            (seen.check_in.free_bytes > 0).then_some(())
+        })
+        .await;
+        let told = served.elapsed();
+        assert!(told < Duration::from_secs(10), "not at once: {told:?}");
         for segment in &segments {
             assert_eq!(client.get(segment).await.unwrap(), segment.body);
         }
@@ -94,11 +110,6 @@ fn a_node_is_in_the_network_and_busy_until_its_index_is_there() {
         assert_eq!(status(&dir)["opening"]["is_open"], true);
         let ran = run(&["compact", "--dir", path]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        eventually("a check-in with the store's figures", async || {
-            let seen = satellite.seen(node).unwrap();
-            (seen.check_in.free_bytes > 0).then_some(())
-        })
-        .await;
         let (ended, log) = process.stop();
         assert!(ended.success(), "{log}");
     });
@@ -136,5 +147,44 @@ fn a_node_that_is_told_to_stop_while_its_store_is_opened_stops_at_once() {
         for segment in &segments {
             assert_eq!(client.get(segment).await.unwrap(), segment.body);
         }
+    });
+}
+
+#[test]
+fn a_node_that_is_stopped_while_its_store_is_opened_leaves_it() {
+    block_on(async {
+        let root = tempfile::tempdir().unwrap();
+        let satellite = Satellite::start().await;
+        let (dir, ..) = slow_to_open(root.path(), &satellite, 64 << 30).await;
+        let directory = Directory::open(&dir).unwrap();
+        let core = start(CoreOptions::default(), move |core| async move {
+            let executor = core.executor();
+            let seat = Seat {
+                directory,
+                board: Arc::default(),
+                is_spinning: false,
+                turn: DiskTurn::default(),
+            };
+            let budgets = Budgets {
+                write: Budget::new(8 << 20),
+                read: Budget::new(8 << 20),
+            };
+            let node = Rc::new(Node::begin(&core, seat, budgets).unwrap());
+            let opened = Rc::new(Cell::new(None));
+            let (opening, answer) = (Rc::clone(&node), Rc::clone(&opened));
+            let ended = Gate::new();
+            let pass = ended.enter().unwrap();
+            executor.spawn(async move {
+                answer.set(opening.open(&core).await.ok());
+                drop(pass);
+            });
+            executor.sleep(Duration::from_millis(200)).await;
+            assert_eq!(opened.get(), None, "it is slow");
+            node.stop().await;
+            timeout(&executor, Duration::from_secs(1), ended.close()).await;
+            opened.get()
+        });
+        let ended = tokio::task::spawn_blocking(|| core.unwrap().join().unwrap());
+        assert_eq!(ended.await.unwrap(), Some(false));
     });
 }

@@ -1,7 +1,7 @@
 //! `piecestore scrub` of running and stopped nodes, and what compacting a stopped one leaves for its next start.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,12 +12,38 @@ use piecestore::directory::Directory;
 use piecestore::disk::RingDisk;
 use strand_blob::{NewPiece, Recovery, Store, StoreOptions};
 use strand_protocol::NodeId;
+use tempfile::TempDir;
 
 use crate::commands::{check_serves, filled, text};
 use crate::verify::find_record;
 use crate::world::{
     Process, Satellite, Segment, block_on, eventually, piecestore, run, set_up, status,
 };
+
+/// A stopped node with pieces, and its satellite.
+struct Filled {
+    root: TempDir,
+    satellite: Satellite,
+    dir: PathBuf,
+    node: NodeId,
+    segments: Vec<Segment>,
+}
+
+impl Filled {
+    /// A piece of each of these sizes.
+    async fn new(sizes: &[u64]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let satellite = Satellite::start().await;
+        let (dir, node, segments) = filled(root.path(), &satellite, sizes).await;
+        Self {
+            root,
+            satellite,
+            dir,
+            node,
+            segments,
+        }
+    }
+}
 
 /// `scrub --json`, whose exit code must be its `ok`.
 fn scrub(dir: &Path) -> serde_json::Value {
@@ -45,6 +71,21 @@ fn damage(dir: &Path, segment: &Segment) {
     file.sync_all().unwrap();
 }
 
+/// Begins to scrub, and kills that command; whether it was still at work.
+async fn kill_scrub_after(dir: &Path, wait_ms: u64) -> bool {
+    let mut child = piecestore()
+        .args(["scrub", "--dir", text(dir)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+    let was_running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    was_running
+}
+
 fn check_good(dir: &Path, running: bool, body_bytes: u64) {
     let report = scrub(dir);
     assert_eq!(
@@ -66,10 +107,13 @@ fn check_good(dir: &Path, running: bool, body_bytes: u64) {
 #[test]
 fn a_clean_store_is_read_whole_and_called_clean_running_or_stopped() {
     block_on(async {
-        let root = tempfile::tempdir().unwrap();
-        let satellite = Satellite::start().await;
-        let sizes = [20_000, 300_000, 2_000_000];
-        let (dir, node, segments) = filled(root.path(), &satellite, &sizes).await;
+        let Filled {
+            root: _root,
+            satellite,
+            dir,
+            node,
+            segments,
+        } = Filled::new(&[20_000, 300_000, 2_000_000]).await;
         let body_bytes = segments.iter().map(|piece| piece.body.len() as u64).sum();
         check_good(&dir, false, body_bytes);
         let process = Process::start(&[&dir], &[]);
@@ -82,10 +126,13 @@ fn a_clean_store_is_read_whole_and_called_clean_running_or_stopped() {
 #[test]
 fn a_damaged_piece_of_a_stopped_node_is_named_and_the_others_are_served() {
     block_on(async {
-        let root = tempfile::tempdir().unwrap();
-        let satellite = Satellite::start().await;
-        let sizes = [20_000, 300_000, 2_000_000];
-        let (dir, node, mut segments) = filled(root.path(), &satellite, &sizes).await;
+        let Filled {
+            root: _root,
+            satellite,
+            dir,
+            node,
+            mut segments,
+        } = Filled::new(&[20_000, 300_000, 2_000_000]).await;
         let victim = segments.remove(1);
         damage(&dir, &victim);
         // Nothing of it is kept: the second finds the same.
@@ -116,10 +163,13 @@ fn a_damaged_piece_of_a_stopped_node_is_named_and_the_others_are_served() {
 #[test]
 fn what_a_running_node_finds_damaged_its_satellite_hears_of() {
     block_on(async {
-        let root = tempfile::tempdir().unwrap();
-        let satellite = Satellite::start().await;
-        let sizes = [20_000, 300_000, 2_000_000];
-        let (dir, node, segments) = filled(root.path(), &satellite, &sizes).await;
+        let Filled {
+            root: _root,
+            satellite,
+            dir,
+            node,
+            segments,
+        } = Filled::new(&[20_000, 300_000, 2_000_000]).await;
         let process = Process::start(&[&dir], &[]);
         satellite.reached(node, process.started_ms).await;
         let victim = &segments[1];
@@ -156,24 +206,18 @@ fn what_a_running_node_finds_damaged_its_satellite_hears_of() {
 #[test]
 fn a_scrub_that_is_killed_at_any_moment_leaves_everything_to_the_next_one() {
     block_on(async {
-        let root = tempfile::tempdir().unwrap();
-        let satellite = Satellite::start().await;
-        let sizes = [4_000_000; 12];
-        let (dir, node, mut segments) = filled(root.path(), &satellite, &sizes).await;
+        let Filled {
+            root: _root,
+            satellite,
+            dir,
+            node,
+            mut segments,
+        } = Filled::new(&[4_000_000; 12]).await;
         let victim = segments.pop().unwrap();
         damage(&dir, &victim);
         let mut kills = 0;
         for wait_ms in [2, 5, 10, 20, 40, 80, 160, 320, 640] {
-            let mut child = piecestore()
-                .args(["scrub", "--dir", text(&dir)])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-            kills += usize::from(child.try_wait().unwrap().is_none());
-            child.kill().unwrap();
-            child.wait().unwrap();
+            kills += usize::from(kill_scrub_after(&dir, wait_ms).await);
         }
         assert!(kills >= 2, "only {kills} kills");
         let report = scrub(&dir);
@@ -181,15 +225,7 @@ fn a_scrub_that_is_killed_at_any_moment_leaves_everything_to_the_next_one() {
         assert_eq!(report["lost"][0]["piece_id"], victim.id.to_string());
         // A command that asked a running node may go away; the job goes on, and the next command gets its end or another one's.
         let process = Process::start(&[&dir], &[]);
-        let mut child = piecestore()
-            .args(["scrub", "--dir", text(&dir)])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_scrub_after(&dir, 50).await;
         let report = scrub(&dir);
         assert_eq!(
             (&report["running"], &report["damaged_pieces"]),
@@ -287,9 +323,13 @@ fn a_stopped_node_that_was_compacted_starts_from_its_checkpoint_and_misses_nothi
 #[test]
 fn checkpoints_that_cannot_be_opened_keep_a_node_from_starting_until_they_can_or_are_gone() {
     block_on(async {
-        let root = tempfile::tempdir().unwrap();
-        let satellite = Satellite::start().await;
-        let (dir, node, segments) = filled(root.path(), &satellite, &[20_000, 300_000]).await;
+        let Filled {
+            root: _root,
+            satellite,
+            dir,
+            node,
+            segments,
+        } = Filled::new(&[20_000, 300_000]).await;
         let (folder, aside) = (dir.join("checkpoint"), dir.join("aside"));
         std::fs::rename(&folder, &aside).unwrap();
         let refused = || {
