@@ -137,23 +137,38 @@ impl<D: Disk> Store<D> {
                 && !states::is_expired(entry.record.expiry_s, now_s)
         });
         let mut ahead = Ahead::new(self, &blob, pieces, self.options.compact_gap_bytes_max);
+        let moving = self.move_records(&blob, &footer, &outranked, now_s, &mut ahead, &mut done);
+        let moved = moving.await;
+        // Also where that failed.
+        ahead.finish().await;
+        moved?;
+        self.remove(&blob, &footer, &mut done).await?;
+        Ok(Some(done))
+    }
+
+    /// Moves what is worth keeping of a blob; returns once all of it is durable elsewhere.
+    async fn move_records(
+        &self,
+        blob: &Blob<D::File>,
+        footer: &Footer,
+        outranked: &Outranked,
+        now_s: u32,
+        ahead: &mut Ahead<'_, D>,
+        done: &mut Compaction,
+    ) -> Result<(), PutError> {
         let mut moves = Moves::default();
         for entry in &footer.entries {
             let moved = if entry.record.kind == Kind::Piece {
-                self.move_piece(&blob, entry, now_s, &mut ahead, &mut done)
-                    .await?
+                self.move_piece(blob, entry, now_s, ahead, done).await?
             } else {
-                self.move_mark(&blob, entry, &outranked, &mut done).await?
+                self.move_mark(blob, entry, outranked, done).await?
             };
             if let Some(answer) = moved {
                 moves.push(answer, entry.record.record_len());
             }
             moves.settle_until(MOVING_BYTES_MAX, MOVES_MAX).await?;
         }
-        ahead.finish().await;
-        moves.settle_until(0, 0).await?;
-        self.remove(&blob, &footer, &mut done).await?;
-        Ok(Some(done))
+        moves.settle_until(0, 0).await
     }
 
     /// Whether so little room is left that all that compaction can win is needed.

@@ -1,7 +1,7 @@
 //! The bytes of a commit group, and what stays to be done for each of its records.
 //!
-//! A group is laid out in one buffer. The body of a long piece that has a group for
-//! itself stays where it is: only the blocks that it shares with headers and trailer are made. Formats: docs/format.md section 6.
+//! A group is laid out in one buffer. The body of a long piece that has a group for itself stays where it is: only the blocks that it shares
+//! with headers and trailer are made. Formats: docs/format.md section 6.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ use crate::states::Known;
 use crate::store::Store;
 use crate::wait::{KeyGuard, Sender};
 
-/// A record that was laid out: all that is needed once it is durable. Its body is in the group's buffer by now.
+/// A record that was laid out: all that is needed once it is durable. The group's bytes have its body by now.
 pub(crate) struct Placed {
     pub(crate) fingerprint: u64,
     pub(crate) entry: Entry,
