@@ -82,6 +82,7 @@ pub mod testing;
 pub mod verify;
 mod wait;
 mod walk;
+mod zeros;
 
 pub use buffer::IoBuffer;
 pub use collect::{CollectError, CollectRequest, Collection, Wanted};

@@ -46,6 +46,8 @@ pub struct StoreOptions {
     pub blob_bytes_max: u64,
     /// A commit group takes no further record that would make it longer than this.
     pub group_bytes_max: usize,
+    /// Zeros written behind a small group, for the next small ones to overwrite; 0 for none.
+    pub ahead_bytes: u64,
     /// Blobs of one expiry class that may take groups at the same time: 1 or 2. The second is used while much waits; on a disk that seeks
     /// one is better.
     pub lanes_max: u8,
@@ -77,6 +79,7 @@ impl StoreOptions {
         Self {
             node_id,
             capacity_bytes,
+            ahead_bytes: 64 << 10,
             blob_bytes_max: (capacity_bytes / 64).clamp(64 << 20, 1 << 30),
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
