@@ -442,7 +442,8 @@ impl<D: Disk> Store<D> {
             index_bytes: (self.index.borrow().memory_bytes()
                 + self.dead.borrow().memory_bytes()
                 + self.trash.borrow().memory_bytes()
-                + self.damaged.borrow().memory_bytes()) as u64,
+                + self.damaged.borrow().memory_bytes()
+                + self.trash_record_bytes()) as u64,
             ..self.counters.get()
         }
     }
