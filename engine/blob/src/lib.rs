@@ -71,6 +71,7 @@ mod read;
 mod recent;
 mod record;
 mod recover;
+mod recovery;
 mod revive;
 mod scan;
 mod scrub;
