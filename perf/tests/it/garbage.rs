@@ -146,7 +146,7 @@ fn what_the_delete_queue_gave_up_on_is_trashed_and_what_somebody_reads_comes_bac
 
 /// Goal: where a node's pieces are shared out among several filters each speaks of its own ids alone: garbage of every part goes into the
 /// trash, nothing that lives does.
-/// Method: as above, with filters made for two pieces each. A filter that were applied to more ids than its own would trash what lives there.
+/// Method: as above, with filters made for two pieces each. A filter that were made for more ids than it was filled with would trash what lives there.
 #[test]
 fn a_node_with_several_filters_loses_only_what_none_of_them_wants() {
     const OBJECTS: u64 = 8;
@@ -188,8 +188,8 @@ fn a_node_with_several_filters_loses_only_what_none_of_them_wants() {
     let [examined, kept_pieces, trashed] =
         ["examined", "kept", "trashed"].map(|field| sum(&collected, field));
     assert_eq!(examined, kept_pieces + trashed, "{collected}");
-    assert!(kept_pieces >= pieces, "{collected}");
     // Of what is in no object a filter contains 1 in 256 by mistake.
+    assert!((pieces..=pieces + 3).contains(&kept_pieces), "{collected}");
     assert!(trashed >= PIECES - 3, "{collected}");
     assert_eq!(sum(&collected, "refused_filters"), 0);
     for (key, bytes) in &kept {
