@@ -81,6 +81,8 @@ impl Claim {
 pub(crate) struct Survey {
     /// Blobs that had been removed, and checkpoints written, when it was made.
     pub(crate) removed_count: u64,
+    /// How many there were then. Those that came later are taken to be needed.
+    pub(crate) mark_count: u32,
     pub(crate) needed_count: u32,
 }
 
@@ -358,10 +360,9 @@ impl<F> Blob<F> {
     /// Bytes of the tombstones, trash and restore records that are needed, as far as known.
     pub(crate) fn mark_bytes(&self) -> u64 {
         let mark_count = self.tally.get().mark_count;
-        let needed_count = self
-            .survey
-            .get()
-            .map_or(mark_count, |survey| survey.needed_count);
+        let needed_count = self.survey.get().map_or(mark_count, |survey| {
+            survey.needed_count + (mark_count - survey.mark_count)
+        });
         u64::from(needed_count) * MARK_BYTES
     }
 

@@ -62,6 +62,10 @@ impl<'a, F> Flights<'a, F> {
         bytes >= FLIGHT_BYTES_MAX
     }
 
+    fn has(&self, blob: &Blob<F>) -> bool {
+        self.list.iter().any(|flight| flight.blob.slot == blob.slot)
+    }
+
     fn in_flight(&self) -> InFlight {
         let mut all = InFlight::default();
         for flight in &self.list {
@@ -106,6 +110,7 @@ impl<D: Disk> Store<D> {
             if store.is_checkpoint_due() && flights.list.is_empty() {
                 store.checkpoint_now().await;
             }
+            store.seal_wanted(|blob| flights.has(blob)).await;
             while !store.is_checkpoint_due()
                 && let Some(batch) = store.next_batch(&flights)
             {
@@ -125,6 +130,7 @@ impl<D: Disk> Store<D> {
                 store.work.take().await;
             }
         }
+        self.wanted_seals.take();
         self.attest_all().await;
         self.checkpoint_at_close().await;
         self.stopped.set();

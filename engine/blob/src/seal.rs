@@ -131,7 +131,7 @@ impl<D: Disk> Store<D> {
 
     /// Ends a blob with its footer. Where that is not possible the blob stays as it is, is only attested, and is read whole at
     /// the next opening.
-    async fn seal(&self, blob: &Rc<Blob<D::File>>) {
+    pub(crate) async fn seal(&self, blob: &Rc<Blob<D::File>>) {
         if self.find_displaced(blob).await {
             return;
         }
