@@ -52,9 +52,11 @@ pub const SCRUB_LOST_NAMED_MAX: usize = 65_536;
 /// A scrub that the owner asked for rests a fourth of the time that each step took, so that others have their turn of the disk.
 pub const SCRUB_JOB_REST_PART: u32 = 4;
 
-/// How long a running node may take to begin a job: it looks ten times a second. While its store is being opened, how long that may make
-/// no progress.
+/// How long a running node may take to begin a job: it looks ten times a second.
 pub const JOB_BEGIN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long an opening that a job waits for may make no progress. A damaged gibibyte is read twice before more is known.
+pub const OPENING_PROGRESS_WAIT: Duration = Duration::from_secs(60);
 
 /// What one step of the scrub reads at most: a longest piece record, or a run of smaller ones.
 pub const SCRUB_STEP_BYTES: u64 = 4 << 20;

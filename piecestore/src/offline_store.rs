@@ -16,7 +16,7 @@ use crate::core::{self, Core, CoreError, CoreExecutor, CoreOptions, Executor, Un
 use crate::directory::{CheckpointsError, Directory, DirectoryError};
 use crate::disk::RingDisk;
 use crate::jobs::{CompactFigures, JobFigures, JobKind, JobOpening, compact_all};
-use crate::limits::JOB_BEGIN_WAIT;
+use crate::limits::{JOB_BEGIN_WAIT, OPENING_PROGRESS_WAIT};
 use crate::meter::Meter;
 use crate::space::with_separators;
 use crate::status::human_bytes;
@@ -302,7 +302,12 @@ impl Patience {
             self.bytes_done = bytes_done;
             self.since = now;
         }
-        now.duration_since(self.since) > JOB_BEGIN_WAIT
+        let wait = if opening.is_some() {
+            OPENING_PROGRESS_WAIT
+        } else {
+            JOB_BEGIN_WAIT
+        };
+        now.duration_since(self.since) > wait
     }
 }
 
@@ -435,10 +440,10 @@ mod tests {
         }
         // It begins again, where a checkpoint does not hold.
         assert!(!is_over(9_010, Some(0)));
-        assert!(!is_over(9_020, Some(0)), "10 s");
-        assert!(is_over(9_021, Some(0)));
+        assert!(!is_over(9_070, Some(0)), "60 s");
+        assert!(is_over(9_071, Some(0)));
         // Open, and begun within the usual time, or not at all.
-        assert!(!is_over(9_022, None));
-        assert!(is_over(9_033, None));
+        assert!(!is_over(9_072, None));
+        assert!(is_over(9_083, None));
     }
 }

@@ -227,6 +227,9 @@ impl<D: Disk> Store<D> {
         }) = outcome
         {
             self.has_failed_writes.set(true);
+            // Of what was written in part nobody knows what a crash leaves: nothing goes there again.
+            let end = claim.offset + claim.written_len();
+            blob.update_tail(|tail| tail.append_at = tail.append_at.max(end));
             return Err(self.write_failed(blob.id, WriteOperation::Write, error));
         }
         let tail = blob.tail.get();

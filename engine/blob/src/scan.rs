@@ -173,6 +173,11 @@ impl<'a, D: Disk> Scanner<'a, D> {
     pub(crate) async fn next_record(&mut self, from: u64, end: u64) -> u64 {
         let mut at = from;
         while at < end {
+            let block_end = at + BLOCK_BYTES as u64;
+            if at == layout::block_of(at) && self.is_zero(at, block_end.min(end)).await {
+                at = block_end;
+                continue;
+            }
             if self.record_header(at, end).await.is_some() {
                 return at;
             }
