@@ -1,0 +1,1 @@
+//! The piece store alone, on a simulated disk.
