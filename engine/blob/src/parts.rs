@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::bytes_at::{put, u16_at, u32_at, u64_at};
 use crate::disk::{Disk, DiskError};
 use crate::layout::{self, BLOCK_BYTES};
@@ -179,7 +180,8 @@ impl<'a, D: Disk> PartReader<'a, D> {
             self.load().await?;
         }
         let bytes = self.bytes(used)?;
-        if bytes[HASH_AT..HEADER_BYTES] != hash_of(bytes) {
+        let is_whole = bytes[HASH_AT..HEADER_BYTES] == hash_of(bytes);
+        if !is_whole && !bug::is_planted(Bug::CheckpointUnchecked) {
             return None;
         }
         let at = (self.next - self.start) as usize;

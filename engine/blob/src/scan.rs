@@ -4,6 +4,7 @@
 //! read is taken as zeros: its record then fails its check like any other damage, and the rest of the blob is still found.
 
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::check::KeyedCheck;
 use crate::disk::{Disk, DiskError};
 use crate::error::Damage;
@@ -106,6 +107,9 @@ impl<'a, D: Disk> Scanner<'a, D> {
                     at = layout::round_to_step(at + record.record_len());
                 }
                 found => {
+                    if bug::is_planted(Bug::StopsAtBadRecord) {
+                        break;
+                    }
                     let next = self.next_record(at + STEP_BYTES as u64, end).await;
                     // What follows the last record is zero; where several records were lost as one stretch, we
                     // come here once too often.
