@@ -10,7 +10,7 @@
 //! * **Kill** ([`SimDisk::kill`]). The process dies, the machine does not: a write in flight is finished, cut short or dropped;
 //!   nothing else changes, so what was not synced is still there, and still not durable.
 //! * **Failing sync.** Nothing it covered is made durable, *and no later sync covers it either*, though reads still see
-//!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash.
+//!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash. Who opens the file anew does not see it.
 //! * **Failing write.** A seeded prefix of it may have reached the file, and counts as an unsynced write.
 //! * **Injected errors** ([`SimDisk::inject`]). The n-th operation from now of the given kinds fails with EIO, ENOSPC or a short
 //!   write; once, or from then on.
@@ -188,6 +188,7 @@ impl SimDisk {
         files.retain(|_, file| (file.is_created && !file.is_being_removed) || random.below(2) == 0);
         for file in files.values_mut() {
             (file.is_created, file.is_being_removed) = (true, false);
+            file.forget_failed();
             let File {
                 cached, unsynced, ..
             } = file;
@@ -276,6 +277,12 @@ impl SimDisk {
     /// Lets every read of this file fail.
     pub fn fail_reads(&self, id: impl Into<FileId>) {
         self.state.borrow_mut().unreadable.insert(id.into());
+    }
+
+    /// Takes from memory what a failed sync covered, as [`Disk::open`] does for a file.
+    pub fn forget_failed(&self) {
+        let mut state = self.state.borrow_mut();
+        state.files.values_mut().for_each(File::forget_failed);
     }
 
     /// Disarms all errors.
@@ -582,13 +589,11 @@ impl Disk for SimDisk {
     async fn open(&self, id: impl Into<FileId>) -> Result<SimFile, DiskError> {
         let id = id.into();
         self.simple(Op::Open).await?;
-        let state = self.state.borrow();
-        state
-            .files
-            .get(&id)
-            .filter(|file| file.has_name())
-            .map(|_| SimFile { id })
-            .ok_or(DiskError::NotFound)
+        let mut state = self.state.borrow_mut();
+        let file = state.files.get_mut(&id).filter(|file| file.has_name());
+        let file = file.ok_or(DiskError::NotFound)?;
+        file.forget_failed();
+        Ok(SimFile { id })
     }
 
     async fn read(
@@ -716,6 +721,17 @@ impl Disk for SimDisk {
 impl File {
     fn has_name(&self) -> bool {
         self.is_created && !self.is_unlinked
+    }
+
+    /// What a failed sync covered is no more in memory.
+    fn forget_failed(&mut self) {
+        if self.unsynced.iter().any(|write| write.is_forsaken) {
+            self.unsynced.retain(|write| !write.is_forsaken);
+            self.cached.clone_from(&self.durable);
+            for write in self.unsynced.iter().filter(|write| write.has_ended) {
+                overlay(&mut self.cached, write.offset, &write.bytes);
+            }
+        }
     }
 
     fn after_crash(&self, random: &mut Random) -> Vec<u8> {

@@ -130,7 +130,10 @@ fn variant_of(key: u64, found: &Piece, body: &[u8]) -> u64 {
         is_same && rest.is_empty()
     });
     let Some(variant) = variant else {
-        panic!("piece {key}: {} bytes were served that nobody stored", body.len())
+        panic!(
+            "piece {key}: {} bytes were served that nobody stored",
+            body.len()
+        )
     };
     let new = variant_piece(key, variant, 0);
     let is_whole = found.root == new.root
@@ -138,7 +141,10 @@ fn variant_of(key: u64, found: &Piece, body: &[u8]) -> u64 {
         && found.path == new.path
         && found.share_hashes == new.share_hashes
         && found.expiry_s == new.expiry_s;
-    assert!(is_whole, "piece {key}: other hashes were served than were stored");
+    assert!(
+        is_whole,
+        "piece {key}: other hashes were served than were stored"
+    );
     variant
 }
 

@@ -22,7 +22,9 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             if DEPTH.get() == 0 {
                 return before(panic);
             }
-            let text = panic.payload_as_str().unwrap_or("a panic without a message");
+            let text = panic
+                .payload_as_str()
+                .unwrap_or("a panic without a message");
             let place = panic.location().map_or_else(String::new, |place| {
                 format!(" ({}:{})", place.file(), place.line())
             });
@@ -54,7 +56,10 @@ mod tests {
     #[test]
     fn a_panic_is_told_with_its_place_and_the_next_run_is_clean() {
         let told = guarded(|| panic!("seven of {}", 9)).unwrap_err();
-        assert!(told.starts_with("seven of 9 (") && told.contains("guard.rs"), "{told}");
+        assert!(
+            told.starts_with("seven of 9 (") && told.contains("guard.rs"),
+            "{told}"
+        );
         assert_eq!(guarded(|| 4), Ok(4));
     }
 }

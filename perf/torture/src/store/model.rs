@@ -13,11 +13,11 @@ use strand_blob::disk::sim::{Fault, Harm, SimDisk};
 use strand_blob::testing::Knowledge;
 use strand_blob::testing::world::{DAY_S, NOW_S, World, rebuilt, try_open};
 use strand_blob::{
-    BlobId, Damage, FileId, GetError, Name, PutError, StoreOptions, Stored, TRASH_S, inspect,
+    BlobId, FileId, GetError, Name, PutError, StoreOptions, Stored, TRASH_S, inspect,
 };
 
-use crate::store::guard::say;
 use crate::store::calls::{Answer, Call, KEYS, Op, expiry_of, key_of, perform, read_variant};
+use crate::store::guard::say;
 
 const HEADERS_BYTES: u64 = 8_192;
 
@@ -37,6 +37,9 @@ pub(crate) struct Known {
     pub(crate) states: Vec<State>,
     /// States in which the next opening may find it, since a write failed: until then a read says what is served, not what is on disk.
     later: Vec<State>,
+    /// The state in which the next opening must find it, though until then its older copy may be served, which could not be read when the newer
+    /// one was written.
+    firm: Option<State>,
     /// An injected fault overlapped a record of it: it may be damaged, which must be said.
     pub(crate) is_tainted: bool,
 }
@@ -94,6 +97,7 @@ impl Known {
         Self {
             states: vec![None],
             later: Vec::new(),
+            firm: None,
             is_tainted: false,
         }
     }
@@ -107,6 +111,7 @@ impl Known {
     fn settle(&mut self, state: State) {
         self.states = vec![state];
         self.later.clear();
+        self.firm = None;
         self.is_tainted = false;
     }
 
@@ -119,7 +124,12 @@ impl Known {
 
     /// Keeps the states that a reader could have seen so; false if there is none.
     fn narrow(&mut self, fits: impl Fn(State) -> bool) -> bool {
-        let fitting: Vec<State> = self.states.iter().copied().filter(|&state| fits(state)).collect();
+        let fitting: Vec<State> = self
+            .states
+            .iter()
+            .copied()
+            .filter(|&state| fits(state))
+            .collect();
         if fitting.is_empty() {
             return false;
         }
@@ -163,13 +173,17 @@ impl Model {
 
     /// Opens the disk, and holds what is known then against the blobs alone.
     pub(crate) fn open(&mut self, seed: u64) {
+        self.disk.forget_failed();
         let fired = self.disk.fired();
-        let wanted = (!self.is_troubled && !self.was_harmed)
-            .then(|| rebuilt(&self.disk, self.options));
+        let wanted =
+            (!self.is_troubled && !self.was_harmed).then(|| rebuilt(&self.disk, self.options));
         self.counts.openings += 1;
         for known in &mut self.pieces {
             for state in std::mem::take(&mut known.later) {
                 known.allow(state);
+            }
+            if let Some(state) = known.firm.take() {
+                known.states = vec![state];
             }
         }
         let opened = try_open(&self.disk, self.options, seed);
@@ -195,13 +209,17 @@ impl Model {
     /// seven days is in it again for who reads the blobs, until the next compaction.
     fn check_knowledge(&self, found: &Knowledge, wanted: &Knowledge) {
         let now_s = self.now_s;
-        let is_over = |&(_, _, since_s): &(BlobId, u64, u32)| now_s.saturating_sub(since_s) > TRASH_S;
+        let is_over =
+            |&(_, _, since_s): &(BlobId, u64, u32)| now_s.saturating_sub(since_s) > TRASH_S;
         let is_same = if wanted.trash.iter().any(is_over) {
             found.live == wanted.live && found.blobs == wanted.blobs
         } else {
             found == wanted
         };
-        assert!(is_same, "an opening knows {found:?}, and the blobs say {wanted:?}");
+        assert!(
+            is_same,
+            "an opening knows {found:?}, and the blobs say {wanted:?}"
+        );
     }
 
     /// Lets errors come.
@@ -293,7 +311,8 @@ impl Model {
     fn start(&mut self, calls: &[Call]) -> Option<Rc<RefCell<Vec<Vec<Option<Answer>>>>>> {
         let world = self.world.as_ref()?;
         let copies = |call: &Call| if call.is_doubled { 2 } else { 1 };
-        let empty: Vec<Vec<Option<Answer>>> = calls.iter().map(|call| vec![None; copies(call)]).collect();
+        let empty: Vec<Vec<Option<Answer>>> =
+            calls.iter().map(|call| vec![None; copies(call)]).collect();
         let answers = Rc::new(RefCell::new(empty));
         for (index, &call) in calls.iter().enumerate() {
             for copy in 0..copies(&call) {
@@ -347,7 +366,10 @@ impl Model {
     fn learn_put(&mut self, call: &Call, variant: u64, answers: &[Option<Answer>]) {
         let (key, now_s) = (call.key, self.now_s);
         let known = self.pieces[key as usize].clone();
-        let is_free = known.states.iter().any(|&state| !is_visible(key, state, now_s));
+        let is_free = known
+            .states
+            .iter()
+            .any(|&state| !is_visible(key, state, now_s));
         let has = |wanted: bool| {
             let mut states = known.states.iter();
             states.any(|&state| {
@@ -367,7 +389,10 @@ impl Model {
                 }
                 Answer::Put(Ok(Stored::Already)) => {
                     let is_allowed = has(true) || call.is_doubled || is_unsure;
-                    assert!(is_allowed, "{call:?}: acked as stored before it was, in {known:?}");
+                    assert!(
+                        is_allowed,
+                        "{call:?}: acked as stored before it was, in {known:?}"
+                    );
                     agains += 1;
                 }
                 Answer::Put(Err(PutError::Conflict)) => {
@@ -378,10 +403,16 @@ impl Model {
             }
         }
         // Who cannot read the first copy writes another one.
-        assert!(news <= 1 || is_unsure || self.is_troubled, "{call:?}: stored twice");
+        assert!(
+            news <= 1 || is_unsure || self.is_troubled,
+            "{call:?}: stored twice"
+        );
         let is_blurred = self.is_blurred;
         let known = &mut self.pieces[key as usize];
-        if news > 0 {
+        if news > 0 && !is_free && !is_unsure {
+            known.allow(live(variant));
+            known.firm = Some(live(variant));
+        } else if news > 0 {
             known.settle(live(variant));
         } else if agains > 0 && !is_unsure {
             known.settle(live(variant));
@@ -390,9 +421,9 @@ impl Model {
             known.is_tainted |= is_blurred;
             known.allow(live(variant));
         } else if is_free || has(true) || is_unsure {
-            let is_refused = answers.iter().all(|answer| {
-                matches!(answer, Some(Answer::Put(Err(PutError::Conflict))))
-            });
+            let is_refused = answers
+                .iter()
+                .all(|answer| matches!(answer, Some(Answer::Put(Err(PutError::Conflict)))));
             if !is_refused {
                 known.allow(live(variant));
             }
@@ -464,12 +495,14 @@ impl Model {
                 None => is_certain = false,
             }
         }
-        let is_unsure = self.is_troubled || self.is_blurred;
+        // A blob whose list cannot be read is left out.
+        let is_unsure = self.is_troubled || self.is_blurred || self.was_harmed;
         let known = &mut self.pieces[key as usize];
         let mut after = Vec::new();
         for &state in &known.states {
             let Some(there) = state.filter(|_| {
-                is_visible(key, state, now_s) && state.is_some_and(|there| there.trashed_s.is_none())
+                is_visible(key, state, now_s)
+                    && state.is_some_and(|there| there.trashed_s.is_none())
             }) else {
                 after.push(state);
                 continue;
@@ -487,10 +520,18 @@ impl Model {
         }
         let was_certain = known.states.len() == 1 && is_certain && !call.is_doubled;
         let was_live = was_certain && after != known.states;
-        let is_live = matches!(known.states[..], [Some(There { trashed_s: None, .. })])
-            && is_visible(key, known.states[0], now_s);
+        let is_live = matches!(
+            known.states[..],
+            [Some(There {
+                trashed_s: None,
+                ..
+            })]
+        ) && is_visible(key, known.states[0], now_s);
         if was_certain && is_live && !is_unsure && !known.is_tainted {
-            assert!(was_live || is_compacting, "{call:?}: left, though nothing moved it");
+            assert!(
+                was_live || is_compacting,
+                "{call:?}: left, though nothing moved it"
+            );
         }
         after.dedup();
         known.states = after;
@@ -520,7 +561,10 @@ impl Model {
             let key = key_of(id);
             let known = &mut self.pieces[key as usize];
             let is_excused = known.is_tainted || self.is_troubled || self.is_blurred;
-            assert!(is_excused, "piece {key} is called damaged, and nothing damaged it");
+            assert!(
+                is_excused,
+                "piece {key} is called damaged, and nothing damaged it"
+            );
             known.is_tainted = true;
             self.counts.damage_told += 1;
         }
@@ -531,7 +575,10 @@ impl Model {
         let is_unsure = self.is_blurred;
         let is_troubled = self.is_troubled;
         let known = &mut self.pieces[key as usize];
-        let is_acked = known.states.iter().all(|&state| is_visible(key, state, at_s));
+        let is_acked = known
+            .states
+            .iter()
+            .all(|&state| is_visible(key, state, at_s));
         let before = known.states.clone();
         match found {
             Ok(variant) => {
@@ -539,10 +586,14 @@ impl Model {
                     self.counts.acked_pieces_checked += 1;
                 }
                 let fits = |state: State| {
-                    is_visible(key, state, at_s) && state.is_some_and(|there| there.variant == variant)
+                    is_visible(key, state, at_s)
+                        && state.is_some_and(|there| there.variant == variant)
                 };
                 let is_right = known.is_tainted || is_unsure || known.narrow(fits);
-                assert!(is_right, "piece {key}, variant {variant}, is there in {before:?}");
+                assert!(
+                    is_right,
+                    "piece {key}, variant {variant}, is there in {before:?}"
+                );
             }
             Err(GetError::NotFound) => {
                 let fits = |state| !is_visible(key, state, at_s);
@@ -551,7 +602,10 @@ impl Model {
             }
             Err(error @ GetError::Corrupt { .. }) => {
                 let is_excused = known.is_tainted || is_unsure || is_troubled;
-                assert!(is_excused, "piece {key}: {error}, though nothing damaged it");
+                assert!(
+                    is_excused,
+                    "piece {key}: {error}, though nothing damaged it"
+                );
                 self.counts.damage_told += 1;
             }
             Err(error) => {
@@ -616,11 +670,16 @@ impl Model {
     pub(crate) fn taint(&mut self, harm: Harm) {
         say(|| format!("harm {harm:?}"));
         self.was_harmed = true;
-        let FileId::Blob(blob) = harm.file else { return };
+        let FileId::Blob(blob) = harm.file else {
+            return;
+        };
         let (start, end) = (harm.offset, harm.offset + harm.len);
         if start < HEADERS_BYTES {
             let is_both = start < HEADERS_BYTES / 2 && end > HEADERS_BYTES / 2;
-            let is_second = self.hit_headers.get(&blob).is_some_and(|&before| before != start);
+            let is_second = self
+                .hit_headers
+                .get(&blob)
+                .is_some_and(|&before| before != start);
             self.hit_headers.insert(blob, start);
             if is_both || is_second {
                 self.doomed.insert(blob);
@@ -677,17 +736,12 @@ impl Model {
             }
             let known = &self.pieces[key as usize];
             let is_right = known.states.len() == 1 && known.states[0].is_some() != is_expired;
-            assert!(is_right && !known.is_tainted, "piece {key} did not heal: {known:?}");
+            assert!(
+                is_right && !known.is_tainted,
+                "piece {key} did not heal: {known:?}"
+            );
         }
         self.reopen(seed ^ 1, true);
         self.look();
-    }
-
-    /// What the opening says was damaged.
-    pub(crate) fn rotten(&self) -> Vec<Damage> {
-        let recovery = self.world.as_ref().map(|world| &world.recovery);
-        recovery.map_or_else(Vec::new, |recovery| {
-            recovery.rotten.iter().map(|rot| rot.damage).collect()
-        })
     }
 }

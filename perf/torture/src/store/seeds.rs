@@ -68,7 +68,11 @@ fn options_of(weather: Weather, random: &mut Random) -> StoreOptions {
     options.blob_records_max = [2, 4, 12, 32_768][random.below(4) as usize];
     // Where all fingerprints are one, nobody knows whose a damaged header was.
     let is_clear = matches!(weather, Weather::Clear | Weather::FailingWrites);
-    options.danger_fingerprint_bits = if is_clear && random.below(3) == 0 { 1 } else { 64 };
+    options.danger_fingerprint_bits = if is_clear && random.below(3) == 0 {
+        1
+    } else {
+        64
+    };
     options.lanes_max = 1 + random.below(2) as u8;
     options.append_points_max = [4, 4, 2, 1][random.below(4) as usize];
     options.uses_memory = random.below(4) > 0;
@@ -103,7 +107,10 @@ fn run_seed(seed: u64) -> Model {
             model.now_s += random.below(u64::from(3 * DAY_S)) as u32;
         }
         // A store that writes nothing more is not worth more steps.
-        let is_over = model.world.as_ref().is_none_or(|world| world.store.is_read_only());
+        let is_over = model
+            .world
+            .as_ref()
+            .is_none_or(|world| world.store.is_read_only());
         if is_over && random.below(2) == 0 {
             model.fall(random.next(), random.below(2) == 0);
             model.look();
@@ -240,7 +247,11 @@ mod tests {
             tally.merge(run(seed));
         }
         assert!(tally.violations.is_empty(), "{:#?}", tally.violations);
-        assert!(tally.counts["acked_pieces_checked"] > 2_000, "{:?}", tally.counts);
+        assert!(
+            tally.counts["acked_pieces_checked"] > 2_000,
+            "{:?}",
+            tally.counts
+        );
         assert!(tally.counts["damage_told"] > 10, "{:?}", tally.counts);
     }
 }

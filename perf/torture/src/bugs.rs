@@ -1,0 +1,285 @@
+//! The planted bugs, and the proofs that notice them.
+//!
+//! A hunt runs in a process of its own with `STRAND_BUG=name`, in a build that has the feature `planted-bugs`: the proofs run one
+//! after another, those first that are made for the bug's guarantee, until one finds a violation. A hunt without a bug must find none.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use strand_blob::bug::{BUGS, Bug, PlantedBug};
+
+use crate::store::{forged, rot, seeds, states, sweep};
+use crate::tally::Tally;
+
+/// What is said of a bug in the list.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Listed {
+    /// What `STRAND_BUG` calls it.
+    pub name: &'static str,
+    /// The guarantee that it breaks.
+    pub guarantee: &'static str,
+    /// What it does.
+    pub what: &'static str,
+}
+
+/// What came of a hunt.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Hunt {
+    /// The bug.
+    pub name: String,
+    /// Whether a proof noticed it.
+    pub is_caught: bool,
+    /// Which one.
+    pub proof: Option<String>,
+    /// What it said.
+    pub violation: Option<String>,
+    /// Milliseconds that it took.
+    pub took_ms: u64,
+}
+
+/// What came of all hunts.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Hunts {
+    /// Bugs that were planted.
+    pub planted: u64,
+    /// Those that a proof noticed.
+    pub caught: u64,
+    /// Names of the others, and why.
+    pub uncaught: Vec<String>,
+    /// The slowest hunt.
+    pub slowest_ms: u64,
+    /// What the hunt for no bug found: nothing, or the proofs are wrong.
+    pub control: Vec<String>,
+}
+
+/// How long a hunt may take before the bug counts as unnoticed.
+const HUNT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the binary may take to build.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// All bugs.
+#[must_use]
+pub fn list() -> Vec<Listed> {
+    let listed = BUGS.iter().map(|planted| Listed {
+        name: planted.name,
+        guarantee: planted.guarantee,
+        what: planted.what,
+    });
+    listed.collect()
+}
+
+/// A proof, run for a while: the `nth` part of it.
+type Proof = (&'static str, fn(u64) -> Tally);
+
+const STATES: Proof = ("states", |nth| states::run(nth, states::Syncs::Honoured));
+const SEEDS: Proof = ("store", seeds::run);
+const CLEAR: Proof = ("store, crashes alone", |nth| {
+    seeds::run(8 * (nth / 3) + nth % 3)
+});
+const ROT: Proof = ("rot", |nth| rot::run_thinned(nth, 12));
+const FORGED: Proof = ("forged", forged::run);
+const SWEEP: Proof = ("sweep", |nth| sweep::run(7, nth));
+const FULL: Proof = ("sweep of a full disk", |nth| {
+    sweep::run_one("full disk", 5, nth)
+});
+const READS: Proof = ("sweep of reads", |nth| sweep::run_one("get", 2, nth));
+const BOUND: Proof = ("bound", |_| states::bound());
+const KILLED: Proof = ("killed", states::killed);
+
+/// Where to look first.
+fn proofs(bug: &PlantedBug) -> Vec<Proof> {
+    let first = match bug.bug {
+        Bug::OpeningDoesNotSync => vec![KILLED],
+        Bug::NoCheckpointByItself => vec![BOUND],
+        Bug::CheckUnkeyed => vec![FORGED],
+        Bug::NoRoomForTombstones => vec![FULL],
+        Bug::FailedReadIsAbsence | Bug::FailedReadPanics => vec![READS],
+        Bug::CheckpointMidGroup | Bug::IdUnchecked | Bug::TrashShort => vec![CLEAR],
+        _ => match bug.guarantee {
+            "G1" | "G2" | "G10" => vec![STATES, SEEDS],
+            "G3" | "G4" => vec![ROT, STATES],
+            "G5" => vec![ROT, CLEAR],
+            "G6" => vec![CLEAR, STATES],
+            _ => vec![SEEDS],
+        },
+    };
+    let all = [STATES, SEEDS, ROT, FORGED, SWEEP, BOUND, KILLED];
+    let rest = all
+        .into_iter()
+        .filter(|proof| first.iter().all(|other| other.0 != proof.0));
+    first.iter().copied().chain(rest).collect()
+}
+
+/// Looks for a bug, or for none with the name `none`, for at most so many seconds.
+///
+/// # Errors
+///
+/// If there is no such bug, if `STRAND_BUG` names another one, or if this build has none.
+pub fn hunt(name: &str, seconds_max: u64) -> anyhow::Result<Hunt> {
+    let begun = now();
+    let is_control = name == "none";
+    let bug = BUGS.iter().find(|planted| planted.name == name);
+    ensure!(
+        bug.is_some() || is_control,
+        "there is no bug {name:?}; `bugs` lists them"
+    );
+    ensure!(
+        cfg!(feature = "planted-bugs"),
+        "this build has no bugs: build it with --features planted-bugs"
+    );
+    let picked = std::env::var("STRAND_BUG").unwrap_or_default();
+    let wanted = if is_control { "" } else { name };
+    ensure!(
+        picked == wanted,
+        "STRAND_BUG is {picked:?}: set it to {wanted:?}"
+    );
+    let mut hunt = Hunt {
+        name: name.to_owned(),
+        is_caught: false,
+        proof: None,
+        violation: None,
+        took_ms: 0,
+    };
+    let proofs = bug.map_or_else(
+        || vec![STATES, SEEDS, ROT, FORGED, SWEEP, BOUND, KILLED],
+        proofs,
+    );
+    'hunt: for nth in 0.. {
+        for (at, (proof, run)) in proofs.iter().enumerate() {
+            // The likely ones most often.
+            let times = if at == 0 { 4 } else { 1 };
+            for again in 0..times {
+                if let Some(violation) = run(nth * times + again).violations.first() {
+                    hunt.is_caught = true;
+                    hunt.proof = Some((*proof).to_owned());
+                    hunt.violation = Some(violation.what.clone());
+                    break 'hunt;
+                }
+                if begun.elapsed() > Duration::from_secs(seconds_max) {
+                    break 'hunt;
+                }
+            }
+        }
+    }
+    hunt.took_ms = begun.elapsed().as_millis() as u64;
+    Ok(hunt)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a hunt ends by the clock of whoever waits for it"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Builds this crate's binary with the bugs in a target folder of its own, and hunts each of them in a process of its own.
+///
+/// # Errors
+///
+/// If the binary cannot be built or started.
+pub fn build_and_hunt_all(workspace: &Path) -> anyhow::Result<Hunts> {
+    let target = workspace.join("target").join("torture");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build
+        .args(["build", "--quiet", "--locked", "-p", "strand-torture"])
+        .args(["--features", "planted-bugs", "--target-dir"])
+        .arg(&target)
+        .current_dir(workspace)
+        .env_remove("STRAND_BUG")
+        .stdin(Stdio::null());
+    let built =
+        finish(build, BUILD_TIMEOUT).context("building the binary with the planted bugs")?;
+    ensure!(built.0, "the binary with the planted bugs was not built");
+    hunt_all(&target.join("debug").join("strand-torture"))
+}
+
+/// Hunts each bug with this binary, one after another, and none at last.
+///
+/// # Errors
+///
+/// If it cannot be started.
+pub fn hunt_all(binary: &Path) -> anyhow::Result<Hunts> {
+    let mut hunts = Hunts::default();
+    for planted in BUGS {
+        hunts.planted += 1;
+        let begun = now();
+        let mut command = Command::new(binary);
+        command
+            .args(["hunt", planted.name])
+            .env("STRAND_BUG", planted.name);
+        let (is_caught, said) = finish(command, HUNT_TIMEOUT + Duration::from_secs(20))?;
+        hunts.slowest_ms = hunts.slowest_ms.max(begun.elapsed().as_millis() as u64);
+        if is_caught {
+            hunts.caught += 1;
+        } else {
+            hunts
+                .uncaught
+                .push(format!("{}: {}", planted.name, said.trim()));
+        }
+    }
+    let mut control = Command::new(binary);
+    control
+        .args(["hunt", "none", "--seconds", "5"])
+        .env_remove("STRAND_BUG");
+    let (is_caught, said) = finish(control, HUNT_TIMEOUT)?;
+    if is_caught {
+        hunts.control.push(said);
+    }
+    Ok(hunts)
+}
+
+/// Runs a program for so long at most; whether it ended well, and what it said.
+fn finish(mut command: Command, timeout: Duration) -> anyhow::Result<(bool, String)> {
+    let begun = now();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting it")?;
+    let pipe = child.stdout.take();
+    let said = std::thread::spawn(move || {
+        let mut said = String::new();
+        if let Some(mut pipe) = pipe {
+            // What is no text is of no use.
+            let _is_text = std::io::Read::read_to_string(&mut pipe, &mut said);
+        }
+        said
+    });
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let Ok(said) = said.join() else {
+                bail!("nobody read what it said")
+            };
+            return Ok((status.success(), said));
+        }
+        if begun.elapsed() > timeout {
+            child.kill()?;
+            child.wait()?;
+            return Ok((false, format!("not done after {} s", timeout.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hunt_without_bugs_says_what_to_build() {
+        let error = hunt("no-such-bug", 1).unwrap_err().to_string();
+        assert!(error.contains("no-such-bug"), "{error}");
+        if !cfg!(feature = "planted-bugs") {
+            let error = hunt("ack-before-sync", 1).unwrap_err().to_string();
+            assert!(error.contains("--features planted-bugs"), "{error}");
+        }
+    }
+
+    #[test]
+    fn at_least_two_dozen_bugs_are_planted() {
+        assert!(list().len() >= 24);
+    }
+}
