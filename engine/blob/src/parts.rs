@@ -244,4 +244,19 @@ fn hash_of(part: &[u8]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// Makes the hash of each part right, as far as parts follow each other.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn make_right(file: &mut [u8]) {
+    let mut at = 0;
+    while let Some(header) = file.get(at..at + HEADER_BYTES) {
+        let used = HEADER_BYTES + u32_at(header, 24) as usize;
+        let Some(part) = file.get_mut(at..at + used) else {
+            break;
+        };
+        let hash = hash_of(part);
+        put(part, HASH_AT, &hash);
+        at += layout::round_to_block(used as u64) as usize;
+    }
+}
+
 const _: () = assert!(PART_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
