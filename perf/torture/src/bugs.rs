@@ -39,6 +39,18 @@ pub struct Hunt {
     pub took_ms: u64,
 }
 
+impl Hunt {
+    /// Notes what a proof found; whether that was anything.
+    fn note(&mut self, proof: &str, tally: &Tally) -> bool {
+        if let Some(violation) = tally.violations.first() {
+            self.is_caught = true;
+            self.proof = Some(proof.to_owned());
+            self.violation = Some(violation.what.clone());
+        }
+        self.is_caught
+    }
+}
+
 /// What came of all hunts.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Hunts {
@@ -79,37 +91,62 @@ const SEEDS: Proof = ("store", seeds::run);
 const CLEAR: Proof = ("store, crashes alone", |nth| {
     seeds::run(8 * (nth / 3) + nth % 3)
 });
-const ROT: Proof = ("rot", |nth| rot::run_thinned(nth, 12));
+const ROT: Proof = ("rot", |nth| rot::run_thinned(nth, 40));
 const FORGED: Proof = ("forged", forged::run);
-const SWEEP: Proof = ("sweep", |nth| sweep::run(7, nth));
+const SWEEP: Proof = ("sweep", |nth| sweep::run(23, nth));
 const FULL: Proof = ("sweep of a full disk", |nth| {
-    sweep::run_one("full disk", 5, nth)
+    sweep::run_one("full disk", 23, nth)
 });
-const READS: Proof = ("sweep of reads", |nth| sweep::run_one("get", 2, nth));
+const READS: Proof = ("sweep of reads", |nth| sweep::run_one("get", 7, nth));
+const FINAL: Proof = ("failed syncs", sweep::finality);
 const BOUND: Proof = ("bound", |_| states::bound());
 const KILLED: Proof = ("killed", states::killed);
+const CHURN: Proof = ("store, much deleted", |nth| seeds::run(8 * nth + 2));
+const FAILING: Proof = ("store, failing writes", |nth| seeds::run(8 * nth + 3));
+const ROTTING: Proof = ("store, rot", |nth| seeds::run(8 * nth + 5));
+const TIGHT: Proof = ("store, little room", |nth| seeds::run(8 * nth + 6));
+
+const ALL: [Proof; 8] = [FORGED, KILLED, FINAL, BOUND, SEEDS, STATES, ROT, SWEEP];
 
 /// Where to look first.
 fn proofs(bug: &PlantedBug) -> Vec<Proof> {
     let first = match bug.bug {
+        Bug::AckBeforeSync
+        | Bug::IndexBeforeData
+        | Bug::LastWaiterDropped
+        | Bug::BlobHeaderNotSynced
+        | Bug::TornTrusted
+        | Bug::CheckpointMidGroup
+        | Bug::CheckpointRewritten
+        | Bug::UnlinkBeforeSync
+        | Bug::RemovalNotNoted => vec![STATES],
         Bug::OpeningDoesNotSync => vec![KILLED],
+        Bug::FailedSyncRetried | Bug::FailedSyncForgiven => vec![FINAL],
+        Bug::ShortWriteIgnored | Bug::ReservationLeaks => vec![FAILING],
+        Bug::FullDiskPoisons => vec![TIGHT],
+        Bug::NoRoomForTombstones => vec![FULL],
         Bug::NoCheckpointByItself => vec![BOUND],
         Bug::CheckUnkeyed => vec![FORGED],
-        Bug::NoRoomForTombstones => vec![FULL],
         Bug::FailedReadIsAbsence | Bug::FailedReadPanics => vec![READS],
-        Bug::CheckpointMidGroup | Bug::IdUnchecked | Bug::TrashShort => vec![CLEAR],
-        _ => match bug.guarantee {
-            "G1" | "G2" | "G10" => vec![STATES, SEEDS],
-            "G3" | "G4" => vec![ROT, STATES],
-            "G5" => vec![ROT, CLEAR],
-            "G6" => vec![CLEAR, STATES],
-            _ => vec![SEEDS],
-        },
+        Bug::StopsAtBadRecord | Bug::StopsAtBadGroup => vec![ROT, ROTTING],
+        Bug::BodyUnchecked
+        | Bug::MemoryUnchecked
+        | Bug::TrailerUnchecked
+        | Bug::PlaceUnchecked
+        | Bug::RotTakenForTorn
+        | Bug::FooterUnchecked
+        | Bug::CheckpointUnchecked
+        | Bug::ScrubSkipsBodies => vec![ROT],
+        Bug::TombstoneDroppedEarly | Bug::MovedRecordRenumbered => vec![CHURN],
+        Bug::IdUnchecked
+        | Bug::TornTakenForDurable
+        | Bug::CheckpointForgetsDead
+        | Bug::SequenceRestarts
+        | Bug::TrashShort
+        | Bug::ConflictOverwrites => vec![CLEAR, CHURN],
     };
-    let all = [STATES, SEEDS, ROT, FORGED, SWEEP, BOUND, KILLED];
-    let rest = all
-        .into_iter()
-        .filter(|proof| first.iter().all(|other| other.0 != proof.0));
+    let is_other = |proof: &Proof| first.iter().all(|other| other.0 != proof.0);
+    let rest = ALL.into_iter().filter(is_other);
     first.iter().copied().chain(rest).collect()
 }
 
@@ -143,24 +180,19 @@ pub fn hunt(name: &str, seconds_max: u64) -> anyhow::Result<Hunt> {
         violation: None,
         took_ms: 0,
     };
-    let proofs = bug.map_or_else(
-        || vec![STATES, SEEDS, ROT, FORGED, SWEEP, BOUND, KILLED],
-        proofs,
-    );
+    let proofs = bug.map_or_else(|| ALL.to_vec(), proofs);
+    let is_late = |share| begun.elapsed() > Duration::from_secs(seconds_max) / share;
+    // The likely one runs for half of the time before the others have their turn.
+    let (proof, run) = proofs[0];
+    for nth in 0.. {
+        if is_control || is_late(2) || hunt.note(proof, &run(nth)) {
+            break;
+        }
+    }
     'hunt: for nth in 0.. {
-        for (at, (proof, run)) in proofs.iter().enumerate() {
-            // The likely ones most often.
-            let times = if at == 0 { 4 } else { 1 };
-            for again in 0..times {
-                if let Some(violation) = run(nth * times + again).violations.first() {
-                    hunt.is_caught = true;
-                    hunt.proof = Some((*proof).to_owned());
-                    hunt.violation = Some(violation.what.clone());
-                    break 'hunt;
-                }
-                if begun.elapsed() > Duration::from_secs(seconds_max) {
-                    break 'hunt;
-                }
+        for (proof, run) in &proofs {
+            if hunt.is_caught || is_late(1) || hunt.note(proof, &run(nth)) {
+                break 'hunt;
             }
         }
     }

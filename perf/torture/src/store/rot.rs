@@ -275,7 +275,12 @@ fn headers(base: &Base, seed: u64, every: u64, tally: &mut Tally) {
         for copy in [0, BLOCK_BYTES] {
             // Zeros, for the most part.
             let zeros = (256..4_080).filter(|at| at % 16 == seed % 16);
-            spots.extend((0..256).chain(zeros).chain(4_080..4_096).map(|at| copy + at));
+            spots.extend(
+                (0..256)
+                    .chain(zeros)
+                    .chain(4_080..4_096)
+                    .map(|at| copy + at),
+            );
         }
         for record in records {
             if record.offset % BLOCK_BYTES == GROUP_HEADER_BYTES {

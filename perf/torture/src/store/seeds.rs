@@ -20,6 +20,8 @@ const STEPS: u64 = 14;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weather {
     Clear,
+    /// No faults but crashes, and small blobs in which much is deleted, trashed and compacted.
+    Churn,
     FailingWrites,
     FailingReads,
     Rot,
@@ -30,7 +32,8 @@ enum Weather {
 impl Weather {
     fn of(seed: u64) -> Self {
         match seed % 8 {
-            0..=2 => Self::Clear,
+            0 | 1 => Self::Clear,
+            2 => Self::Churn,
             3 => Self::FailingWrites,
             4 => Self::FailingReads,
             5 => Self::Rot,
@@ -67,12 +70,18 @@ fn options_of(weather: Weather, random: &mut Random) -> StoreOptions {
     let mut options = small_options();
     options.blob_records_max = [2, 4, 12, 32_768][random.below(4) as usize];
     // Where all fingerprints are one, nobody knows whose a damaged header was.
-    let is_clear = matches!(weather, Weather::Clear | Weather::FailingWrites);
+    let is_clear = matches!(
+        weather,
+        Weather::Clear | Weather::Churn | Weather::FailingWrites
+    );
     options.danger_fingerprint_bits = if is_clear && random.below(3) == 0 {
         1
     } else {
         64
     };
+    if weather == Weather::Churn {
+        options.blob_records_max = 2 + random.below(3) as u32;
+    }
     options.lanes_max = 1 + random.below(2) as u8;
     options.append_points_max = [4, 4, 2, 1][random.below(4) as usize];
     options.uses_memory = random.below(4) > 0;
@@ -90,7 +99,7 @@ fn run_seed(seed: u64) -> Model {
     let mut model = Model::new(options, disk, random.next());
     for _ in 0..STEPS {
         inject(&mut model, weather, &mut random);
-        let calls = calls(&model, &mut random);
+        let calls = calls(&model, weather, &mut random);
         match random.below(10) {
             0..6 => model.batch(&calls),
             6..9 => {
@@ -207,13 +216,17 @@ fn decay(model: &mut Model, random: &mut Random) {
 }
 
 /// Calls on distinct keys.
-fn calls(model: &Model, random: &mut Random) -> Vec<Call> {
+fn calls(model: &Model, weather: Weather, random: &mut Random) -> Vec<Call> {
     let mut keys: Vec<u64> = (0..KEYS).collect();
     let count = 1 + random.below(8);
     let calls = (0..count).map(|_| {
         let key = keys.swap_remove(random.below(keys.len() as u64) as usize);
         let expiry_s = expiry_of(key);
+        let is_churning = weather == Weather::Churn && random.below(2) == 0;
         let op = match random.below(20) {
+            0..5 if is_churning => Op::Delete,
+            5..8 if is_churning => Op::Trash,
+            8..16 if is_churning => Op::Compact(Traffic::Quiet),
             0..8 if expiry_s != 0 && expiry_s <= model.now_s + DAY_S => Op::Get,
             0..8 => Op::Put {
                 variant: random.below(2),

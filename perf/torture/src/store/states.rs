@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use strand_blob::disk::sim::{DiskImage, Loss, Op as DiskOp, SimDisk};
 use strand_blob::testing::world::{NOW_S, World, check_same, open, piece, rebuilt, small_options};
-use strand_blob::testing::{Knowledge, Random};
+use strand_blob::testing::{Knowledge, Random, yield_now};
 use strand_blob::{GetError, PutError, StoreOptions, Stored, Traffic};
 
 use crate::store::calls::{Answer, Call, KEYS, Op, perform, read_variant};
@@ -127,6 +127,16 @@ fn record(seed: u64) -> Recording {
                 is_doubled: false,
             };
             spawn(&world, &told, call);
+        }
+        if batch % 4 == 0 {
+            // A checkpoint that is asked for while groups are on their way.
+            let (store, polls) = (Rc::clone(&world.store), random.below(12));
+            world.executor.spawn(async move {
+                for _ in 0..polls {
+                    yield_now().await;
+                }
+                assert_eq!(store.checkpoint().await, Ok(true), "a checkpoint");
+            });
         }
         world.executor.run_until_stalled();
         if batch % 4 == 2 {

@@ -4,10 +4,9 @@
 //! cut, and everything that was acknowledged must be there; the store must take and lose pieces again. The checks are those of the model: no
 //! panic, no acknowledgement that does not hold, no error for a piece that the failed operation has nothing to do with once the disk is well.
 
-use strand_blob::StoreOptions;
-use strand_blob::Traffic;
-use strand_blob::disk::sim::{ALL_OPS, Failure, Fault, SimDisk};
-use strand_blob::testing::world::{DAY_S, NOW_S, small_options};
+use strand_blob::disk::sim::{ALL_OPS, Failure, Fault, Op as DiskOp, SimDisk};
+use strand_blob::testing::world::{DAY_S, NOW_S, open, piece, small_options};
+use strand_blob::{PutError, StoreOptions, Stored, Traffic};
 
 use crate::store::calls::{KEYS, Op, ask};
 use crate::store::guard::guarded;
@@ -206,10 +205,14 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// On a full disk that does what it says every delete must be done.
+/// On a full disk that does what it says every delete must be done, however many pieces somebody tried to store before.
 fn fill_and_delete(model: &mut Model) {
     let was_troubled = model.is_troubled;
-    for key in [0, 4, 6, 7] {
+    if let Some(world) = &model.world {
+        let is_refused = (100..200).any(|key| world.put(piece(key, 4_000)).is_err());
+        assert!(is_refused, "a full disk takes pieces");
+    }
+    for key in 0..12 {
         delete(model, [key]);
         let is_done = model.pieces[key as usize].states == [None];
         assert!(
@@ -217,6 +220,57 @@ fn fill_and_delete(model: &mut Model) {
             "piece {key} could not be deleted from a full disk"
         );
     }
+}
+
+/// A sync that failed is final: who was waiting for it hears of it, nobody is acknowledged afterwards, and nothing is synced again.
+#[must_use]
+pub fn finality(seed: u64) -> Tally {
+    let mut tally = Tally::default();
+    for (nth, failure) in (1..8).flat_map(|nth| FAILURES.map(|failure| (nth, failure))) {
+        tally.add("failed_syncs", 1);
+        let outcome = guarded(|| {
+            let world = open(&SimDisk::new(seed), few_records(), seed);
+            assert_eq!(world.put(piece(0, 100)), Ok(Stored::New));
+            world.disk.inject(Fault {
+                ops: &[DiskOp::Sync],
+                nth,
+                failure,
+                is_sticky: false,
+            });
+            let answers: Vec<_> = (1..10).map(|key| world.put(piece(key, 100))).collect();
+            let failed = answers.iter().position(Result::is_err);
+            let Some(failed) = failed else {
+                panic!("a sync failed, and everything was acknowledged: {answers:?}")
+            };
+            assert!(
+                world.store.is_read_only(),
+                "a sync failed, and the store goes on: {answers:?}"
+            );
+            let is_final = answers[failed..]
+                .iter()
+                .all(|answer| *answer == Err(PutError::ReadOnly));
+            assert!(is_final, "a sync failed: {answers:?}");
+            let syncs = world.disk.count(DiskOp::Sync);
+            world.close();
+            assert_eq!(
+                world.disk.count(DiskOp::Sync),
+                syncs,
+                "a sync came after one that failed"
+            );
+            let world = open(&world.crash(seed + nth), few_records(), seed);
+            for key in 0..=failed as u64 {
+                let is_acked = key == 0 || answers[key as usize - 1].is_ok();
+                assert!(
+                    !is_acked || world.body(key).is_ok(),
+                    "piece {key} was acknowledged"
+                );
+            }
+        });
+        if let Err(what) = outcome {
+            tally.violate(format!("sync {nth}, {failure:?}: {what}"), "--what sweep");
+        }
+    }
+    tally
 }
 
 /// The names of all scenarios.
@@ -238,6 +292,7 @@ pub fn run(every: u64, first: u64) -> Tally {
     for scenario in SCENARIOS {
         tally.merge(run_scenario(scenario, every, first));
     }
+    tally.merge(finality(first));
     tally
 }
 
