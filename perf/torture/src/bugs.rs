@@ -83,6 +83,25 @@ pub fn list() -> Vec<Listed> {
     listed.collect()
 }
 
+/// Says so if `STRAND_BUG` names no bug, or this build has none.
+///
+/// # Errors
+///
+/// In these cases.
+pub fn check_picked() -> anyhow::Result<()> {
+    let picked = std::env::var("STRAND_BUG").unwrap_or_default();
+    ensure!(
+        picked.is_empty() || cfg!(feature = "planted-bugs"),
+        "STRAND_BUG is set and this build has no bugs: build it with --features planted-bugs"
+    );
+    let is_known = BUGS.iter().any(|planted| planted.name == picked);
+    ensure!(
+        picked.is_empty() || is_known,
+        "STRAND_BUG={picked}: there is no such bug; `bugs` lists them"
+    );
+    Ok(())
+}
+
 /// A proof, run for a while: the `nth` part of it.
 type Proof = (&'static str, fn(u64) -> Tally);
 
@@ -116,6 +135,7 @@ fn proofs(bug: &PlantedBug) -> Vec<Proof> {
         | Bug::LastWaiterDropped
         | Bug::BlobHeaderNotSynced
         | Bug::TornTrusted
+        | Bug::TornTakenForDurable
         | Bug::CheckpointMidGroup
         | Bug::CheckpointRewritten
         | Bug::UnlinkBeforeSync
@@ -139,7 +159,6 @@ fn proofs(bug: &PlantedBug) -> Vec<Proof> {
         | Bug::ScrubSkipsBodies => vec![ROT],
         Bug::TombstoneDroppedEarly | Bug::MovedRecordRenumbered => vec![CHURN],
         Bug::IdUnchecked
-        | Bug::TornTakenForDurable
         | Bug::CheckpointForgetsDead
         | Bug::SequenceRestarts
         | Bug::TrashShort

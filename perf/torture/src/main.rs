@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
+    bugs::check_picked()?;
     let (command, rest) = arguments.split_first().ok_or_else(|| {
         anyhow::anyhow!("say what to do: store, states, sweep, rot, hunt, hunts or bugs")
     })?;

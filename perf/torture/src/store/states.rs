@@ -9,9 +9,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use strand_blob::disk::sim::{DiskImage, Loss, Op as DiskOp, SimDisk};
-use strand_blob::testing::world::{NOW_S, World, check_same, open, piece, rebuilt, small_options};
+use strand_blob::testing::world::{
+    DAY_S, NOW_S, World, check_same, open, piece, rebuilt, small_options,
+};
 use strand_blob::testing::{Knowledge, Random, yield_now};
-use strand_blob::{GetError, PutError, StoreOptions, Stored, Traffic};
+use strand_blob::{FileId, GetError, NewPiece, PutError, StoreOptions, Stored, Traffic};
 
 use crate::store::calls::{Answer, Call, KEYS, Op, perform, read_variant};
 use crate::store::guard::guarded;
@@ -81,7 +83,7 @@ pub fn run(seed: u64, syncs: Syncs) -> Tally {
             };
             let files = image.after_crash(loss);
             tally.add("crash_states", 1);
-            match guarded(|| recording.check(files, count)) {
+            match guarded(|| recording.check(files, count, nth % 3 == 2)) {
                 Ok(checked) => tally.add("acked_pieces_checked", checked),
                 Err(what) => {
                     let at = format!(
@@ -197,8 +199,44 @@ impl Recording {
         allowed
     }
 
+    /// Pieces of every class are appended to what was found, and the power is cut again: what a crash tore must not look rotten by that.
+    fn go_on(&self, world: World, count: usize) {
+        let news = [0, 3, 20, 300].map(|days| NewPiece {
+            expiry_s: if days == 0 { 0 } else { NOW_S + days * DAY_S },
+            ..piece(u64::from(1_000 + days), 700)
+        });
+        for new in &news {
+            assert_eq!(world.put(new.clone()), Ok(Stored::New), "after a crash");
+        }
+        let mut options = self.options;
+        options.ignores_checkpoint = true;
+        let world = open(&world.crash(count as u64), options, 3);
+        assert_eq!(
+            world.recovery.rotten,
+            [],
+            "torn bytes are rotten by what was written after them"
+        );
+        for new in &news {
+            check_same(&world, new);
+        }
+        for key in 0..KEYS {
+            let read = world.run(|store| async move { read_variant(&store, key, NOW_S).await });
+            let variant = read.map_or_else(
+                |error| {
+                    assert_eq!(error, GetError::NotFound, "piece {key}");
+                    None
+                },
+                Some,
+            );
+            assert!(
+                self.allowed(key, count).contains(&variant),
+                "piece {key} is {variant:?} in the end"
+            );
+        }
+    }
+
     /// Opens a state; how many acknowledged pieces it had.
-    fn check(&self, files: Vec<(strand_blob::FileId, Vec<u8>)>, count: usize) -> u64 {
+    fn check(&self, files: Vec<(FileId, Vec<u8>)>, count: usize, goes_on: bool) -> u64 {
         let disk = SimDisk::from_all_files(count as u64, files);
         let wanted = rebuilt(&disk, self.options);
         let world = open(&disk, self.options, count as u64);
@@ -226,6 +264,9 @@ impl Recording {
             checked += u64::from(allowed.iter().all(Option::is_some));
         }
         world.check_space();
+        if goes_on {
+            self.go_on(world, count);
+        }
         checked
     }
 }

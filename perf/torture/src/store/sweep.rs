@@ -13,6 +13,9 @@ use crate::store::guard::guarded;
 use crate::store::model::{Known, Model};
 use crate::tally::Tally;
 
+/// Small pieces that fill a disk: with the others they need most of the room for tombstones.
+const FILLERS: std::ops::Range<u64> = 300..314;
+
 /// What is done while operations fail.
 struct Scenario {
     name: &'static str,
@@ -194,7 +197,12 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "full disk",
         options: little_room,
-        prepare: |model| put(model, 0..12),
+        prepare: |model| {
+            put(model, 0..12);
+            if let Some(world) = &model.world {
+                FILLERS.for_each(|key| assert_eq!(world.put(piece(key, 100)), Ok(Stored::New)));
+            }
+        },
         act: |model| {
             // Puts stop where the room of tombstones begins, and deletes go on.
             model.is_tight = true;
@@ -211,6 +219,15 @@ fn fill_and_delete(model: &mut Model) {
     if let Some(world) = &model.world {
         let is_refused = (100..200).any(|key| world.put(piece(key, 4_000)).is_err());
         assert!(is_refused, "a full disk takes pieces");
+    }
+    if let Some(world) = &model.world {
+        for key in FILLERS {
+            let deleted = world.delete(key);
+            assert!(
+                deleted == Ok(true) || was_troubled,
+                "filler {key}: {deleted:?}, on a full disk"
+            );
+        }
     }
     for key in 0..12 {
         delete(model, [key]);
