@@ -86,7 +86,11 @@ fn open_files(files: impl IntoIterator<Item = (FileId, Vec<u8>)>) {
             cursor = step.next;
         }
     });
-    let again = try_open(&SimDisk::from_all_files(1, disk.all_files()), small_options(), 1);
+    let again = try_open(
+        &SimDisk::from_all_files(1, disk.all_files()),
+        small_options(),
+        1,
+    );
     if world.recovery.checkpoint.is_none() {
         assert!(world.store.space().adds_up(), "{:?}", world.store.space());
         assert!(again.is_ok_and(|again| Knowledge::of(&again.store) == known));

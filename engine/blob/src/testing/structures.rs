@@ -60,7 +60,10 @@ pub fn footer(bytes: &[u8]) {
         None,
         "a hash was guessed"
     );
-    let len = bytes.len().max(3 * BLOCK_BYTES).next_multiple_of(BLOCK_BYTES);
+    let len = bytes
+        .len()
+        .max(3 * BLOCK_BYTES)
+        .next_multiple_of(BLOCK_BYTES);
     let mut whole = bytes.to_vec();
     whole.resize(len, 0);
     put(&mut whole, 0, b"SFTR");
@@ -77,7 +80,10 @@ pub fn footer(bytes: &[u8]) {
         end = entry.offset + entry.record.record_len();
         assert!(usize::from(entry.record.satellite_slot) < header.satellites.len());
     }
-    assert!(end <= footer.offset.max(BLOB_HEADER_BYTES), "records behind the footer");
+    assert!(
+        end <= footer.offset.max(BLOB_HEADER_BYTES),
+        "records behind the footer"
+    );
 }
 
 /// The bytes of a checkpoint with the hash of each of its parts made right.

@@ -255,9 +255,8 @@ impl World {
     pub fn check_space(&self) {
         self.executor.run_until_stalled();
         let space = self.store.space();
-        let file_bytes: usize = self.disk.files().values().map(Vec::len).sum();
         assert!(space.adds_up(), "{space:?}");
-        assert_eq!(space.file_bytes, file_bytes as u64, "{space:?}");
+        assert_eq!(space.file_bytes, self.disk.blob_bytes(), "{space:?}");
         assert_eq!(space.reserved_bytes, 0, "{space:?}");
     }
 }

@@ -80,6 +80,9 @@ pub(crate) struct Model {
     doomed: BTreeSet<BlobId>,
 }
 
+/// By call and copy; `None` as long as there is none.
+type Answers = Rc<RefCell<Vec<Vec<Option<Answer>>>>>;
+
 fn live(variant: u64) -> State {
     Some(There {
         variant,
@@ -91,7 +94,8 @@ fn is_visible(key: u64, state: State, now_s: u32) -> bool {
     let Some(there) = state else { return false };
     let expiry_s = expiry_of(key);
     let is_over = |since_s: u32| now_s.saturating_sub(since_s) > TRASH_S;
-    !(expiry_s != 0 && expiry_s < now_s) && !there.trashed_s.is_some_and(is_over)
+    let has_expired = expiry_s != 0 && expiry_s < now_s;
+    !has_expired && !there.trashed_s.is_some_and(is_over)
 }
 
 impl Known {
@@ -314,7 +318,7 @@ impl Model {
         self.look();
     }
 
-    fn start(&mut self, calls: &[Call]) -> Option<Rc<RefCell<Vec<Vec<Option<Answer>>>>>> {
+    fn start(&mut self, calls: &[Call]) -> Option<Answers> {
         let world = self.world.as_ref()?;
         let copies = |call: &Call| if call.is_doubled { 2 } else { 1 };
         let empty: Vec<Vec<Option<Answer>>> =
@@ -418,9 +422,7 @@ impl Model {
         if news > 0 && !is_free && !is_unsure {
             known.allow(live(variant));
             known.firm = Some(live(variant));
-        } else if news > 0 {
-            known.settle(live(variant));
-        } else if agains > 0 && !is_unsure {
+        } else if news > 0 || (agains > 0 && !is_unsure) {
             known.settle(live(variant));
         } else if agains > 0 {
             // What it saw may be outranked by what it did not see.

@@ -38,6 +38,9 @@ struct Base {
     sealed: BTreeSet<BlobId>,
 }
 
+/// A kind of damage: what is damaged, the seed, and of how many spots one is tried.
+type Part = fn(&Base, u64, u64, &mut Tally);
+
 /// Bytes of a file that were changed.
 #[derive(Clone, Debug)]
 struct Hit {
@@ -65,6 +68,16 @@ pub fn run(seed: u64) -> Tally {
 /// The same with one of so many of the cheaply made kinds.
 #[must_use]
 pub fn run_thinned(seed: u64, every: u64) -> Tally {
+    run_parts(seed, every, false)
+}
+
+/// The same, no further than to the first violation.
+#[must_use]
+pub fn run_until_violated(seed: u64, every: u64) -> Tally {
+    run_parts(seed, every, true)
+}
+
+fn run_parts(seed: u64, every: u64, stops_early: bool) -> Tally {
     let mut tally = Tally::default();
     let replay = format!("--what rot --seed {seed}");
     let base = match guarded(Base::new) {
@@ -74,9 +87,9 @@ pub fn run_thinned(seed: u64, every: u64) -> Tally {
             return tally;
         }
     };
-    let parts: [(&str, fn(&Base, u64, u64, &mut Tally)); 7] = [
-        ("bodies", bodies),
+    let parts: [(&str, Part); 7] = [
         ("scrubbed bodies", scrubbed_bodies),
+        ("bodies", bodies),
         ("headers", headers),
         ("footers", footers),
         ("checkpoint", checkpoint),
@@ -84,6 +97,9 @@ pub fn run_thinned(seed: u64, every: u64) -> Tally {
         ("truncations", truncations),
     ];
     for (name, part) in parts {
+        if stops_early && !tally.violations.is_empty() {
+            break;
+        }
         let told = guarded(|| {
             let mut tally = Tally::default();
             part(&base, seed, every.max(1), &mut tally);
@@ -292,7 +308,7 @@ fn headers(base: &Base, seed: u64, every: u64, tally: &mut Tally) {
         spots.extend(&group_headers);
         for at in spots {
             nth += 1;
-            if nth % every != 0 {
+            if !nth.is_multiple_of(every) {
                 continue;
             }
             let edits = base.edited(blob, flipped(at, nth));

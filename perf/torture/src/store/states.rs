@@ -144,7 +144,7 @@ fn record(seed: u64) -> Recording {
         if batch % 4 == 2 {
             let written = world.run(|store| async move { store.checkpoint().await });
             assert_eq!(written, Ok(true), "a checkpoint");
-            checkpointed = checkpointed.or(Some(disk.event_count()));
+            checkpointed.get_or_insert_with(|| disk.event_count());
         }
     }
     world.close();

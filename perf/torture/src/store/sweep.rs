@@ -393,7 +393,7 @@ fn attempt(scenario: &Scenario, prepared: &Prepared, fault: Option<Fault>) -> u6
     (scenario.act)(&mut model);
     let count = model.disk.op_count() - before;
     let seed = fault.map_or(0, |fault| fault.nth);
-    model.fall(seed, seed % 3 == 0);
+    model.fall(seed, seed.is_multiple_of(3));
     model.look();
     // What the first opening served holds through the next crash as well, and the store takes and loses pieces.
     let last = KEYS - 1;

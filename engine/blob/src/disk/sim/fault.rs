@@ -104,6 +104,15 @@ impl SimDisk {
         state.files.get(&id.into()).map(|file| file.meant.clone())
     }
 
+    /// Bytes of all blobs, as reads see them.
+    #[must_use]
+    pub fn blob_bytes(&self) -> u64 {
+        let state = self.state.borrow();
+        let named = state.files.iter().filter(|(_, file)| file.has_name());
+        let blobs = named.filter(|(id, _)| matches!(id, FileId::Blob(_)));
+        blobs.map(|(_, file)| file.cached.len() as u64).sum()
+    }
+
     /// Operations that an injected error has met.
     #[must_use]
     pub fn fired(&self) -> u64 {
