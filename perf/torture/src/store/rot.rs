@@ -223,7 +223,10 @@ impl Base {
             );
         }
         let touched = self.touched(hits);
-        let mut is_told = !world.recovery.rotten.is_empty();
+        // Who reads the blobs alone takes the end of one for torn where the group that attests it is gone as well.
+        let is_tail = |hit: &Hit| hit.range.end >= self.blob(hit.blob).len() as u64;
+        let is_torn = world.recovery.torn_bytes > 0 && hits.iter().any(is_tail);
+        let mut is_told = !world.recovery.rotten.is_empty() || is_torn;
         for key in 0..KEYS {
             let read = world.run(|store| async move { read_variant(&store, key, NOW_S).await });
             let wanted = self.wanted[key as usize];
