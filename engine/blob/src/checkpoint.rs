@@ -176,6 +176,7 @@ impl<D: Disk> Store<D> {
             self.forget_current();
             let _is_gone = self.remove_others().await;
         }
+        self.leave_zeros();
         let number = {
             let mut checkpoints = self.checkpoints.borrow_mut();
             checkpoints.next_number += 1;

@@ -25,3 +25,4 @@ mod stillness;
 mod support;
 mod trash;
 mod verify;
+mod zeros;
