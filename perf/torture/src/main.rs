@@ -4,7 +4,7 @@
 //! strand-torture store --seed S [--seeds N]     runs of the store from seeds
 //! strand-torture states [--seed S] [--seeds N]  every state that a crash could leave
 //! strand-torture sweep [--every N]              a fault at every operation
-//! strand-torture rot [--seed S]                 damage to bytes at rest, and forged records
+//! strand-torture rot [--seed S] [--every N]     damage to bytes at rest, and forged records; --part NAME for one kind
 //! strand-torture hunt NAME [--seconds T]        looks for the planted bug NAME, in a build with the feature `planted-bugs`
 //! strand-torture hunts [--binary PATH]          hunts them all with that binary, or with one that it builds in target/torture
 //! strand-torture bugs                           lists the planted bugs
@@ -59,8 +59,13 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
         }
         "sweep" => tally = sweep::run(number("--every", 1)?, first),
         "rot" => {
-            tally = rot::run(first);
-            tally.merge(forged::run(first));
+            let part = rest.iter().position(|argument| argument == "--part");
+            if let Some(name) = part.and_then(|at| rest.get(at + 1)) {
+                tally = rot::run_part(first, name);
+            } else {
+                tally = rot::run_thinned(first, number("--every", 1)?);
+                tally.merge(forged::run(first));
+            }
         }
         "bugs" => {
             println!("{}", serde_json::to_string(&bugs::list())?);
