@@ -92,7 +92,7 @@ impl Model {
         if news > 0 && !is_free && !is_unsure {
             known.allow(live(variant));
             known.firm = Some(live(variant));
-        } else if news > 0 || (agains > 0 && !is_unsure) {
+        } else if news > 0 || (agains > 0 && !is_unsure && known.firm.is_none()) {
             known.settle(live(variant));
         } else if agains > 0 {
             // What it saw may be outranked by what it did not see.
@@ -183,6 +183,13 @@ impl Model {
                     && state.is_some_and(|there| there.trashed_s.is_none())
             }) else {
                 after.push(state);
+                // Brought back and trashed again, all in this batch.
+                if let Some(there) = state.filter(|_| is_restoring && trashed > 0) {
+                    after.push(Some(There {
+                        trashed_s: Some(now_s + 1),
+                        ..there
+                    }));
+                }
                 continue;
             };
             let in_trash = Some(There {
