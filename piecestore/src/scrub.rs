@@ -435,6 +435,8 @@ mod tests {
     async fn store_and_disk(executor: &SimExecutor, pieces: u8) -> (SimDisk, Rc<Store<SimDisk>>) {
         let mut options = StoreOptions::new(NODE, 1 << 30);
         options.blob_records_max = 1;
+        // All of a blob is read.
+        options.ahead_bytes = 0;
         let disk = SimDisk::new(1);
         let opened = Store::open(disk.clone(), options, 0, &mut |bytes: &mut [u8]| {
             bytes.fill(7)
