@@ -2,7 +2,8 @@
 //!
 //! An answer that was cut off leaves both the state before and the one after; so does an error, which must have a cause.
 
-use strand_blob::{PutError, Stored};
+use strand_blob::testing::world::NOW_S;
+use strand_blob::{PutError, Stored, TRASH_S};
 
 use crate::store::calls::{Answer, Call, Op};
 use crate::store::model::{Model, There, is_visible, live};
@@ -22,6 +23,15 @@ impl Model {
         let has = |wanted: fn(&Op) -> bool| calls.iter().any(|call| wanted(&call.op));
         let is_compacting = has(|op| matches!(op, Op::Compact(_)));
         let is_restoring = has(|op| matches!(op, Op::RestoreAll));
+        // What a scrub found damaged may have been stored in this very batch.
+        for (call, answers) in calls.iter().zip(answers) {
+            if matches!(
+                call.op,
+                Op::RestoreAll | Op::Scrub | Op::Compact(_) | Op::Checkpoint
+            ) {
+                self.learn_of_store(call, answers);
+            }
+        }
         for (call, answers) in calls.iter().zip(answers) {
             match call.op {
                 Op::Put { variant } => self.learn_put(call, variant, answers),
@@ -30,9 +40,7 @@ impl Model {
                 Op::Trash => {
                     self.learn_trash(call, answers, is_compacting, is_restoring);
                 }
-                Op::RestoreAll | Op::Scrub | Op::Compact(_) | Op::Checkpoint => {
-                    self.learn_of_store(call, answers);
-                }
+                Op::RestoreAll | Op::Scrub | Op::Compact(_) | Op::Checkpoint => {}
             }
         }
         for known in self.pieces.iter_mut().filter(|_| is_restoring) {
@@ -119,6 +127,8 @@ impl Model {
                     let is_allowed = known.is_tainted
                         || self.is_blurred
                         || call.is_doubled
+                        // One that was over when it was deleted left no tombstone: nobody sees it, and a deletion may find it again.
+                        || (*existed && now_s > NOW_S + TRASH_S)
                         || known.states.iter().any(|&state| {
                             // One that is over may be there or not.
                             let is_lingering = state.is_some() && !is_visible(key, state, now_s);
