@@ -229,6 +229,10 @@ impl Model {
             );
         }
         after.dedup();
+        // It is in the trash then, and not what the next opening would have found before.
+        if known.firm.take().is_some() {
+            known.later.extend(&after);
+        }
         known.states = after;
     }
 
