@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
@@ -379,7 +379,13 @@ impl<E: Executor> Disk for RingDisk<E> {
     async fn open(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError> {
         let id = id.into();
         let file = BlobFile::new(id, &self.files, &self.queue);
-        let _held = file.adopt(self.open_file(id, 0).await?);
+        let opened = self.open_file(id, 0).await?;
+        if self.is_buffered.get() {
+            // Pages that a failed sync of an earlier process left are clean to the kernel and not on the disk: the store must not read them.
+            // Elsewhere nothing is in memory, and a file system without this advice has none to forget.
+            let _not_all_know_it = fadvise(&opened, 0, None, Advice::DontNeed);
+        }
+        let _held = file.adopt(opened);
         Ok(file)
     }
 

@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use crate::aside::Aside;
 use crate::blobs::{Blob, BlobTally};
+use crate::bug::{self, Bug};
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::disk::{Disk, DiskError, FileId};
 use crate::error::{Damage, PutError};
@@ -136,6 +137,7 @@ impl<D: Disk> Store<D> {
     pub(crate) fn is_checkpoint_due(&self) -> bool {
         let record_count = self.index.borrow().len() + self.dead.borrow().len();
         is_much(self.replay_cost.get(), record_count as u64)
+            && !bug::is_planted(Bug::NoCheckpointByItself)
             || !self.wanted_checkpoints.borrow().is_empty()
     }
 
@@ -170,6 +172,10 @@ impl<D: Disk> Store<D> {
             return Ok(false);
         }
         self.check_checkpoint_room()?;
+        if bug::is_planted(Bug::CheckpointRewritten) {
+            self.forget_current();
+            let _is_gone = self.remove_others().await;
+        }
         self.leave_zeros();
         let number = {
             let mut checkpoints = self.checkpoints.borrow_mut();
@@ -290,6 +296,7 @@ impl<D: Disk> Store<D> {
                 let hurt = damaged.of_table(table).filter_map(trashed);
                 known::encode_trash(self.trash.borrow().of_table(table).chain(hurt))
             }
+            _ if bug::is_planted(Bug::CheckpointForgetsDead) => Vec::new(),
             _ => known::encode_entries(self.dead.borrow().entries_of(table)),
         }
     }
@@ -344,6 +351,9 @@ impl<D: Disk> Store<D> {
     ///
     /// If neither worked; then the blob has to stay.
     pub(crate) async fn note_removal(&self, blob: BlobId) -> Result<(), DiskError> {
+        if bug::is_planted(Bug::RemovalNotNoted) {
+            return Ok(());
+        }
         self.remove_others().await?;
         let Some((number, file, end)) = self.noting_place(blob) else {
             return Ok(());

@@ -15,14 +15,14 @@ use std::task::Poll;
 
 use crate::blobs::{Blob, Claim};
 use crate::buffer::IoBuffer;
-use crate::bug;
+use crate::bug::{self, Bug};
 use crate::disk::{Disk, DiskError, FailedWrite};
 use crate::error::PutError;
 use crate::gather::Gather;
 use crate::lay_out::Placed;
 use crate::layout::GROUP_HEADER_BYTES;
 use crate::poison::WriteOperation;
-use crate::queue::{Batch, ClassSet, InFlight, Item};
+use crate::queue::{Batch, ClassSet, InFlight, Item, Work};
 use crate::record::Kind;
 use crate::states::{Known, State};
 use crate::store::Store;
@@ -107,7 +107,9 @@ impl<D: Disk> Store<D> {
         let mut flights = Flights::new();
         loop {
             // A checkpoint waits until nothing is on its way, and keeps what is queued waiting.
-            if store.is_checkpoint_due() && flights.list.is_empty() {
+            if store.is_checkpoint_due()
+                && (flights.list.is_empty() || bug::is_planted(Bug::CheckpointMidGroup))
+            {
                 store.checkpoint_now().await;
             }
             store.seal_wanted(|blob| flights.has(blob)).await;
@@ -157,12 +159,19 @@ impl<D: Disk> Store<D> {
         };
         let (class, lane, classes) = (batch.class.index(), batch.lane, batch.classes);
         let claim = self.claim_for(&blob, &batch);
+        let is_hasty = bug::is_planted(Bug::AckBeforeSync)
+            || bug::is_planted(Bug::UnlinkBeforeSync)
+                && batch
+                    .items
+                    .iter()
+                    .all(|item| matches!(item.work, Work::Move { .. }));
         let (bytes, mut placed) = self.lay_out(&blob, &claim, batch);
-        if bug::is_planted("index-before-data") {
+        if bug::is_planted(Bug::IndexBeforeData) {
             self.publish(&mut placed);
         }
         let (file, offset) = (blob.file.clone(), claim.offset);
-        let writing = Box::pin(async move { self.write_group(&file, offset, bytes).await });
+        let writing =
+            Box::pin(async move { self.write_group(&file, offset, bytes, is_hasty).await });
         flights.list.push(Flight {
             class,
             lane,
@@ -179,15 +188,29 @@ impl<D: Disk> Store<D> {
         file: &D::File,
         offset: u64,
         bytes: Gather,
+        is_hasty: bool,
     ) -> Result<(), FailedWrite> {
-        if bug::is_planted("ack-before-sync") {
+        if is_hasty {
             let mut buffer = IoBuffer::zeroed(bytes.len());
             buffer.copy_from_slice(&bytes.runs().concat());
             let len = buffer.len();
             let (written, _) = self.disk.write(file, offset, buffer, len).await;
             return WriteOperation::Write.check(written);
         }
-        self.disk.write_durably(file, offset, bytes).await
+        let written = self.disk.write_durably(file, offset, bytes).await;
+        match written {
+            Err(FailedWrite {
+                operation: WriteOperation::Sync,
+                ..
+            }) if bug::is_planted(Bug::FailedSyncRetried) => {
+                WriteOperation::Sync.check(self.disk.sync(file).await)
+            }
+            Err(FailedWrite {
+                error: DiskError::ShortWrite { .. },
+                ..
+            }) if bug::is_planted(Bug::ShortWriteIgnored) => Ok(()),
+            written => written,
+        }
     }
 
     /// Answers a group that is down.
@@ -207,6 +230,9 @@ impl<D: Disk> Store<D> {
         match self.settle_group(&blob, &claim, &placed, outcome) {
             Ok(()) => {
                 self.publish(&mut placed);
+                if bug::is_planted(Bug::LastWaiterDropped) && placed.len() > 1 {
+                    placed.pop();
+                }
                 self.acknowledge(&blob, &claim, placed);
             }
             Err(error) => self.answer_all(placed, Err(error)),
@@ -272,7 +298,7 @@ impl<D: Disk> Store<D> {
         if let Err(FailedWrite { operation, error }) = outcome {
             return Err(self.write_failed(blob.id, operation, error));
         }
-        if bug::is_planted("ack-before-sync") {
+        if bug::is_planted(Bug::AckBeforeSync) {
             return Ok(());
         }
         self.count(|counters| counters.syncs += 1);
@@ -344,7 +370,9 @@ impl<D: Disk> Store<D> {
 
     fn answer_all(&self, placed: Vec<Placed>, result: Result<(), PutError>) {
         for record in placed {
-            self.account(|space| space.reserved_bytes -= record.reserved_bytes);
+            if result.is_ok() || !bug::is_planted(Bug::ReservationLeaks) {
+                self.account(|space| space.reserved_bytes -= record.reserved_bytes);
+            }
             record.done.send(result);
         }
     }

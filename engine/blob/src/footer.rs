@@ -4,6 +4,7 @@
 //! salt, so a body that ends a torn blob is never taken for one. Frozen by docs/format.md section 6.
 
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::check::KeyedCheck;
 use crate::header::BlobHeader;
@@ -129,7 +130,8 @@ impl Footer {
         let is_ours = &content[..4] == MAGIC
             && u64_at(content, 8) == header.blob.0
             && u64_at(content, 24) == bytes.len() as u64;
-        if !is_ours || *hash != check.whole(content) {
+        let is_whole = *hash == check.whole(content) || bug::is_planted(Bug::FooterUnchecked);
+        if !is_ours || !is_whole {
             return None;
         }
         let offset = u64_at(content, 16);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::blobs::{Blob, Claim};
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::disk::Disk;
 use crate::error::PutError;
 use crate::footer::FooterEntry;
@@ -64,6 +65,13 @@ impl Item {
                 expiry_s,
                 sequence,
             },
+            Work::Move { record, .. } if bug::is_planted(Bug::MovedRecordRenumbered) => {
+                RecordHeader {
+                    satellite_slot,
+                    sequence,
+                    ..*record
+                }
+            }
             Work::Move { record, .. } => RecordHeader {
                 satellite_slot,
                 ..*record
@@ -197,7 +205,7 @@ impl<D: Disk> Store<D> {
             .satellite_slot(&item.satellite)
             .expect("a blob that knows the satellite");
         let sequence = self.next_sequence.get();
-        if !item.is_moved() {
+        if !item.is_moved() || bug::is_planted(Bug::MovedRecordRenumbered) {
             self.next_sequence.set(sequence + 1);
         }
         item.header(satellite_slot, sequence)

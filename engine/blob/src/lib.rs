@@ -33,7 +33,7 @@ mod ahead;
 mod aside;
 mod blobs;
 pub mod buffer;
-mod bug;
+pub mod bug;
 mod bytes_at;
 mod census;
 mod check;

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::bytes_at::{put, u16_at, u32_at, u64_at};
 use crate::disk::{Disk, DiskError};
 use crate::layout::{self, BLOCK_BYTES};
@@ -179,7 +180,8 @@ impl<'a, D: Disk> PartReader<'a, D> {
             self.load().await?;
         }
         let bytes = self.bytes(used)?;
-        if bytes[HASH_AT..HEADER_BYTES] != hash_of(bytes) {
+        let is_whole = bytes[HASH_AT..HEADER_BYTES] == hash_of(bytes);
+        if !is_whole && !bug::is_planted(Bug::CheckpointUnchecked) {
             return None;
         }
         let at = (self.next - self.start) as usize;
@@ -240,6 +242,21 @@ fn hash_of(part: &[u8]) -> [u8; 32] {
     hasher.update(&part[..HASH_AT]);
     hasher.update(&part[HEADER_BYTES..]);
     hasher.finalize().into()
+}
+
+/// Makes the hash of each part right, as far as parts follow each other.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn make_right(file: &mut [u8]) {
+    let mut at = 0;
+    while let Some(header) = file.get(at..at + HEADER_BYTES) {
+        let used = HEADER_BYTES + u32_at(header, 24) as usize;
+        let Some(part) = file.get_mut(at..at + used) else {
+            break;
+        };
+        let hash = hash_of(part);
+        put(part, HASH_AT, &hash);
+        at += layout::round_to_block(used as u64) as usize;
+    }
 }
 
 const _: () = assert!(PART_BYTES_MAX.is_multiple_of(BLOCK_BYTES));

@@ -4,6 +4,7 @@
 //! misdirected write, a stale block or a body full of forged headers is never taken for a record. Bodies are guarded by a CRC per
 //! share and the trailer by its own; what those prove to others is not this crate's business. Frozen by docs/format.md section 6.
 
+use crate::bug::{self, Bug};
 use crate::bytes_at::{array_at, put, u32_at, u64_at};
 use crate::check::{CHECK_BYTES, KeyedCheck};
 use crate::layout::{
@@ -104,8 +105,9 @@ impl RecordHeader {
         offset: u64,
     ) -> Option<Found> {
         let bytes = bytes.get(..RECORD_HEADER_BYTES)?;
-        if u64_at(bytes, 40) != blob.0 || u64::from(u32_at(bytes, 48)) != offset / STEP_BYTES as u64
-        {
+        let is_here = u64_at(bytes, 40) == blob.0
+            && u64::from(u32_at(bytes, 48)) == offset / STEP_BYTES as u64;
+        if !is_here && !bug::is_planted(Bug::PlaceUnchecked) {
             return None;
         }
         if bytes[CHECK_AT..] != check.of(&bytes[..CHECK_AT]) {
@@ -192,7 +194,8 @@ impl Trailer {
     pub(crate) fn parse(bytes: &[u8], body_len: u64, path_len: usize) -> Option<Self> {
         let len = layout::trailer_len(body_len, path_len) as usize;
         let bytes = bytes.get(..len)?;
-        if crc32fast::hash(&bytes[..len - 4]) != u32_at(bytes, len - 4) {
+        let is_right = crc32fast::hash(&bytes[..len - 4]) == u32_at(bytes, len - 4);
+        if !is_right && !bug::is_planted(Bug::TrailerUnchecked) {
             return None;
         }
         let shares = layout::share_count(body_len) as usize;

@@ -17,6 +17,7 @@ use std::rc::Rc;
 use crate::aside::Aside;
 use crate::blobs::{Blob, BlobLog, BlobTally, Content, OpenBlobs, Seal, Tail};
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::census::Census;
 use crate::check::KeyedCheck;
 use crate::checkpoint::{BLOB_COST, Checkpoint, Checkpoints};
@@ -322,7 +323,11 @@ impl<'a, D: Disk> Opening<'a, D> {
             open_blobs: self.open_blobs,
             satellites: satellites.unwrap_or_default(),
             next_blob,
-            next_sequence: self.census.next_sequence,
+            next_sequence: if bug::is_planted(Bug::SequenceRestarts) {
+                1
+            } else {
+                self.census.next_sequence
+            },
             poison: Poison::default(),
             fingerprinter: self.census.fingerprinter,
             checkpoints,
@@ -356,7 +361,9 @@ impl<'a, D: Disk> Opening<'a, D> {
     async fn open_durably(&mut self, id: BlobId) -> Result<D::File, OpenError> {
         let file = self.disk.open(id).await?;
         //= docs/format.md#record
-        if let Err(error) = self.disk.sync(&file).await {
+        if !bug::is_planted(Bug::OpeningDoesNotSync)
+            && let Err(error) = self.disk.sync(&file).await
+        {
             self.poison.set(id, WriteOperation::Sync, error);
         }
         Ok(file)

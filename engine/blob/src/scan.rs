@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::check::KeyedCheck;
 use crate::disk::{Disk, DiskError};
 use crate::error::Damage;
@@ -108,6 +109,9 @@ impl<'a, D: Disk> Scanner<'a, D> {
                     at = layout::round_to_step(at + record.record_len());
                 }
                 found => {
+                    if bug::is_planted(Bug::StopsAtBadRecord) {
+                        break;
+                    }
                     let next = self.next_record(at + STEP_BYTES as u64, end).await;
                     // What follows the last record is zero; where several records were lost as one stretch, we
                     // come here once too often.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::blobs::{Blob, BlobLog, Content, Tail};
 use crate::buffer::IoBuffer;
+use crate::bug::{self, Bug};
 use crate::checkpoint::BLOB_COST;
 use crate::disk::{Disk, DiskError, FailedWrite};
 use crate::error::PutError;
@@ -67,7 +68,13 @@ impl<D: Disk> Store<D> {
         header.encode_into(first);
         header.encode_into(second);
         // The header is durable before any group: a blob with groups and no header is rot.
-        let written = self.disk.write_durably(&file, 0, buffer.into()).await;
+        let written = if bug::is_planted(Bug::BlobHeaderNotSynced) {
+            let len = buffer.len();
+            let (written, _) = self.disk.write(&file, 0, buffer, len).await;
+            WriteOperation::Write.check(written)
+        } else {
+            self.disk.write_durably(&file, 0, buffer.into()).await
+        };
         if let Err(FailedWrite { operation, error }) = written {
             return Err(self.write_failed(id, operation, error));
         }
@@ -215,7 +222,8 @@ impl<D: Disk> Store<D> {
     ) -> PutError {
         let is_write = operation != WriteOperation::Sync;
         // G7: a failed sync is final, whatever its error.
-        if !(is_write && error.is_harmless_to_write()) {
+        let is_harmless = error.is_harmless_to_write() && !bug::is_planted(Bug::FullDiskPoisons);
+        if !(is_write && is_harmless || bug::is_planted(Bug::FailedSyncForgiven)) {
             self.poison.set(blob, operation, error);
             return PutError::ReadOnly;
         }

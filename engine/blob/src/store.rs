@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use crate::aside::Aside;
 use crate::blobs::{OpenBlobs, Slots};
+use crate::bug::{self, Bug};
 use crate::checkpoint::{Checkpoints, Wanted};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
@@ -97,6 +98,9 @@ impl StoreOptions {
 
     /// Room that puts leave free, of the capacity and of the disk, so that a full node can still delete.
     pub(crate) fn tombstone_reserve_bytes(&self) -> u64 {
+        if bug::is_planted(Bug::NoRoomForTombstones) {
+            return 0;
+        }
         (self.capacity_bytes / 64).min(TOMBSTONE_RESERVE_BYTES_MAX)
     }
 }
@@ -324,6 +328,7 @@ impl<D: Disk> Store<D> {
         if let Some(stored) = lookup
             .piece
             .filter(|stored| !stored.is_gone(piece.created_s))
+            .filter(|stored| stored.root == piece.root || !bug::is_planted(Bug::ConflictOverwrites))
         {
             if stored.root != piece.root || stored.commitment != piece.commitment {
                 return Err(PutError::Conflict);

@@ -11,6 +11,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
+pub mod structures;
+pub mod world;
+
 pub use crate::wait::yield_now;
 
 use crate::blobs::BlobTally;

@@ -3,6 +3,7 @@
 //! The rules are those at the head of `recover`; docs/format.md section 6 has them whole.
 
 use crate::blobs::Tail;
+use crate::bug::{self, Bug};
 use crate::disk::Disk;
 use crate::error::Damage;
 use crate::footer::FooterEntry;
@@ -37,6 +38,9 @@ impl<D: Disk> BlobScan<'_, '_, D> {
             self.opening.reach(at);
             //= docs/format.md#record
             let Some(header) = self.scanner.group_header(at).await else {
+                if bug::is_planted(Bug::StopsAtBadGroup) {
+                    break;
+                }
                 at += BLOCK_BYTES as u64;
                 continue;
             };
@@ -58,7 +62,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         tail.append_at = layout::round_to_block(len.max(self.end));
         // A torn group is never called durable: the next group must not turn it into rot.
         tail.synced_number = match last {
-            Some(header) if is_whole => header.number,
+            Some(header) if is_whole || bug::is_planted(Bug::TornTakenForDurable) => header.number,
             Some(header) => header.durable_number.min(header.number.saturating_sub(1)),
             None => tail.synced_number,
         };
@@ -97,7 +101,8 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         let mut stepped_len = exact_len;
         for (offset, record) in &group.records {
             // G2, G4: what may be torn counts only if it is whole; what was durable once is reported where it is not.
-            if !is_durable && self.scanner.check_body(*offset, record).await.is_err() {
+            let is_believed = is_durable || bug::is_planted(Bug::TornTrusted);
+            if !is_believed && self.scanner.check_body(*offset, record).await.is_err() {
                 self.opening.report.torn_bytes += record.record_len();
                 is_whole = false;
                 continue;
@@ -184,7 +189,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
             len,
             damage,
         } = stretch;
-        if is_rotten {
+        if is_rotten && !bug::is_planted(Bug::RotTakenForTorn) {
             self.opening.report.rotten.push(Rot {
                 blob: self.scanner.blob,
                 offset,

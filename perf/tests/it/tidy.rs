@@ -40,6 +40,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "piecestore",
             "satellite",
             "uplink",
+            "strand-torture",
+        ],
+    ),
+    (
+        "strand-torture",
+        &[
+            "strand-codec",
+            "strand-blob",
+            "strand-protocol",
+            "strand-transport",
+            "piecestore",
         ],
     ),
 ];

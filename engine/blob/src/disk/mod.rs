@@ -88,7 +88,8 @@ pub trait Disk: 'static {
     /// Makes a new, empty file. Its directory entry is durable when this returns. An existing one is an error.
     async fn create(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError>;
 
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading and writing. What an earlier sync failed to make durable, and no later one will, is not read from
+    /// memory afterwards: the opening store would believe it.
     async fn open(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError>;
 
     /// Fills the whole buffer from `offset` (a multiple of 4,096); the count is short only at the end of the file.

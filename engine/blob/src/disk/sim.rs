@@ -10,17 +10,20 @@
 //! * **Kill** ([`SimDisk::kill`]). The process dies, the machine does not: a write in flight is finished, cut short or dropped;
 //!   nothing else changes, so what was not synced is still there, and still not durable.
 //! * **Failing sync.** Nothing it covered is made durable, *and no later sync covers it either*, though reads still see
-//!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash.
+//!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash. Who opens the file anew does not see it.
 //! * **Failing write.** A seeded prefix of it may have reached the file, and counts as an unsynced write.
 //! * **Injected errors** ([`SimDisk::inject`]). The n-th operation from now of the given kinds fails with EIO, ENOSPC or a short
 //!   write; once, or from then on.
 //! * **Unreadable file** ([`SimDisk::fail_reads`]). Every read of it fails with EIO, and those of other files do not.
 //! * **Full disk** ([`SimDisk::set_free_bytes`]). Writes that would grow the files beyond it fail with ENOSPC.
+//! * **Misdirected** ([`Failure::Misdirected`]). A read gives the bytes of another place of the file; a write goes to another block of it, and the
+//!   place that was meant stays as it was. Both succeed. [`SimDisk::take_harms`] says what was hit.
+//! * **Record** ([`SimDisk::record`]). Every write, sync, creation and removal is noted, for [`DiskImage`] to build the states that a crash
+//!   could have left at any point.
 //! * **Rot** ([`SimDisk::edit`]). The test changes bytes behind the store's back, durably.
 //! * **Unlinked file** ([`SimDisk::unlink`]). Its name is gone; who has it open reads and writes it as before, until a crash or kill.
 //!
-//! Not modelled: misdirected reads and writes (the place in each header is tested by moving blocks with `edit`), latency,
-//! and data that becomes durable without a sync while the machine runs (a crash decides that).
+//! Not modelled: latency, and data that becomes durable without a sync while the machine runs (a crash decides that).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,64 +37,13 @@ use crate::poison::WriteOperation;
 use crate::testing::{Random, yield_now};
 use crate::wait::Event;
 
+mod fault;
+mod log;
+
+pub use fault::{ALL_OPS, Failure, Fault, Harm, Op};
+pub use log::{DiskEvent, DiskImage, Loss};
+
 const SECTOR_BYTES: usize = 512;
-
-/// A kind of operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// [`Disk::list`].
-    List,
-    /// [`Disk::create`].
-    Create,
-    /// [`Disk::open`].
-    Open,
-    /// [`Disk::read`].
-    Read,
-    /// [`Disk::write`].
-    Write,
-    /// [`Disk::sync`].
-    Sync,
-    /// [`Disk::remove`].
-    Remove,
-    /// [`Disk::named_len`].
-    Status,
-}
-
-/// All kinds, for [`Fault::ops`].
-pub const ALL_OPS: &[Op] = &[
-    Op::List,
-    Op::Create,
-    Op::Open,
-    Op::Read,
-    Op::Write,
-    Op::Sync,
-    Op::Remove,
-    Op::Status,
-];
-
-/// How an operation fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// errno 5.
-    Eio,
-    /// ENOSPC.
-    NoSpace,
-    /// A write ends early (other operations: EIO).
-    Short,
-}
-
-/// An error to come.
-#[derive(Clone, Copy, Debug)]
-pub struct Fault {
-    /// Which kinds count.
-    pub ops: &'static [Op],
-    /// Which one of these from now fails; the next is 1.
-    pub nth: u64,
-    /// How.
-    pub failure: Failure,
-    /// Whether all later ones fail as well.
-    pub is_sticky: bool,
-}
 
 /// A disk in memory. Clones share it.
 #[derive(Clone)]
@@ -118,10 +70,16 @@ struct State {
     held: Vec<(Op, Rc<Event>)>,
     is_dead: bool,
     has_memory: bool,
+    /// Operations that an injected error has met.
+    fired: u64,
+    harms: Vec<Harm>,
+    events: Option<Vec<DiskEvent>>,
 }
 
 #[derive(Default)]
 struct File {
+    /// What was meant to be there: what the store wrote, wherever it went.
+    meant: Vec<u8>,
     /// What a crash keeps.
     durable: Vec<u8>,
     /// What reads see.
@@ -166,6 +124,7 @@ impl SimDisk {
                 (
                     id,
                     File {
+                        meant: bytes.clone(),
                         durable: bytes.clone(),
                         cached: bytes,
                         is_created: true,
@@ -187,6 +146,9 @@ impl SimDisk {
             held: Vec::new(),
             is_dead: false,
             has_memory: false,
+            fired: 0,
+            harms: Vec::new(),
+            events: None,
         };
         Self {
             state: Rc::new(RefCell::new(state)),
@@ -226,6 +188,7 @@ impl SimDisk {
         files.retain(|_, file| (file.is_created && !file.is_being_removed) || random.below(2) == 0);
         for file in files.values_mut() {
             (file.is_created, file.is_being_removed) = (true, false);
+            file.forget_failed();
             let File {
                 cached, unsynced, ..
             } = file;
@@ -316,6 +279,12 @@ impl SimDisk {
         self.state.borrow_mut().unreadable.insert(id.into());
     }
 
+    /// Takes from memory what a failed sync covered, as [`Disk::open`] does for a file.
+    pub fn forget_failed(&self) {
+        let mut state = self.state.borrow_mut();
+        state.files.values_mut().for_each(File::forget_failed);
+    }
+
     /// Disarms all errors.
     pub fn heal(&self) {
         let mut state = self.state.borrow_mut();
@@ -383,6 +352,7 @@ impl SimDisk {
             }
             fault.nth > 0 || fault.is_sticky
         });
+        state.fired += u64::from(failure.is_some());
         let delay_max = state.delay_max;
         (state.random.below(delay_max + 1), failure)
     }
@@ -412,7 +382,9 @@ impl SimDisk {
     async fn simple(&self, op: Op) -> Result<(), DiskError> {
         let (polls, failure) = self.begin(op);
         self.pass_time(op, polls).await;
-        failure.map_or(Ok(()), |failure| Err(failure.error(0, 0)))
+        failure
+            .filter(|&failure| failure != Failure::Misdirected)
+            .map_or(Ok(()), |failure| Err(failure.error(0, 0)))
     }
 
     /// Writes; the number of the write, under which it waits to be synced.
@@ -429,9 +401,15 @@ impl SimDisk {
         );
         assert!(len.is_multiple_of(BLOCK_BYTES), "writes are whole blocks");
         let (polls, failure) = self.begin(Op::Write);
-        let number = self.begin_write(id, offset, bytes);
+        let is_lost = failure == Some(Failure::Misdirected);
+        let target = if is_lost {
+            self.misdirect(id, offset, len)
+        } else {
+            offset
+        };
+        let number = self.begin_write(id, target, bytes);
         self.pass_time(Op::Write, polls).await;
-        let written = match failure {
+        let written = match failure.filter(|_| !is_lost) {
             None => len,
             Some(_) => {
                 let sector_count = (len / SECTOR_BYTES) as u64;
@@ -439,8 +417,13 @@ impl SimDisk {
                 sectors as usize * SECTOR_BYTES
             }
         };
+        if let Some(file) = self.state.borrow_mut().files.get_mut(&id) {
+            overlay(&mut file.meant, offset as usize, &bytes[..written]);
+        }
         let result = self.end_write(id, number, written);
-        let failed = failure.map(|failure| failure.error(written as u64, len as u64));
+        let failed = failure
+            .filter(|_| !is_lost)
+            .map(|failure| failure.error(written as u64, len as u64));
         (failed.map_or(result, Err), number)
     }
 
@@ -451,6 +434,7 @@ impl SimDisk {
         covers: impl Fn(&Write) -> bool,
     ) -> Result<(), DiskError> {
         let (polls, failure) = self.begin(Op::Sync);
+        let failure = failure.filter(|&failure| failure != Failure::Misdirected);
         let covered: Vec<u64> = {
             let state = self.state.borrow();
             let file = state.files.get(&id).ok_or(DiskError::NotFound)?;
@@ -484,6 +468,10 @@ impl SimDisk {
             }
             !is_covered
         });
+        state.note(|| DiskEvent::Synced {
+            file: id,
+            writes: covered,
+        });
         Ok(())
     }
 
@@ -491,6 +479,12 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         let number = state.next_write;
         state.next_write += 1;
+        state.note(|| DiskEvent::Write {
+            file: id,
+            number,
+            offset,
+            bytes: bytes.into(),
+        });
         if let Some(file) = state.files.get_mut(&id) {
             file.unsynced.push(Write {
                 number,
@@ -537,17 +531,6 @@ impl SimDisk {
     }
 }
 
-impl Failure {
-    fn error(self, written: u64, wanted: u64) -> DiskError {
-        match self {
-            Self::Eio => DiskError::Io { errno: 5 },
-            Self::NoSpace => DiskError::NoSpace,
-            Self::Short if wanted > 0 => DiskError::ShortWrite { written, wanted },
-            Self::Short => DiskError::Io { errno: 5 },
-        }
-    }
-}
-
 impl Disk for SimDisk {
     type File = SimFile;
 
@@ -579,7 +562,9 @@ impl Disk for SimDisk {
         let id = id.into();
         let is_new = !self.state.borrow().files.contains_key(&id);
         if is_new {
-            self.state.borrow_mut().files.insert(id, File::default());
+            let mut state = self.state.borrow_mut();
+            state.files.insert(id, File::default());
+            state.note(|| DiskEvent::Create { file: id });
         }
         let result = self.simple(Op::Create).await;
         let mut state = self.state.borrow_mut();
@@ -588,6 +573,7 @@ impl Disk for SimDisk {
                 if let Some(file) = state.files.get_mut(&id) {
                     file.is_created = true;
                 }
+                state.note(|| DiskEvent::Created { file: id });
                 Ok(SimFile { id })
             }
             Ok(()) => Err(DiskError::Io { errno: 17 }),
@@ -603,13 +589,11 @@ impl Disk for SimDisk {
     async fn open(&self, id: impl Into<FileId>) -> Result<SimFile, DiskError> {
         let id = id.into();
         self.simple(Op::Open).await?;
-        let state = self.state.borrow();
-        state
-            .files
-            .get(&id)
-            .filter(|file| file.has_name())
-            .map(|_| SimFile { id })
-            .ok_or(DiskError::NotFound)
+        let mut state = self.state.borrow_mut();
+        let file = state.files.get_mut(&id).filter(|file| file.has_name());
+        let file = file.ok_or(DiskError::NotFound)?;
+        file.forget_failed();
+        Ok(SimFile { id })
     }
 
     async fn read(
@@ -622,9 +606,17 @@ impl Disk for SimDisk {
             offset.is_multiple_of(BLOCK_BYTES as u64),
             "reads begin at blocks"
         );
-        if let Err(error) = self.simple(Op::Read).await {
-            return (Err(error), buffer);
+        let (polls, failure) = self.begin(Op::Read);
+        let is_lost = failure == Some(Failure::Misdirected);
+        self.pass_time(Op::Read, polls).await;
+        if let Some(failure) = failure.filter(|_| !is_lost) {
+            return (Err(failure.error(0, 0)), buffer);
         }
+        let offset = if is_lost {
+            self.another_block(file.id, offset)
+        } else {
+            offset
+        };
         let state = self.state.borrow();
         if state.unreadable.contains(&file.id) {
             return (Err(Failure::Eio.error(0, 0)), buffer);
@@ -705,11 +697,15 @@ impl Disk for SimDisk {
         if let Some(file) = self.state.borrow_mut().files.get_mut(&id) {
             file.is_being_removed = true;
         }
+        self.state
+            .borrow_mut()
+            .note(|| DiskEvent::Remove { file: id });
         self.simple(Op::Remove).await?;
         let mut state = self.state.borrow_mut();
         if state.files.get(&id).is_some_and(|file| file.is_unlinked) {
             return Err(DiskError::NotFound);
         }
+        state.note(|| DiskEvent::Removed { file: id });
         state
             .files
             .remove(&id)
@@ -725,6 +721,17 @@ impl Disk for SimDisk {
 impl File {
     fn has_name(&self) -> bool {
         self.is_created && !self.is_unlinked
+    }
+
+    /// What a failed sync covered is no more in memory.
+    fn forget_failed(&mut self) {
+        if self.unsynced.iter().any(|write| write.is_forsaken) {
+            self.unsynced.retain(|write| !write.is_forsaken);
+            self.cached.clone_from(&self.durable);
+            for write in self.unsynced.iter().filter(|write| write.has_ended) {
+                overlay(&mut self.cached, write.offset, &write.bytes);
+            }
+        }
     }
 
     fn after_crash(&self, random: &mut Random) -> Vec<u8> {

@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod displaced;
 mod faults;
+mod fuzz;
 mod golden;
 mod group_commit;
 mod independent;

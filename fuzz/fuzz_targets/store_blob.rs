@@ -1,0 +1,10 @@
+//! Blob files: any opens, and what is served passes its checks.
+#![no_main]
+
+#[path = "../bodies/store.rs"]
+#[allow(dead_code, reason = "each target runs one of its bodies")]
+mod body;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| body::blob(bytes));

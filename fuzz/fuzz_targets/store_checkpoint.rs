@@ -1,0 +1,10 @@
+//! Checkpoints, as they are and with their hashes made right: none prevents an opening.
+#![no_main]
+
+#[path = "../bodies/store.rs"]
+#[allow(dead_code, reason = "each target runs one of its bodies")]
+mod body;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| body::checkpoint(bytes));

@@ -1,0 +1,10 @@
+//! Whole directories of blobs and checkpoints: any opens or is refused.
+#![no_main]
+
+#[path = "../bodies/store.rs"]
+#[allow(dead_code, reason = "each target runs one of its bodies")]
+mod body;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| body::directory(bytes));

@@ -1,0 +1,10 @@
+//! Record headers with their check made right: what is taken has one encoding.
+#![no_main]
+
+#[path = "../bodies/store.rs"]
+#[allow(dead_code, reason = "each target runs one of its bodies")]
+mod body;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| body::record(bytes));
