@@ -23,11 +23,15 @@ const FAIR: Weather = Weather {
     delay_min: Duration::from_millis(1),
     delay_max: Duration::from_millis(3),
     lost_permille: 0,
+    damaged_permille: 0,
+    doubled_permille: 0,
 };
 const FOUL: Weather = Weather {
     delay_min: Duration::from_millis(2),
     delay_max: Duration::from_millis(20),
     lost_permille: 30,
+    damaged_permille: 5,
+    doubled_permille: 20,
 };
 
 /// One node of a test.
