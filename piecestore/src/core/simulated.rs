@@ -121,11 +121,7 @@ impl SimExecutor {
     /// The next number of the seed's sequence (splitmix64).
     #[must_use]
     pub fn random(&self) -> u64 {
-        let state = self
-            .state
-            .random
-            .get()
-            .wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let state = self.state.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.state.random.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

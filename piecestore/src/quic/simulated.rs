@@ -260,9 +260,8 @@ impl SimDatagram {
 /// Tells trains apart in the trace.
 fn checksum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
-    let step = |sum: u64, word: u64| {
-        (sum.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
-    };
+    let step =
+        |sum: u64, word: u64| (sum.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     let words = words.iter().map(|word| u64::from_le_bytes(*word));
     let rest = rest.iter().map(|byte| u64::from(*byte));
     words.chain(rest).fold(bytes.len() as u64, step)

@@ -255,7 +255,9 @@ impl Handshake {
     fn learn(&mut self, message: &[u8]) -> Result<(), TransportError> {
         let nonce = nonce_of(message)?;
         let (Some(id), Some((&alpn_len, rest))) = (
-            message.get(8..40).and_then(|id| <[u8; 32]>::try_from(id).ok()),
+            message
+                .get(8..40)
+                .and_then(|id| <[u8; 32]>::try_from(id).ok()),
             message.get(40..).and_then(<[u8]>::split_first),
         ) else {
             return Err(alert(DECODE_ERROR, "a short message"));
@@ -476,9 +478,7 @@ impl PacketKey for Key {
         header: &[u8],
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
-        let (sealed, found) = payload
-            .split_last_chunk::<TAG_BYTES>()
-            .ok_or(CryptoError)?;
+        let (sealed, found) = payload.split_last_chunk::<TAG_BYTES>().ok_or(CryptoError)?;
         if *found != self.tag_of(packet, header, sealed) {
             return Err(CryptoError);
         }
