@@ -5,13 +5,15 @@
 //! * **Time.** Each operation takes a seeded number of polls, so operations of different tasks overlap and end in any order.
 //! * **Crash** ([`SimDisk::crash`]). What a sync that ended well covered is kept, bit-exact. Each write that no such sync covered
 //!   (ended or still in flight) is independently dropped, kept whole, or torn: every 512-byte sector of it is kept, lost (what was
-//!   there before stays, zeros past the old end) or, rarely, turned to garbage. So unsynced writes may also appear reordered. The file's length
+//!   there before stays, zeros past the old end) or, rarely, turned to garbage. [`SimDisk::tear`] has so many percent of all sectors lost or
+//!   turned instead. So unsynced writes may also appear reordered. The file's length
 //!   may grow over lost writes or not. A file whose creation had not returned is there (empty) or not; the same for a removal.
 //! * **Kill** ([`SimDisk::kill`]). The process dies, the machine does not: a write in flight is finished, cut short or dropped;
 //!   nothing else changes, so what was not synced is still there, and still not durable.
 //! * **Failing sync.** Nothing it covered is made durable, *and no later sync covers it either*, though reads still see
 //!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash.
 //! * **Failing write.** A seeded prefix of it may have reached the file, and counts as an unsynced write.
+//! * **Moods** ([`SimDisk::set_moods`]). What the test draws for each operation: a failure, and how long it takes on the test's clock.
 //! * **Injected errors** ([`SimDisk::inject`]). The n-th operation from now of the given kinds fails with EIO, ENOSPC or a short
 //!   write; once, or from then on.
 //! * **Unreadable file** ([`SimDisk::fail_reads`]). Every read of it fails with EIO, and those of other files do not.
@@ -19,8 +21,9 @@
 //! * **Rot** ([`SimDisk::edit`]). The test changes bytes behind the store's back, durably.
 //! * **Unlinked file** ([`SimDisk::unlink`]). Its name is gone; who has it open reads and writes it as before, until a crash or kill.
 //!
-//! Not modelled: misdirected reads and writes (the place in each header is tested by moving blocks with `edit`), latency,
-//! and data that becomes durable without a sync while the machine runs (a crash decides that).
+//! Not modelled: misdirected reads and writes (the place in each header is tested by moving blocks with `edit`), and data that becomes durable without a sync while the machine runs (a crash decides that).
+
+mod moods;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +36,8 @@ use crate::layout::{BLOCK_BYTES, BlobId};
 use crate::poison::WriteOperation;
 use crate::testing::{Random, yield_now};
 use crate::wait::Event;
+
+pub use self::moods::Moods;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -118,6 +123,9 @@ struct State {
     held: Vec<(Op, Rc<Event>)>,
     is_dead: bool,
     has_memory: bool,
+    moods: Option<Rc<dyn Moods>>,
+    /// Sectors of a hundred that a crash takes of what was not synced.
+    torn_percent: Option<u64>,
 }
 
 #[derive(Default)]
@@ -187,6 +195,8 @@ impl SimDisk {
             held: Vec::new(),
             is_dead: false,
             has_memory: false,
+            moods: None,
+            torn_percent: None,
         };
         Self {
             state: Rc::new(RefCell::new(state)),
@@ -199,11 +209,12 @@ impl SimDisk {
         let mut random = Random::new(seed);
         let mut state = self.state.borrow_mut();
         state.is_dead = true;
+        let torn_percent = state.torn_percent;
         let mut files = BTreeMap::new();
         for (&id, file) in state.files.iter().filter(|(_, file)| !file.is_unlinked) {
             let is_certain = file.is_created && !file.is_being_removed;
             if is_certain || random.below(2) == 0 {
-                files.insert(id, file.after_crash(&mut random));
+                files.insert(id, file.after_crash(torn_percent, &mut random));
             }
         }
         let (free_bytes, has_memory) = (state.free_bytes, state.has_memory);
@@ -384,12 +395,20 @@ impl SimDisk {
             fault.nth > 0 || fault.is_sticky
         });
         let delay_max = state.delay_max;
-        (state.random.below(delay_max + 1), failure)
+        let polls = state.random.below(delay_max + 1);
+        let moods = state.moods.clone();
+        drop(state);
+        let drawn = moods.and_then(|moods| moods.failure(op));
+        (polls, failure.or(drawn))
     }
 
     async fn pass_time(&self, op: Op, polls: u64) {
         for _ in 0..polls {
             yield_now().await;
+        }
+        let moods = self.state.borrow().moods.clone();
+        if let Some(wait) = moods.and_then(|moods| moods.wait(op)) {
+            wait.await;
         }
         loop {
             let held = {
@@ -727,9 +746,13 @@ impl File {
         self.is_created && !self.is_unlinked
     }
 
-    fn after_crash(&self, random: &mut Random) -> Vec<u8> {
+    fn after_crash(&self, torn_percent: Option<u64>, random: &mut Random) -> Vec<u8> {
         let mut found = self.durable.clone();
         for write in &self.unsynced {
+            if let Some(percent) = torn_percent {
+                moods::tear(&mut found, write.offset, &write.bytes, percent, random);
+                continue;
+            }
             match random.below(4) {
                 0 => {}
                 1 => overlay(&mut found, write.offset, &write.bytes),
