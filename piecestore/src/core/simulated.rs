@@ -10,7 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -50,8 +50,9 @@ struct State {
     tasks: RefCell<Tasks>,
     ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
     next_timer: Cell<u64>,
-    timers: RefCell<BinaryHeap<Reverse<(Duration, u64)>>>,
-    sleepers: RefCell<BTreeMap<u64, Option<Waker>>>,
+    /// When, which timer, and its slot.
+    timers: RefCell<BinaryHeap<Reverse<(Duration, u64, usize)>>>,
+    alarms: RefCell<Alarms>,
     trace: Cell<u64>,
     /// Turns since the clock last moved.
     turns: Cell<u64>,
@@ -69,6 +70,20 @@ struct Slot {
     /// `None` while it runs.
     task: Option<Task>,
     waker: Arc<TaskWaker>,
+}
+
+/// What timers set off, by slot; slots are used again.
+#[derive(Default)]
+struct Alarms {
+    slots: Vec<Option<(u64, Alarm)>>,
+    free: Vec<usize>,
+}
+
+enum Alarm {
+    /// Somebody sleeps.
+    Wake(Option<Waker>),
+    /// This is to be done.
+    Call(Box<dyn FnOnce()>),
 }
 
 struct TaskWaker {
@@ -107,7 +122,7 @@ impl SimExecutor {
             ready: Arc::default(),
             next_timer: Cell::new(0),
             timers: RefCell::default(),
-            sleepers: RefCell::default(),
+            alarms: RefCell::default(),
             trace: Cell::new(seed),
             turns: Cell::new(0),
         };
@@ -258,22 +273,57 @@ impl SimExecutor {
 
     /// Jumps to the next timer and fires it.
     fn advance(&self) -> bool {
-        let Some(Reverse((at, timer))) = self.state.timers.borrow_mut().pop() else {
+        let Some(Reverse((at, timer, slot))) = self.state.timers.borrow_mut().pop() else {
             return false;
         };
-        let sleeper = self.state.sleepers.borrow_mut().remove(&timer);
+        let alarm = self.state.alarms.borrow_mut().take(slot, timer);
         // A timer whose sleeper was dropped moves no clock.
-        if let Some(waker) = sleeper {
+        if let Some(alarm) = alarm {
             if at > self.state.elapsed.get() {
                 self.state.turns.set(0);
             }
             self.state.elapsed.set(at);
             self.note(at.as_nanos() as u64);
-            if let Some(waker) = waker {
-                waker.wake();
+            match alarm {
+                Alarm::Wake(Some(waker)) => waker.wake(),
+                Alarm::Wake(None) => {}
+                Alarm::Call(call) => call(),
             }
         }
         true
+    }
+
+    /// Does something after a while. Belongs to no process.
+    pub fn after(&self, delay: Duration, call: impl FnOnce() + 'static) {
+        self.set_alarm(delay, Alarm::Call(Box::new(call)));
+    }
+
+    fn set_alarm(&self, delay: Duration, alarm: Alarm) -> (usize, u64) {
+        let state = &self.state;
+        let timer = state.next_timer.get();
+        state.next_timer.set(timer + 1);
+        let slot = state.alarms.borrow_mut().put(timer, alarm);
+        let at = state.elapsed.get() + delay;
+        state.timers.borrow_mut().push(Reverse((at, timer, slot)));
+        (slot, timer)
+    }
+}
+
+impl Alarms {
+    fn put(&mut self, timer: u64, alarm: Alarm) -> usize {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some((timer, alarm));
+        slot
+    }
+
+    /// Takes an alarm out, unless it was before.
+    fn take(&mut self, slot: usize, timer: u64) -> Option<Alarm> {
+        let (_, alarm) = self.slots[slot].take_if(|(known, _)| *known == timer)?;
+        self.free.push(slot);
+        Some(alarm)
     }
 }
 
@@ -316,27 +366,25 @@ impl Executor for SimExecutor {
     }
 
     async fn sleep(&self, duration: Duration) {
-        let state = &self.state;
-        let timer = state.next_timer.get();
-        state.next_timer.set(timer + 1);
-        state
-            .timers
-            .borrow_mut()
-            .push(Reverse((state.elapsed.get() + duration, timer)));
-        state.sleepers.borrow_mut().insert(timer, None);
-        let _guard = Sleeper {
-            state: state.clone(),
+        let (slot, timer) = self.set_alarm(duration, Alarm::Wake(None));
+        let sleeper = Sleeper {
+            state: self.state.clone(),
+            slot,
             timer,
         };
-        poll_fn(
-            |context| match state.sleepers.borrow_mut().get_mut(&timer) {
-                Some(waker) => {
-                    *waker = Some(context.waker().clone());
+        poll_fn(|context| {
+            let mut alarms = sleeper.state.alarms.borrow_mut();
+            match &mut alarms.slots[slot] {
+                Some((known, Alarm::Wake(waker))) if *known == timer => {
+                    match waker {
+                        Some(waker) => waker.clone_from(context.waker()),
+                        None => *waker = Some(context.waker().clone()),
+                    }
                     Poll::Pending
                 }
-                None => Poll::Ready(()),
-            },
-        )
+                _ => Poll::Ready(()),
+            }
+        })
         .await;
     }
 
@@ -371,12 +419,14 @@ impl Clock for SimExecutor {
 /// Forgets a timer whose sleeper is gone.
 struct Sleeper {
     state: Rc<State>,
+    slot: usize,
     timer: u64,
 }
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.state.sleepers.borrow_mut().remove(&self.timer);
+        let alarm = self.state.alarms.borrow_mut().take(self.slot, self.timer);
+        drop(alarm);
     }
 }
 
@@ -416,7 +466,8 @@ mod tests {
                 timeout(&inner, Duration::from_secs(9), short).await,
                 Some(())
             );
-            assert_eq!(inner.state.sleepers.borrow().len(), 0);
+            let alarms = inner.state.alarms.borrow().slots.iter().flatten().count();
+            assert_eq!(alarms, 0);
             assert!(inner.advance());
             assert_eq!(inner.elapsed(), Duration::from_secs(1));
         });

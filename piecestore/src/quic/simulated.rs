@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::udp::{Datagram, Outgoing, Received, SocketId};
-use crate::core::executor::Executor;
 use crate::core::notify::Notify;
 use crate::core::simulated::SimExecutor;
 
@@ -107,10 +106,10 @@ impl SimNetwork {
     /// What of a train survives, datagram by datagram.
     fn survivors(&self, outgoing: &Outgoing, segment_bytes: usize) -> BytesMut {
         let network = &self.0;
-        let mut survivors = BytesMut::new();
+        let mut survivors = BytesMut::with_capacity(outgoing.payload.len());
         for datagram in outgoing.payload.chunks(segment_bytes) {
             let weather = network.weather.get();
-            if network.executor.random() % 1000 < weather.lost_permille {
+            if weather.lost_permille > 0 && self.happens(weather.lost_permille) {
                 network.lost_count.set(network.lost_count.get() + 1);
             } else if survivors.len().is_multiple_of(segment_bytes) {
                 survivors.extend_from_slice(datagram);
@@ -204,23 +203,23 @@ impl Datagram for SimDatagram {
             destination, ecn, ..
         } = outgoing;
         let bytes = self.network.survivors(&outgoing, segment_bytes);
-        let received = |socket| Received {
+        let received = |bytes| Received {
             socket,
             remote,
             local_ip: Some(destination.ip()),
             ecn,
             segment_bytes,
-            bytes: bytes.clone(),
+            bytes,
         };
         let executor = &self.network.0.executor;
         executor.note(checksum(&bytes) ^ u64::from(destination.port()));
         let doubled_permille = self.network.0.weather.get().doubled_permille;
         if doubled_permille > 0 && self.network.happens(doubled_permille) {
-            self.carry(destination, None, received(socket));
+            self.carry(destination, None, received(bytes.clone()));
         }
         self.host.in_flight.set(self.host.in_flight.get() + 1);
         let sender = Rc::clone(&self.host);
-        self.carry(destination, Some(sender), received(socket));
+        self.carry(destination, Some(sender), received(bytes));
     }
 
     fn spare_payload(&self) -> Vec<u8> {
@@ -241,8 +240,7 @@ impl SimDatagram {
     fn carry(&self, destination: SocketAddr, sender: Option<Rc<Host>>, mut received: Received) {
         let (network, delay) = (self.network.clone(), self.network.delay());
         let executor = network.0.executor.clone();
-        executor.clone().spawn(async move {
-            executor.sleep(delay).await;
+        executor.after(delay, move || {
             if let Some(sender) = sender {
                 sender.in_flight.set(sender.in_flight.get() - 1);
                 sender.alarm();

@@ -22,7 +22,7 @@ use super::host::NODE;
 const VERB_WAIT: Duration = Duration::from_secs(8);
 
 /// How often a client looks whether it has a connection.
-const LOOK_PERIOD: Duration = Duration::from_millis(250);
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// See the module's head.
 pub(super) struct Client {
@@ -104,14 +104,16 @@ impl Client {
         })
     }
 
-    /// Goes away: the tasks that it leaves behind.
-    pub(super) async fn leave(&self) -> usize {
+    /// Goes away.
+    pub(super) async fn leave(&self) {
         self.is_leaving.set(true);
-        self.executor.sleep(2 * LOOK_PERIOD).await;
         self.connection.take();
         self.endpoint.close(Code::Ok).await;
         self.driver.close().await;
-        self.executor.sleep(Duration::from_secs(12)).await;
+    }
+
+    /// Tasks that have not ended.
+    pub(super) fn task_count(&self) -> usize {
         self.executor.task_count()
     }
 

@@ -14,6 +14,7 @@ use piecestore::serve::simulated::Segment;
 pub(super) struct Ledger {
     pub(super) entries: BTreeMap<u64, Entry>,
     pub(super) next_key: u64,
+    acked_count: usize,
     by_id: BTreeMap<[u8; 32], u64>,
     /// What openings said was rotten.
     pub(super) rot_reports: u64,
@@ -39,6 +40,8 @@ pub(super) struct Entry {
     stale_delete: Option<u64>,
     /// How many reports of rot there were when a fault overlapped it first.
     hurt_at: Option<u64>,
+    /// That fault may look like a write that a crash cut off, which is dropped without a report (docs/format.md, section 6).
+    may_look_torn: bool,
 }
 
 /// What the client knows.
@@ -116,6 +119,7 @@ impl Ledger {
             stale_put: None,
             stale_delete: None,
             hurt_at: None,
+            may_look_torn: false,
         };
         self.entries.insert(key, entry);
         key
@@ -129,13 +133,13 @@ impl Ledger {
     pub(super) fn forget(&mut self, key: u64) {
         if let Some(entry) = self.entries.remove(&key) {
             self.by_id.remove(entry.segment.id.as_bytes());
+            self.acked_count -= usize::from(entry.state == State::Acked);
         }
     }
 
     /// Pieces that are there, as far as is known.
     pub(super) fn acked_count(&self) -> usize {
-        let entries = self.entries.values();
-        entries.filter(|entry| entry.state == State::Acked).count()
+        self.acked_count
     }
 
     /// Whether this may be begun now, in that process of the node.
@@ -160,10 +164,12 @@ impl Ledger {
             return;
         };
         entry.put_count += u32::from(change == Change::Put);
+        let was_acked = entry.state == State::Acked;
         if change == Change::Delete || entry.state != State::Acked {
             entry.is_busy = true;
             entry.version += 1;
             entry.state = State::InDoubt;
+            self.acked_count -= usize::from(was_acked);
         }
     }
 
@@ -176,7 +182,10 @@ impl Ledger {
         entry.version += 1;
         entry.put_count -= u32::from(change == Change::Put);
         match (change, is_acked) {
-            (Change::Put, true) => entry.state = State::Acked,
+            (Change::Put, true) => {
+                self.acked_count += usize::from(entry.state != State::Acked);
+                entry.state = State::Acked;
+            }
             (Change::Delete, true) => entry.state = State::Deleted,
             (Change::Put, false) => entry.stale_put = Some(boot),
             (Change::Delete, false) => entry.stale_delete = Some(boot),
@@ -192,10 +201,11 @@ impl Ledger {
         })
     }
 
-    /// A fault overlapped this piece.
-    pub(super) fn hurt(&mut self, key: u64) {
+    /// A fault overlapped this piece; one that the node cannot tell from a write that was cut off, if it `may_look_torn`.
+    pub(super) fn hurt(&mut self, key: u64, may_look_torn: bool) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.hurt_at.get_or_insert(self.rot_reports);
+            entry.may_look_torn |= may_look_torn;
         }
     }
 
@@ -211,7 +221,7 @@ impl Ledger {
             return Ok(());
         };
         if entry.hurt_at.is_some() || had_read_faults {
-            self.hurt(key);
+            self.hurt(key, false);
             return Ok(());
         }
         Err(format!(
@@ -234,6 +244,7 @@ impl Ledger {
         let may_have_expired =
             entry.expiry_ms != 0 && circumstances.now_ms + EXPIRY_MARGIN_MS > entry.expiry_ms;
         let is_reported = self.told.contains(&key)
+            || entry.may_look_torn
             || entry
                 .hurt_at
                 .is_some_and(|before| self.rot_reports > before);
@@ -259,7 +270,7 @@ impl Ledger {
             }
             Found::Damaged if circumstances.had_read_faults => {
                 self.told.insert(key);
-                self.hurt(key);
+                self.hurt(key, false);
                 Ok(false)
             }
             Found::Damaged => said("damaged, and no fault overlapped it"),
