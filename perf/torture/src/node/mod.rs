@@ -13,13 +13,19 @@
 //! | `host` | the node's process: its start and its ends |
 //! | `client` | who asks, over a connection of their own |
 //! | `ledger` | what is known of each piece, and what may be found |
-//! | `world` | all of them together, phase after phase |
+//! | `load` | what clients ask, and whether the answers may be |
+//! | `check` | what must hold at any moment |
+//! | `world` | all of them together: the node's lives, and the faults beside them |
+//! | `heal` | the liveness phase |
 //!
 //! Not simulated: check-ins over the network (keys and time are handed to the node), garbage collection, several nodes of one process.
 
+mod check;
 mod client;
+mod heal;
 mod host;
 mod ledger;
+mod load;
 mod moods;
 mod plan;
 #[cfg(test)]
@@ -40,6 +46,8 @@ use world::World;
 pub struct NodeOptions {
     /// Virtual time in which anything may fail.
     pub safety: Duration,
+    /// Virtual time afterwards in which every verb must succeed.
+    pub strict: Duration,
     /// Mean virtual time between two verbs.
     pub gap: Duration,
     /// Mean virtual time between two ends of the node's process.
@@ -68,7 +76,8 @@ impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             safety: Duration::from_secs(300),
-            gap: Duration::from_millis(60),
+            strict: Duration::from_secs(60),
+            gap: Duration::from_millis(75),
             life: Duration::from_secs(50),
             control: Control::None,
         }
