@@ -10,7 +10,7 @@
 //! that takes longer than [`OPERATION_TIMEOUT`] is an error to its caller, while its memory
 //! stays with the kernel until it comes back; while any such operation is out, reads fail at once, so
 //! that a disk that hangs costs each request little and the other disks of the core nothing.
-//! Which files are open is `open_files`; what is known of the disk without asking it is `watch`.
+//! What files are called is `file_names`, which are open `open_files`; what is known of the disk without asking it is `watch`.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -20,10 +20,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, OFlags, fcntl_getfl, fcntl_setfl, statat};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
+use crate::file_names::{file_name, list_blobs, list_checkpoints};
 use crate::map::FileMap;
 use crate::open_files::{BlobFile, OpenFiles};
 use crate::ring::{DiskQueue, FileOperation, FileOutcome, FileStatus, Ring, Runs};
@@ -31,9 +32,6 @@ use crate::watch::{DiskState, DiskWatch};
 
 /// A hung disk costs its requests within this time (design: 10 s), never the process.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-
-const BLOB_SUFFIX: &str = ".blob";
-const CHECKPOINT_SUFFIX: &str = ".ckpt";
 
 /// How long the names in a folder may take to read: 22,000 files of a slow disk, each looked at on its own.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
@@ -345,7 +343,7 @@ impl<E: Executor> Disk for RingDisk<E> {
             .name("list".to_owned())
             .stack_size(256 << 10)
             // Nobody listens any more where this took too long.
-            .spawn(move || drop(sender.send(list_folder(&folder))))
+            .spawn(move || drop(sender.send(list_blobs(&folder))))
             .map_err(|error| io_error(&error))?;
         let began = self.executor.now();
         while self.executor.now() - began < LIST_TIMEOUT {
@@ -363,16 +361,9 @@ impl<E: Executor> Disk for RingDisk<E> {
 
     /// Reads the folder without the ring: once, before a node serves.
     async fn list_checkpoints(&self) -> Result<Vec<u64>, DiskError> {
-        let Some(folder) = &self.checkpoints else {
-            return Ok(Vec::new());
-        };
-        let mut numbers = Vec::new();
-        for entry in Dir::read_from(folder).map_err(errno_error)? {
-            let entry = entry.map_err(errno_error)?;
-            let name = entry.file_name().to_str().ok();
-            numbers.extend(name.and_then(parse_checkpoint_name));
-        }
-        Ok(numbers)
+        self.checkpoints
+            .as_ref()
+            .map_or(Ok(Vec::new()), list_checkpoints)
     }
 
     async fn create(&self, id: impl Into<FileId>) -> Result<Self::File, DiskError> {
@@ -564,21 +555,6 @@ impl<E: Executor> Disk for RingDisk<E> {
     }
 }
 
-fn list_folder(folder: &OwnedFd) -> Result<Vec<(BlobId, u64)>, DiskError> {
-    let mut blobs = Vec::new();
-    for entry in Dir::read_from(folder).map_err(errno_error)? {
-        let entry = entry.map_err(errno_error)?;
-        let name = entry.file_name();
-        let Some(id) = name.to_str().ok().and_then(parse_blob_name) else {
-            continue;
-        };
-        let status = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
-        let status = status.map_err(errno_error)?;
-        blobs.push((id, u64::try_from(status.st_size).unwrap_or_default()));
-    }
-    Ok(blobs)
-}
-
 impl<E> std::fmt::Debug for RingDisk<E> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
@@ -592,37 +568,6 @@ impl<E> std::fmt::Debug for RingDisk<E> {
 /// Unit of direct I/O: offsets, lengths and addresses are multiples of it.
 const BLOCK_BYTES: usize = 4_096;
 
-//= docs/format.md#6
-pub(crate) fn file_name(id: FileId) -> CString {
-    let (number, suffix) = match id {
-        FileId::Blob(id) => (id.0, BLOB_SUFFIX),
-        FileId::Checkpoint(number) => (number, CHECKPOINT_SUFFIX),
-    };
-    #[expect(clippy::expect_used, reason = "hex digits and a suffix hold no NUL")]
-    CString::new(format!("{number:016x}{suffix}")).expect("no NUL")
-}
-
-/// The inverse of [`file_name`]; `None` for anything else that lies in the folder of blobs.
-pub(crate) fn parse_blob_name(name: &str) -> Option<BlobId> {
-    parse_name(name, BLOB_SUFFIX).map(BlobId)
-}
-
-/// The inverse of [`file_name`]; `None` for anything else that lies in the folder of checkpoints.
-pub(crate) fn parse_checkpoint_name(name: &str) -> Option<u64> {
-    parse_name(name, CHECKPOINT_SUFFIX)
-}
-
-fn parse_name(name: &str, suffix: &str) -> Option<u64> {
-    let digits = name.strip_suffix(suffix)?;
-    let is_hex = digits
-        .bytes()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if digits.len() != 16 || !is_hex {
-        return None;
-    }
-    u64::from_str_radix(digits, 16).ok()
-}
-
 fn disk_error(errno: i32) -> DiskError {
     match errno {
         libc::ENOSPC | libc::EDQUOT => DiskError::NoSpace,
@@ -631,7 +576,7 @@ fn disk_error(errno: i32) -> DiskError {
     }
 }
 
-fn errno_error(errno: rustix::io::Errno) -> DiskError {
+pub(crate) fn errno_error(errno: rustix::io::Errno) -> DiskError {
     disk_error(errno.raw_os_error())
 }
 
@@ -650,25 +595,6 @@ pub(crate) fn io_error(error: &std::io::Error) -> DiskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_sixteen_hex_digits_name_a_blob() {
-        let id = BlobId(0x00ab_cdef_0123_4567);
-        assert_eq!(file_name(id.into()).to_str(), Ok("00abcdef01234567.blob"));
-        assert_eq!(parse_blob_name("00abcdef01234567.blob"), Some(id));
-        let checkpoint = file_name(FileId::Checkpoint(17));
-        assert_eq!(checkpoint.to_str(), Ok("0000000000000011.ckpt"));
-        assert_eq!(parse_checkpoint_name("0000000000000011.ckpt"), Some(17));
-        assert_eq!(parse_blob_name("0000000000000011.ckpt"), None);
-        for name in [
-            "abcdef.blob",
-            "00ABcdef01234567.blob",
-            "+0abcdef01234567.blob",
-            "lock",
-        ] {
-            assert!(parse_blob_name(name).is_none(), "{name}");
-        }
-    }
 
     #[test]
     fn errors_say_what_the_store_must_know() {

@@ -51,6 +51,9 @@ pub struct JobFigures {
     /// Whether the node has not begun with it.
     #[serde(default)]
     pub waiting: bool,
+    /// What the node opens first; none once its store is open.
+    #[serde(default)]
+    pub opening: Option<JobOpening>,
     /// How it failed; empty if it did not.
     pub error: String,
     /// What a compaction has done so far.
@@ -58,6 +61,15 @@ pub struct JobFigures {
     /// What a scrub has done so far.
     #[serde(default)]
     pub scrub: ScrubFigures,
+}
+
+/// How far the opening is that a job waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOpening {
+    /// Bytes of blobs that were read, or need not be: for as long as they change it makes progress.
+    pub bytes_done: u64,
+    /// What that means.
+    pub sentence: String,
 }
 
 /// Where the socket's thread leaves a job for the node's core, and the core what became of it.
@@ -100,7 +112,19 @@ impl JobBoard {
 
     /// The job to begin, if there is one. The core's side.
     pub fn take(&self) -> Option<JobKind> {
-        self.with(|figures| std::mem::take(&mut figures.waiting).then_some(figures.kind))
+        self.with(|figures| {
+            figures.opening = None;
+            std::mem::take(&mut figures.waiting).then_some(figures.kind)
+        })
+    }
+
+    /// Says what a job waits for, if one does. The core's side.
+    pub fn delay(&self, opening: impl FnOnce() -> JobOpening) {
+        self.with(|figures| {
+            if figures.waiting {
+                figures.opening = Some(opening());
+            }
+        });
     }
 
     /// Says how far a compaction is. The core's side.
@@ -118,6 +142,7 @@ impl JobBoard {
         self.with(|figures| {
             figures.running = false;
             figures.waiting = false;
+            figures.opening = None;
             figures.error = error;
         });
     }
@@ -160,10 +185,14 @@ mod tests {
         assert_eq!(board.take(), None);
         let first = board.ask(JobKind::Compact);
         assert_eq!((first.job, first.running, first.waiting), (1, true, true));
+        board.delay(JobOpening::default);
+        assert_eq!(board.figures().opening, Some(JobOpening::default()));
         assert_eq!(board.take(), Some(JobKind::Compact));
         let joined = board.ask(JobKind::Scrub);
         assert_eq!((joined.job, joined.kind), (1, JobKind::Compact));
-        assert!(!joined.waiting);
+        assert_eq!((joined.waiting, joined.opening), (false, None));
+        board.delay(JobOpening::default);
+        assert_eq!(board.figures().opening, None, "it waits for nothing");
         assert_eq!(board.take(), None, "begun twice");
         let done = CompactFigures {
             blobs_removed: 3,

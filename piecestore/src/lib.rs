@@ -13,6 +13,7 @@ pub mod check_in;
 pub mod cli;
 pub mod config;
 pub mod directory;
+mod file_names;
 pub mod gc;
 pub mod hardware;
 pub mod jobs;

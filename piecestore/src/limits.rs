@@ -52,7 +52,8 @@ pub const SCRUB_LOST_NAMED_MAX: usize = 65_536;
 /// A scrub that the owner asked for rests a fourth of the time that each step took, so that others have their turn of the disk.
 pub const SCRUB_JOB_REST_PART: u32 = 4;
 
-/// How long a running node may take to begin a job: it looks ten times a second.
+/// How long a running node may take to begin a job: it looks ten times a second. While its store is being opened, how long that may make
+/// no progress.
 pub const JOB_BEGIN_WAIT: Duration = Duration::from_secs(10);
 
 /// What one step of the scrub reads at most: a longest piece record, or a run of smaller ones.

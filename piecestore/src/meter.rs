@@ -25,6 +25,12 @@ impl Meter {
         }
     }
 
+    /// Says a line now.
+    pub(crate) fn show_at_once(&mut self, line: &str) {
+        self.shown = Instant::now();
+        self.say(line);
+    }
+
     /// Says a line, if the last one is old enough.
     pub(crate) fn show(&mut self, line: impl FnOnce() -> String) {
         let period = if self.is_terminal {

@@ -19,7 +19,7 @@ use crate::directory::{
     self, CHECKPOINTS_FOLDER, DirectoryError, IDENTITY_FILE, LOCK_FILE, MARKER_FILE, MOVED_FILE,
     MOVING_FILE, blobs_of,
 };
-use crate::disk::{parse_blob_name, parse_checkpoint_name};
+use crate::file_names::{parse_blob_name, parse_checkpoint_name};
 use crate::meter::Meter;
 use crate::status::human_bytes;
 

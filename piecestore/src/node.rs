@@ -20,7 +20,7 @@ use crate::directory::{CheckpointsError, Directory};
 use crate::disk::RingDisk;
 use crate::gc::{Collector, Reports};
 use crate::hardware::DiskTurn;
-use crate::jobs::{JobKind, compact_all};
+use crate::jobs::{JobKind, JobOpening, compact_all};
 use crate::limits::{OPENING_GRACE, SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
 use crate::quic::BindError;
 use crate::scrub::scrub_running;
@@ -198,6 +198,10 @@ impl Node {
     pub fn begin_job(&self, core: &Core) {
         // It waits until the store is open.
         let Some(store) = self.serving.service().store().cloned() else {
+            self.board.jobs.delay(|| JobOpening {
+                bytes_done: self.serving.opening().bytes_done(),
+                sentence: OpeningFigures::how_far(self.serving.opening()),
+            });
             return;
         };
         let Some(kind) = self.board.jobs.take() else {

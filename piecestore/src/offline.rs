@@ -17,7 +17,8 @@ use std::rc::Rc;
 use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer, WriteOperation};
 
 use crate::directory::CHECKPOINTS_FOLDER;
-use crate::disk::{end_direct, file_name, io_error, parse_blob_name, parse_checkpoint_name};
+use crate::disk::{end_direct, io_error};
+use crate::file_names::{file_name, parse_blob_name, parse_checkpoint_name};
 
 /// The blob files in one folder and the checkpoints in the one beside it, to be read.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::admin::{AskError, ask_job, begin_job};
 use crate::core::{self, Core, CoreError, CoreExecutor, CoreOptions, Executor, Unsupported};
 use crate::directory::{CheckpointsError, Directory, DirectoryError};
 use crate::disk::RingDisk;
-use crate::jobs::{CompactFigures, JobFigures, JobKind, compact_all};
+use crate::jobs::{CompactFigures, JobFigures, JobKind, JobOpening, compact_all};
 use crate::limits::JOB_BEGIN_WAIT;
 use crate::meter::Meter;
 use crate::space::with_separators;
@@ -110,6 +110,16 @@ pub enum OfflineError {
         "the node does not begin to {0}: it is still starting, or could not be started, as its log says; try again once it serves"
     )]
     NotBegun(&'static str),
+    /// The node would, if its store were ever open.
+    #[error(
+        "the node does not begin to {what}: its store is not open and makes no progress ({how_far}); see its log, and try again once it serves"
+    )]
+    NotOpened {
+        /// The command.
+        what: &'static str,
+        /// How far the opening is.
+        how_far: String,
+    },
     /// The node that began it has ended, or has done it and begun something else.
     #[error(
         "how the running node's {0} ended is not known, because it was restarted or does another job now: run the command again"
@@ -271,6 +281,31 @@ async fn work_in<T, F: Future<Output = T>>(
     Ok(output)
 }
 
+/// How long to wait for a job to begin: for as long as the opening that it waits for makes progress.
+struct Patience {
+    bytes_done: Option<u64>,
+    since: Instant,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self {
+            bytes_done: None,
+            since: now,
+        }
+    }
+
+    /// Whether nothing has changed for too long.
+    fn is_over(&mut self, opening: Option<&JobOpening>, now: Instant) -> bool {
+        let bytes_done = opening.map(|opening| opening.bytes_done);
+        if bytes_done != self.bytes_done {
+            self.bytes_done = bytes_done;
+            self.since = now;
+        }
+        now.duration_since(self.since) > JOB_BEGIN_WAIT
+    }
+}
+
 /// Waits until a running node has ended the job that it was asked for.
 pub(crate) fn wait_for_job(
     path: &Path,
@@ -282,7 +317,8 @@ pub(crate) fn wait_for_job(
     if begun.kind != kind {
         return Err(OfflineError::Busy(begun.kind.verb()));
     }
-    let began = Instant::now();
+    let mut patience = Patience::new(Instant::now());
+    let mut has_said_why = false;
     loop {
         let asked = Instant::now();
         let job = ask_job(path)?;
@@ -292,10 +328,25 @@ pub(crate) fn wait_for_job(
         if !job.running {
             return Ok(job);
         }
-        if job.waiting && began.elapsed() > JOB_BEGIN_WAIT {
-            return Err(OfflineError::NotBegun(kind.verb()));
+        if job.waiting && patience.is_over(job.opening.as_ref(), Instant::now()) {
+            let what = kind.verb();
+            return Err(match job.opening {
+                Some(JobOpening {
+                    sentence: how_far, ..
+                }) => OfflineError::NotOpened { what, how_far },
+                None => OfflineError::NotBegun(what),
+            });
         }
-        meter.show(|| said(&job));
+        if let Some(opening) = &job.opening {
+            let line = format!("waiting for the node: {}", opening.sentence);
+            if std::mem::replace(&mut has_said_why, true) {
+                meter.show(|| line);
+            } else {
+                meter.show_at_once(&line);
+            }
+        } else {
+            meter.show(|| said(&job));
+        }
         std::thread::sleep(ASK_PERIOD.saturating_sub(asked.elapsed()));
     }
 }
@@ -358,5 +409,36 @@ impl RebuildReport {
             );
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_waits_for_as_long_as_the_opening_makes_progress() {
+        let began = Instant::now();
+        let at_s = |s: u64| began + Duration::from_secs(s);
+        let mut patience = Patience::new(began);
+        let mut is_over = |s: u64, bytes_done: Option<u64>| {
+            let opening = bytes_done.map(|bytes_done| JobOpening {
+                bytes_done,
+                ..JobOpening::default()
+            });
+            patience.is_over(opening.as_ref(), at_s(s))
+        };
+        assert!(!is_over(9, None));
+        // Hours, a little every nine seconds.
+        for step in 1..1_000 {
+            assert!(!is_over(9 + 9 * step, Some(step)), "{step}");
+        }
+        // It begins again, where a checkpoint does not hold.
+        assert!(!is_over(9_010, Some(0)));
+        assert!(!is_over(9_020, Some(0)), "10 s");
+        assert!(is_over(9_021, Some(0)));
+        // Open, and begun within the usual time, or not at all.
+        assert!(!is_over(9_022, None));
+        assert!(is_over(9_033, None));
     }
 }

@@ -140,7 +140,11 @@ fn parts(space: &SpaceFigures) -> [(&'static str, u64, &'static str); 7] {
             space.header_bytes,
             "of the blob files",
         ),
-        ("skipped", space.skipped_bytes, "torn, damaged or unwritten"),
+        (
+            "skipped",
+            space.skipped_bytes,
+            "torn, damaged, unwritten, or zeros written ahead",
+        ),
     ]
 }
 

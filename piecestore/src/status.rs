@@ -84,18 +84,25 @@ impl OpeningFigures {
     /// What an opening says of itself.
     #[must_use]
     pub fn new(progress: &OpenProgress, is_open: bool) -> Self {
-        let (percent, bytes_total) = (progress.percent(), progress.bytes_total());
-        let sentence = format!(
-            "the index is being rebuilt, {percent} % of {} read; until then requests for pieces are answered as busy",
-            human_bytes(bytes_total)
-        );
+        let sentence = if is_open {
+            String::new()
+        } else {
+            let how_far = Self::how_far(progress);
+            format!("{how_far}; until then requests for pieces are answered as busy")
+        };
         Self {
             is_open,
             bytes_done: progress.bytes_done(),
-            bytes_total,
-            percent,
-            sentence: if is_open { String::new() } else { sentence },
+            bytes_total: progress.bytes_total(),
+            percent: progress.percent(),
+            sentence,
         }
+    }
+
+    /// How far an opening is that has not ended.
+    pub(crate) fn how_far(progress: &OpenProgress) -> String {
+        let (percent, total) = (progress.percent(), human_bytes(progress.bytes_total()));
+        format!("the index is being rebuilt, {percent} % of {total} read")
     }
 }
 

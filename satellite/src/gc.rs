@@ -17,7 +17,7 @@ use strand_protocol::{
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::core::collect::{self, Part};
+use crate::core::collect::{self, Part, Sizes};
 use crate::core::refusal::Refusal;
 use crate::core::row::{
     CollectionOutcome, CollectionRow, CollectionRun, LostPlacement, NodeNumber, Pieces, SegmentRow,
@@ -36,11 +36,15 @@ pub struct GcOptions {
     /// How far a satellite's clock may be set back without a wanted piece being trashed. For tests
     /// alone it is ever less than [`MARGIN`](Self::MARGIN).
     pub danger_margin: Duration,
+    /// How many pieces a filter is made for, about; a node with more gets several. [`PART_PIECES`](Self::PART_PIECES) at most.
+    pub part_pieces: u64,
 }
 
 impl GcOptions {
     /// The margin of docs/wire.md, section 5.
     pub const MARGIN: Duration = Duration::from_secs(3_600);
+    /// Three quarters of what a filter may hold.
+    pub const PART_PIECES: u64 = collect::PART_PIECES;
     /// Once a day.
     pub const PERIOD: Duration = Duration::from_secs(24 * 3_600);
 }
@@ -50,6 +54,7 @@ impl Default for GcOptions {
         Self {
             period: Self::PERIOD,
             danger_margin: Self::MARGIN,
+            part_pieces: Self::PART_PIECES,
         }
     }
 }
@@ -119,7 +124,7 @@ pub(crate) async fn run<S: MetaStore>(satellite: Arc<Satellite<S>>, options: GcO
         // Woken or in time: both are a reason to run.
         let _ = tokio::time::timeout(pause, satellite.gc.wake.notified()).await;
         satellite.gc.begin();
-        let error = match collect(&satellite, options.danger_margin).await {
+        let error = match collect(&satellite, options).await {
             Ok(run) => {
                 tracing::info!(
                     segments = run.segment_count,
@@ -143,10 +148,14 @@ pub(crate) async fn run<S: MetaStore>(satellite: Arc<Satellite<S>>, options: GcO
 /// One run.
 pub(crate) async fn collect<S: MetaStore>(
     satellite: &Satellite<S>,
-    margin: Duration,
+    options: GcOptions,
 ) -> Result<CollectionRun, GcError> {
     let store = &satellite.store;
-    let margin_ms = u64::try_from(margin.as_millis()).unwrap_or(u64::MAX);
+    let margin_ms = u64::try_from(options.danger_margin.as_millis()).unwrap_or(u64::MAX);
+    let sizes = Sizes {
+        part_pieces: options.part_pieces,
+        pass_pieces: limits::GC_PIECES_MAX,
+    };
     // The order of these two is what makes the snapshot safe: an upload that is not in the store by
     // the second began after the first.
     let began_ms = clock::now_ms();
@@ -164,7 +173,7 @@ pub(crate) async fn collect<S: MetaStore>(
         .map(|(number, row)| (number, row.id))
         .collect();
     let (mut run, counts) = count(satellite, run, &nodes).await?;
-    for pass in collect::passes(&nodes, &counts, limits::GC_PIECES_MAX) {
+    for pass in collect::passes(&nodes, &counts, sizes) {
         let filled = fill(satellite, &pass).await?;
         store_filters(satellite, &run, filled).await?;
     }
@@ -172,7 +181,7 @@ pub(crate) async fn collect<S: MetaStore>(
         let piece_count = counts.get(&node).copied().unwrap_or(0);
         let row = CollectionRow {
             run: run.run,
-            part_count: collect::part_count(piece_count),
+            part_count: sizes.part_count(piece_count),
             snapshot_ms: run.snapshot_ms,
             piece_count,
             outcome: None,

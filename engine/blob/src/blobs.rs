@@ -54,11 +54,18 @@ pub(crate) struct Claim {
     pub(crate) offset: u64,
     /// Bytes of the group.
     pub(crate) len: u64,
+    /// Zeros written behind it, for the next groups to overwrite.
+    pub(crate) ahead_len: u64,
     /// Highest group of the blob that was durable then.
     pub(crate) durable_number: u64,
 }
 
 impl Claim {
+    /// Bytes of the request that writes it.
+    pub(crate) fn written_len(&self) -> u64 {
+        self.len + self.ahead_len
+    }
+
     pub(crate) fn group_header(&self, record_count: u32) -> GroupHeader {
         GroupHeader {
             record_count,
@@ -68,11 +75,14 @@ impl Claim {
         }
     }
 }
+
 /// How many of a blob's tombstones, trash and restore records are needed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Survey {
     /// Blobs that had been removed, and checkpoints written, when it was made.
     pub(crate) removed_count: u64,
+    /// How many there were then. Those that came later are taken to be needed.
+    pub(crate) mark_count: u32,
     pub(crate) needed_count: u32,
 }
 
@@ -206,9 +216,10 @@ pub(crate) enum Content {
 /// Where a blob ends and what of it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tail {
-    /// Where the next group goes: a block past everything written or claimed so far.
+    /// Where the next group goes: a block past everything written or claimed so far, but for zeros written ahead.
     pub(crate) append_at: u64,
-    /// Bytes of the file, as far as known; the rest up to `append_at` failed to be written.
+    /// Bytes of the file, as far as known. What lies between the two is zeros written ahead if the file is longer, else failed to be
+    /// written.
     pub(crate) file_len: u64,
     /// Number of the last group written, well or not.
     pub(crate) last_number: u64,
@@ -230,6 +241,11 @@ impl Tail {
             synced_number: 0,
             attested_number: 0,
         }
+    }
+
+    /// Where a footer would go: nothing may follow it in the file.
+    pub(crate) fn end(&self) -> u64 {
+        self.append_at.max(self.file_len)
     }
 
     /// Whether a reader could take rot in the last records for a torn tail, because no group after them says that
@@ -269,13 +285,14 @@ impl<F> Blob<F> {
         }
     }
 
-    /// Takes the place of the next group.
-    pub(crate) fn claim(&self, len: u64) -> Claim {
+    /// Takes the place of the next group, and of zeros behind it.
+    pub(crate) fn claim(&self, len: u64, ahead_len: u64) -> Claim {
         let tail = self.tail.get();
         let claim = Claim {
             number: tail.last_number + 1,
             offset: tail.append_at,
             len,
+            ahead_len,
             durable_number: tail.synced_number,
         };
         self.update_tail(|tail| {
@@ -343,10 +360,9 @@ impl<F> Blob<F> {
     /// Bytes of the tombstones, trash and restore records that are needed, as far as known.
     pub(crate) fn mark_bytes(&self) -> u64 {
         let mark_count = self.tally.get().mark_count;
-        let needed_count = self
-            .survey
-            .get()
-            .map_or(mark_count, |survey| survey.needed_count);
+        let needed_count = self.survey.get().map_or(mark_count, |survey| {
+            survey.needed_count + (mark_count - survey.mark_count)
+        });
         u64::from(needed_count) * MARK_BYTES
     }
 
@@ -359,10 +375,10 @@ impl<F> Blob<F> {
             !log.has_rot && (1..=BLOB_RECORDS_MAX as usize).contains(&log.entries.len())
         })?;
         (tail.synced_number >= tail.last_full_number).then(|| Footer {
-            offset: tail.append_at,
+            offset: tail.end(),
             group_count: log.group_count,
             last_number: tail.last_number,
-            skipped_bytes: log.skipped_bytes + (tail.append_at - tail.file_len),
+            skipped_bytes: log.skipped_bytes + (tail.end() - tail.file_len),
             entries: log.entries.clone(),
         })
     }

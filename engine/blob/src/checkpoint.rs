@@ -172,6 +172,7 @@ impl<D: Disk> Store<D> {
             return Ok(false);
         }
         self.check_checkpoint_room()?;
+        self.leave_zeros();
         let number = {
             let mut checkpoints = self.checkpoints.borrow_mut();
             checkpoints.next_number += 1;

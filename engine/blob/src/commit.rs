@@ -3,7 +3,8 @@
 //! One task runs [`Store::run_commits`]. It takes what should go down together (`queue`), has it laid out as one group (`lay_out`) and written
 //! durably, and only then enters the records into the index and answers. Several groups are on their way at once, each in a blob of its own: one
 //! for a class, and a second (its second *lane*) if what waits is worth a request. What must stay true: **an ack leaves after the sync that covers
-//! it ended** (counted when it does not), a blob has one group on its way at most, a place in it is written once, and no sync is repeated.
+//! it ended** (counted when it does not), a blob has one group on its way at most, a place in it is
+//! written once (but for zeros `ahead`), and no sync is repeated.
 //!
 //! Which blob takes a group, and how blobs begin and end, is in `seal`.
 
@@ -53,8 +54,16 @@ impl<'a, F> Flights<'a, F> {
     }
 
     fn is_full(&self) -> bool {
-        let bytes: u64 = self.list.iter().map(|flight| flight.claim.len).sum();
+        let bytes: u64 = self
+            .list
+            .iter()
+            .map(|flight| flight.claim.written_len())
+            .sum();
         bytes >= FLIGHT_BYTES_MAX
+    }
+
+    fn has(&self, blob: &Blob<F>) -> bool {
+        self.list.iter().any(|flight| flight.blob.slot == blob.slot)
     }
 
     fn in_flight(&self) -> InFlight {
@@ -101,6 +110,7 @@ impl<D: Disk> Store<D> {
             if store.is_checkpoint_due() && flights.list.is_empty() {
                 store.checkpoint_now().await;
             }
+            store.seal_wanted(|blob| flights.has(blob)).await;
             while !store.is_checkpoint_due()
                 && let Some(batch) = store.next_batch(&flights)
             {
@@ -120,6 +130,7 @@ impl<D: Disk> Store<D> {
                 store.work.take().await;
             }
         }
+        self.wanted_seals.take();
         self.attest_all().await;
         self.checkpoint_at_close().await;
         self.stopped.set();
@@ -145,7 +156,7 @@ impl<D: Disk> Store<D> {
             Err(error) => return self.refuse(batch.items, error),
         };
         let (class, lane, classes) = (batch.class.index(), batch.lane, batch.classes);
-        let claim = blob.claim(batch.plan.group_len());
+        let claim = self.claim_for(&blob, &batch);
         let (bytes, mut placed) = self.lay_out(&blob, &claim, batch);
         if bug::is_planted("index-before-data") {
             self.publish(&mut placed);
@@ -218,10 +229,11 @@ impl<D: Disk> Store<D> {
             self.has_failed_writes.set(true);
             return Err(self.write_failed(blob.id, WriteOperation::Write, error));
         }
-        let grown_bytes = claim.offset + claim.len - blob.tail.get().file_len;
-        let skipped_bytes = grown_bytes - claim.len;
+        let tail = blob.tail.get();
+        let file_len = tail.file_len.max(claim.offset + claim.written_len());
+        let grown_bytes = file_len - tail.file_len;
         blob.update_tail(|tail| {
-            tail.file_len += grown_bytes;
+            tail.file_len = file_len;
             tail.attested_number = claim.durable_number;
             if !placed.is_empty() {
                 tail.last_full_number = claim.number;
@@ -231,7 +243,8 @@ impl<D: Disk> Store<D> {
             log.entries
                 .extend(placed.iter().map(|record| record.footer_entry));
             log.group_count += 1;
-            log.skipped_bytes += skipped_bytes;
+            // What was written ahead is skipped until a group is written over it.
+            log.skipped_bytes = log.skipped_bytes + grown_bytes - claim.len;
         }
         for record in placed {
             blob.count_record(&record.footer_entry.record);
@@ -242,12 +255,12 @@ impl<D: Disk> Store<D> {
         let overhead_bytes = record_overheads + GROUP_HEADER_BYTES as u64;
         self.count(|counters| {
             counters.groups += 1;
-            counters.bytes_written += claim.len;
+            counters.bytes_written += claim.written_len();
             counters.piece_bytes_written += body_bytes;
         });
         self.account(|space| {
             space.file_bytes += grown_bytes;
-            space.skipped_bytes += skipped_bytes;
+            space.skipped_bytes = space.skipped_bytes + grown_bytes - claim.len;
             // Dead until durable: `publish` brings them to life.
             space.dead_bytes += body_bytes;
             space.overhead_bytes += overhead_bytes;

@@ -114,6 +114,7 @@ impl<D: Disk> Store<D> {
         // Here alone, so that no piece dies while its trash record is on its way.
         self.empty_trash(now_s).await;
         let percent_max = self.live_percent_max(traffic);
+        self.end_worthless(now_s).await;
         self.survey(percent_max, now_s).await;
         let Some(blob) = self.pick(percent_max, now_s) else {
             return Ok(None);
@@ -237,17 +238,12 @@ impl<D: Disk> Store<D> {
     /// Until it is known, all of them are taken to be, else a blob of tombstones would be written again and again. A count holds until a
     /// blob is removed or a checkpoint written: only then does something go that they outrank.
     async fn survey(&self, percent_max: u8, now_s: u32) {
-        let counters = self.counters();
-        let removed_count = counters.blobs_removed + counters.checkpoints;
         let unknown: Vec<_> = {
             let blobs = self.blobs.borrow();
             let is_unknown = |blob: &&Rc<Blob<D::File>>| {
                 blob.tally.get().mark_count > 0
                     && self.is_little(blob, blob.kept_bytes(now_s), percent_max)
-                    && blob
-                        .survey
-                        .get()
-                        .is_none_or(|survey| survey.removed_count != removed_count)
+                    && !self.is_surveyed(blob)
             };
             let unknown = blobs.iter().flatten().filter(is_unknown);
             unknown.take(SURVEYS_MAX).cloned().collect()
@@ -257,19 +253,35 @@ impl<D: Disk> Store<D> {
                 blob.give_up_compacting();
                 continue;
             };
-            let outranked = self.outranked(&blob, &entries).await;
-            let is_needed = |entry: &&FooterEntry| {
-                let satellite = blob.satellite_of(&entry.record);
-                let fingerprint = self.fingerprinter.of(&satellite, &entry.record.id);
-                entry.record.kind != Kind::Piece
-                    && self.is_needed(&entry.record, fingerprint, blob.slot, &outranked)
-            };
-            let needed_count = entries.iter().filter(is_needed).count() as u32;
-            blob.survey.set(Some(Survey {
-                removed_count,
-                needed_count,
-            }));
+            self.count_needed(&blob, &entries).await;
         }
+    }
+
+    /// Whether the last count of a blob's needed marks still holds.
+    pub(crate) fn is_surveyed(&self, blob: &Blob<D::File>) -> bool {
+        blob.survey.get().is_some_and(|survey| {
+            survey.removed_count == self.forgetting_count()
+                && survey.mark_count == blob.tally.get().mark_count
+        })
+    }
+
+    /// Counts the tombstones, trash and restore records of a blob that are needed, and keeps the count.
+    pub(crate) async fn count_needed(&self, blob: &Blob<D::File>, entries: &[FooterEntry]) -> u32 {
+        let (removed_count, mark_count) = (self.forgetting_count(), blob.tally.get().mark_count);
+        let outranked = self.outranked(blob, entries).await;
+        let is_needed = |entry: &&FooterEntry| {
+            let satellite = blob.satellite_of(&entry.record);
+            let fingerprint = self.fingerprinter.of(&satellite, &entry.record.id);
+            entry.record.kind != Kind::Piece
+                && self.is_needed(&entry.record, fingerprint, blob.slot, &outranked)
+        };
+        let needed_count = entries.iter().filter(is_needed).count() as u32;
+        blob.survey.set(Some(Survey {
+            removed_count,
+            mark_count,
+            needed_count,
+        }));
+        needed_count
     }
 
     /// Queues a piece's record to be moved, or a tombstone in its place. `None`: there is nothing to move.

@@ -10,7 +10,7 @@ pub struct StoreCounters {
     pub trashed: u64,
     /// Damaged pieces out of service now.
     pub damaged: u64,
-    /// Bytes that the index takes in memory, trash and dead records included.
+    /// Bytes that the index takes in memory: trash, dead records, and the trash records that compaction keeps in mind included.
     pub index_bytes: u64,
     /// Pieces stored anew: puts answered [`Stored::New`](crate::Stored::New).
     pub pieces_stored: u64,

@@ -160,7 +160,7 @@ impl<D: Disk> Store<D> {
         let head_len = if lone.is_some() {
             BLOCK_BYTES
         } else {
-            claim.len as usize
+            claim.written_len() as usize
         };
         let mut head = IoBuffer::for_overwriting(head_len);
         let header = claim.group_header(record_count);

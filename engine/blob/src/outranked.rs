@@ -106,6 +106,16 @@ impl<D: Disk> Store<D> {
         outranked
     }
 
+    /// Bytes that the trash records kept beside blobs take in memory.
+    pub(crate) fn trash_record_bytes(&self) -> usize {
+        let blobs = self.blobs.borrow();
+        let kept = blobs.iter().flatten().map(|blob| {
+            let records = blob.trash_records.borrow();
+            records.as_ref().map_or(0, |records| records.len())
+        });
+        kept.sum::<usize>() * size_of::<(u64, u64)>()
+    }
+
     async fn trash_records_of(&self, blob: &Blob<D::File>) -> Option<TrashRecords> {
         if let Some(known) = &*blob.trash_records.borrow() {
             return Some(Rc::clone(known));

@@ -3,6 +3,8 @@
 //! The window moves forward and skips bodies, so a scan reads little more than the headers. A block that the disk cannot
 //! read is taken as zeros: its record then fails its check like any other damage, and the rest of the blob is still found.
 
+use std::ops::Range;
+
 use crate::buffer::IoBuffer;
 use crate::check::KeyedCheck;
 use crate::disk::{Disk, DiskError};
@@ -232,6 +234,22 @@ impl<'a, D: Disk> Scanner<'a, D> {
             at += len as u64;
         }
         true
+    }
+
+    /// From the first block between two places that holds anything but zeros to the end of the last one; empty if there is none.
+    ///
+    /// Zeros were written ahead, or are what is left of a write that did not happen: nothing is torn in them.
+    pub(crate) async fn filled(&mut self, start: u64, end: u64) -> Range<u64> {
+        let mut filled = end..end;
+        let mut at = start;
+        while at < end {
+            let next = (layout::block_of(at) + BLOCK_BYTES as u64).min(end);
+            if !self.is_zero(at, next).await {
+                filled = filled.start.min(at)..next;
+            }
+            at = next;
+        }
+        filled
     }
 
     /// `len` bytes at `offset`; fewer where the file ends.

@@ -40,7 +40,8 @@ impl<D: Disk> Store<D> {
     fn has_room_for(&self, blob: &Blob<D::File>, batch: &Batch) -> bool {
         let tail = blob.tail.get();
         let record_count = batch.items.len();
-        let end = tail.append_at + batch.plan.group_len() + blob.footer_len(record_count);
+        let end = tail.file_len.max(tail.append_at + batch.plan.group_len())
+            + blob.footer_len(record_count);
         let fits = end <= self.options.blob_bytes_max
             && blob.has_places(record_count, self.options.blob_records_max);
         let knows_all = batch
@@ -130,7 +131,7 @@ impl<D: Disk> Store<D> {
 
     /// Ends a blob with its footer. Where that is not possible the blob stays as it is, is only attested, and is read whole at
     /// the next opening.
-    async fn seal(&self, blob: &Rc<Blob<D::File>>) {
+    pub(crate) async fn seal(&self, blob: &Rc<Blob<D::File>>) {
         if self.find_displaced(blob).await {
             return;
         }
@@ -141,7 +142,7 @@ impl<D: Disk> Store<D> {
         let buffer = footer.encode(&blob.check, &blob.header);
         let len = buffer.len();
         // Nothing is ever appended after a footer, whether it was written well or not.
-        blob.update_tail(|tail| tail.append_at += len as u64);
+        blob.update_tail(|tail| tail.append_at = footer.offset + len as u64);
         let result = self
             .disk
             .write_durably(&blob.file, footer.offset, buffer.into())
@@ -193,7 +194,7 @@ impl<D: Disk> Store<D> {
         if self.is_read_only() || !tail.needs_attesting() {
             return;
         }
-        let claim = blob.claim(BLOCK_BYTES as u64);
+        let claim = blob.claim(BLOCK_BYTES as u64, 0);
         let mut buffer = IoBuffer::zeroed(BLOCK_BYTES);
         let header = claim.group_header(0);
         header.encode_into(&blob.check, blob.id, claim.offset, &mut buffer);

@@ -22,7 +22,7 @@ pub struct Space {
     pub padding_bytes: u64,
     /// Blob headers and footers.
     pub header_bytes: u64,
-    /// Torn, rotten or never written stretches.
+    /// Torn, rotten or never written stretches, and zeros written ahead of small groups.
     pub skipped_bytes: u64,
     /// All blob files together.
     pub file_bytes: u64,

@@ -12,6 +12,7 @@ use crate::checkpoint::{Checkpoints, Wanted};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
 use crate::displaced::Displaced;
+use crate::early::WantedSeal;
 use crate::error::{Damage, GetError, OpenError, PutError};
 use crate::fingerprint::Fingerprinter;
 use crate::footer::{self, BLOB_RECORDS_MAX, FooterEntry};
@@ -46,6 +47,8 @@ pub struct StoreOptions {
     pub blob_bytes_max: u64,
     /// A commit group takes no further record that would make it longer than this.
     pub group_bytes_max: usize,
+    /// Zeros written behind a small group, for the next small ones to overwrite; 0 for none.
+    pub ahead_bytes: u64,
     /// Blobs of one expiry class that may take groups at the same time: 1 or 2. The second is used while much waits; on a disk that seeks
     /// one is better.
     pub lanes_max: u8,
@@ -77,6 +80,7 @@ impl StoreOptions {
         Self {
             node_id,
             capacity_bytes,
+            ahead_bytes: 64 << 10,
             blob_bytes_max: (capacity_bytes / 64).clamp(64 << 20, 1 << 30),
             blob_records_max: BLOB_RECORDS_MAX,
             compact_live_percent_max: 60,
@@ -164,6 +168,7 @@ pub struct Store<D: Disk> {
     pub(crate) rotten: Vec<Rot>,
     pub(crate) checkpoints: RefCell<Checkpoints<D::File>>,
     pub(crate) wanted_checkpoints: RefCell<Vec<Wanted>>,
+    pub(crate) wanted_seals: RefCell<Vec<WantedSeal<D::File>>>,
     /// What an opening would read again: records, and what blobs count for.
     pub(crate) replay_cost: Cell<u64>,
     /// Its one lock is held while what is known must not change, or changes outside the committer.
@@ -257,6 +262,7 @@ impl<D: Disk> Store<D> {
             rotten: recovered.report.rotten.clone(),
             checkpoints: RefCell::new(recovered.checkpoints),
             wanted_checkpoints: RefCell::default(),
+            wanted_seals: RefCell::default(),
             replay_cost: Cell::new(recovered.replay_cost),
             stillness: Rc::default(),
             recent: RefCell::default(),
@@ -286,6 +292,7 @@ impl<D: Disk> Store<D> {
             let waiting = self.queues.borrow_mut().take_all();
             self.refuse(waiting, PutError::Closed);
             self.wanted_checkpoints.take();
+            self.wanted_seals.take();
         }
     }
 
@@ -442,9 +449,16 @@ impl<D: Disk> Store<D> {
             index_bytes: (self.index.borrow().memory_bytes()
                 + self.dead.borrow().memory_bytes()
                 + self.trash.borrow().memory_bytes()
-                + self.damaged.borrow().memory_bytes()) as u64,
+                + self.damaged.borrow().memory_bytes()
+                + self.trash_record_bytes()) as u64,
             ..self.counters.get()
         }
+    }
+
+    /// Changes when something goes that tombstones and other marks may outrank: a blob, or a checkpoint for a newer one.
+    pub(crate) fn forgetting_count(&self) -> u64 {
+        let counters = self.counters.get();
+        counters.blobs_removed + counters.checkpoints
     }
 
     /// A sum over the index: which record of which blob is found for which fingerprint.

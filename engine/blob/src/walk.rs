@@ -126,10 +126,15 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         if start >= end {
             return;
         }
+        let bad = if is_rotten {
+            start..end
+        } else {
+            self.scanner.filled(start, end).await
+        };
         self.note(
             Stretch {
-                offset: start,
-                len: end - start,
+                offset: bad.start,
+                len: bad.end - bad.start,
                 damage: Damage::Group,
             },
             is_rotten,

@@ -11,16 +11,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use piecestore::limits::WRITE_BUDGET_BYTES;
-use strand_blob::{StoreOptions, inspect};
+use strand_blob::StoreOptions;
 
 use super::drive::{
     CAPACITY_BYTES, Filled, Load, NODE_ID, Run, Session, checkpoint_folder, on_core,
 };
 use super::figures::Figures;
 use super::memory::Watch;
-use super::peers;
+use super::options::{Options, Part};
 use super::plan::{BULK_MAX, FULL_PIECE_BYTES, Plan, ROUNDS, ROUNDS_MIN, RUN_MAX, SMALL_MAX};
 use super::raw::{self, SHAPES, Shape};
+use super::used::sealed_bytes_per_piece_byte;
 use super::work::Work;
 use crate::folder;
 use crate::narrator::Narrator;
@@ -40,49 +41,8 @@ const KIB: usize = 1 << 10;
 /// Memory of a core beside its write budget and the index.
 const CORE_BYTES: u64 = 32 << 20;
 
-/// Pieces that a run may be asked for.
-const PIECES_ALLOWED: std::ops::RangeInclusive<u64> = 64..=100_000_000;
-
 /// Pieces compared after the store was opened again.
 const COMPARED_PIECES: u64 = 1_000;
-
-/// `strand-perf store`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    /// Pieces in the store that is opened again; fewer than the default shorten everything else as well
-    #[arg(long, default_value = "2M", value_parser = parse_pieces)]
-    pub pieces: u64,
-    /// An existing folder on the disk to be measured; it is used through a fresh folder in it
-    #[arg(long)]
-    pub dir: Option<PathBuf>,
-    /// The program of the peers; without this it is built from perf/peers, where these sources still are
-    #[arg(long, value_name = "PROGRAM", conflicts_with = "no_peers")]
-    pub peers: Option<PathBuf>,
-    /// Measure no other stores
-    #[arg(long)]
-    pub no_peers: bool,
-    /// Measure these parts only; compaction needs bulk, which says how fast puts are
-    #[arg(long, value_delimiter = ',', value_enum)]
-    pub(super) only: Vec<Part>,
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What is measured together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Part {
-    /// Small pieces: disk and index for each, opening again
-    Fill,
-    /// Full pieces and 64 KiB pieces against the raw disk, puts and gets
-    Bulk,
-    /// 4 KiB pieces against plain syncs
-    Small,
-    /// Deletes and puts with compaction
-    Compaction,
-    /// Other stores
-    Peers,
-}
 
 pub(super) struct Bench {
     pub(super) plan: Plan,
@@ -95,52 +55,6 @@ pub(super) struct Bench {
     pub(super) started: Instant,
     /// Known after the bulk runs.
     pub(super) put_64k_per_s: f64,
-}
-
-impl Options {
-    fn has(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
-    }
-
-    /// The peers' program, unless nobody wants it; says why there is none.
-    fn find_peers(&self, narrator: &Narrator) -> Option<PathBuf> {
-        if self.no_peers || !self.has(Part::Peers) {
-            return None;
-        }
-        let started = Instant::now();
-        match peers::find(self.peers.as_deref()) {
-            Ok(program) => {
-                let seconds = started.elapsed().as_secs_f64();
-                narrator.line(&format!(
-                    "the peers are built, in {seconds:.1} s that do not count"
-                ));
-                Some(program)
-            }
-            Err(error) => {
-                narrator.line(&format!("no peers are measured: {error:#}"));
-                None
-            }
-        }
-    }
-}
-
-/// Reads a number of pieces: `20000`, `500k`, `2M`.
-fn parse_pieces(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(['k', 'K', 'M']);
-    let factor = match &text[digits.len()..] {
-        "" => 1,
-        "k" | "K" => 1_000,
-        "M" => 1_000_000,
-        _ => 0,
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(factor))
-        .filter(|count| PIECES_ALLOWED.contains(count))
-        .ok_or_else(|| {
-            format!("`{text}` is not a number from 64 to 100M, such as 20000, 500k or 2M")
-        })
 }
 
 /// What each round of a comparison found.
@@ -655,39 +569,4 @@ fn evict(folder: &Path) -> Result<()> {
         "{cached_bytes} bytes stay in the page cache: nothing here can be read cold"
     );
     Ok(())
-}
-
-/// `st_blocks` x 512 of all files but the open blob over the bodies in sealed blobs; none if no blob was sealed.
-///
-/// The pieces were put into one class of blobs, which are filled in the order of their ids: all but the last are sealed,
-/// or but a second one that took groups beside it: it has all of a sealed blob but its footer.
-fn sealed_bytes_per_piece_byte(folder: &Path, piece_bytes: u64) -> Result<Option<f64>> {
-    use std::os::unix::fs::MetadataExt;
-
-    let mut paths = Vec::new();
-    let mut disk_bytes = 0;
-    for entry in fs::read_dir(folder)?.chain(fs::read_dir(checkpoint_folder(folder))?) {
-        let path = entry?.path();
-        disk_bytes += fs::metadata(&path)?.blocks() * 512;
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "blob")
-        {
-            paths.push(path);
-        }
-    }
-    let Some(open) = paths.iter().max() else {
-        return Ok(None);
-    };
-    disk_bytes -= fs::metadata(open)?.blocks() * 512;
-    let file = fs::File::open(open)?;
-    let len = file.metadata()?.len();
-    let records = inspect::records_with(len, |offset, target| {
-        std::os::unix::fs::FileExt::read_exact_at(&file, target, offset)
-    })?;
-    let open_bytes: u64 = records.iter().map(|record| record.body_len).sum();
-    raw::evict(folder)?;
-    ensure!(open_bytes <= piece_bytes, "more in a blob than was put");
-    let sealed_bytes = piece_bytes - open_bytes;
-    Ok((sealed_bytes > 0).then(|| disk_bytes as f64 / sealed_bytes as f64))
 }

@@ -144,6 +144,64 @@ fn what_the_delete_queue_gave_up_on_is_trashed_and_what_somebody_reads_comes_bac
     world.block_on(prober.close());
 }
 
+/// Goal: where a node's pieces are shared out among several filters each speaks of its own ids alone: garbage of every part goes into the
+/// trash, nothing that lives does.
+/// Method: as above, with filters made for two pieces each. A filter that were made for more ids than it was filled with would trash what lives there.
+#[test]
+fn a_node_with_several_filters_loses_only_what_none_of_them_wants() {
+    const OBJECTS: u64 = 8;
+    const PIECES: u64 = 4 * OBJECTS;
+    let mut world = World::start(NODE_COUNT, scheme());
+    let session = world.session();
+    let kept = (0..OBJECTS).map(|number| (format!("kept{number}"), content(number, 100_000)));
+    let kept: Vec<_> = kept.collect();
+    let gone = (0..OBJECTS).map(|number| (format!("gone{number}"), content(!number, 100_000)));
+    let gone: Vec<_> = gone.collect();
+    for (key, bytes) in kept.iter().chain(&gone) {
+        world.put(&session, key, bytes).unwrap();
+    }
+    let nodes: Vec<NodeId> = world.layout.seats.iter().map(|seat| seat.node_id).collect();
+    world.stop_nodes(nodes);
+    for (key, _) in &gone {
+        world.remove(&session, key);
+    }
+    world.block_on(session.close());
+    world.gc.part_pieces = 2;
+    world.restart_satellite(|dir| assert!(empty_outbox(dir) > 0));
+    world.start_nodes(0..NODE_COUNT);
+    // Created in an earlier second than the snapshot's.
+    std::thread::sleep(Duration::from_millis(1_100));
+    let walked = gc(&world, &[]);
+    let pieces = walked["last"]["pieces"].as_u64().unwrap();
+    assert!((PIECES..=PIECES + OBJECTS).contains(&pieces), "{walked}");
+
+    let collected = collect_everywhere(&world);
+    for node in collected["nodes"].as_array().unwrap() {
+        let filters = node["pieces"].as_u64().unwrap().div_ceil(2).max(1);
+        assert_eq!(node["filters"], filters, "{collected}");
+    }
+    assert!(sum(&collected, "filters") >= pieces / 2);
+    let several = collected["nodes"].as_array().unwrap().iter();
+    let several = several.filter(|node| node["filters"].as_u64() >= Some(2));
+    assert!(several.count() > NODE_COUNT / 2, "{collected}");
+    // Every piece was looked at once, by the filter that it belongs to.
+    let [examined, kept_pieces, trashed] =
+        ["examined", "kept", "trashed"].map(|field| sum(&collected, field));
+    assert_eq!(examined, kept_pieces + trashed, "{collected}");
+    // Of what is in no object a filter contains 1 in 256 by mistake.
+    assert!((pieces..=pieces + 3).contains(&kept_pieces), "{collected}");
+    assert!(trashed >= PIECES - 3, "{collected}");
+    assert_eq!(sum(&collected, "refused_filters"), 0);
+    for (key, bytes) in &kept {
+        let (prober, committed) = world.committed_for_later(key);
+        let segments = committed.segments.iter();
+        let there: usize = segments.map(|segment| segment.pieces.len()).sum();
+        assert_eq!(pieces_read(&world, &prober, &committed), there, "{key}");
+        world.block_on(prober.close());
+        world.download_equals(key, bytes);
+    }
+}
+
 /// Empties the delete queue of a satellite that does not run; how many rows it had.
 fn empty_outbox(dir: &Path) -> usize {
     let database = Database::open(dir.join("meta.redb")).unwrap();

@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub(crate) invitation: Invitation,
     /// Everything that the project's owner has.
     pub(crate) grant: Grant,
+    /// How the satellite collects garbage from its next start on.
+    pub(crate) gc: GcOptions,
     runtime: Runtime,
     satellite: Option<Running>,
     asks: Option<Outbox<Ask>>,
@@ -106,6 +108,7 @@ impl World {
             layout,
             invitation,
             grant,
+            gc: gc_options(),
             runtime,
             satellite: Some(satellite),
             asks: Some(asks),
@@ -280,7 +283,7 @@ impl World {
         let options = RunOptions {
             dir: self.layout.satellite_dir.clone(),
             scheme: None,
-            gc: gc_options(),
+            gc: self.gc,
         };
         self.satellite = Some(self.runtime.block_on(Running::start(&options)).unwrap());
     }

@@ -84,6 +84,10 @@ fn a_node_is_in_the_network_and_busy_until_its_index_is_there() {
         assert_eq!(ran.code, Some(1), "{ran:?}");
         let sentence = "error: the node cannot answer: the index is being rebuilt, ";
         assert!(ran.stderr.starts_with(sentence), "{ran:?}");
+        let scrubbing = {
+            let path = path.to_owned();
+            tokio::task::spawn_blocking(move || run(&["scrub", "--dir", &path]))
+        };
         let process = tokio::task::spawn_blocking(move || {
             process.wait_until_serving(1);
             process
@@ -94,6 +98,11 @@ fn a_node_is_in_the_network_and_busy_until_its_index_is_there() {
         assert!(opening[0].starts_with(&format!("opening {node} on ")));
         assert_eq!(opening.len(), 1, "{opening:?}");
         assert!(process.serving[0].starts_with(&format!("serving {node} on ")));
+        // Asked while the store was being opened, it waited, said for what, and was done.
+        let ran = scrubbing.await.unwrap();
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let sentence = "waiting for the node: the index is being rebuilt, ";
+        assert!(ran.stderr.starts_with(sentence), "{ran:?}");
         let served = Instant::now();
         eventually("a check-in with the store's figures", async || {
             let seen = satellite.seen(node).unwrap();

@@ -37,14 +37,25 @@ pub(crate) struct Part {
     pub(crate) piece_count: u64,
 }
 
-/// How many filters a node with so many pieces gets: each a quarter emptier than it may be, since
-/// ids do not fall evenly and the walk goes on while pieces are added.
-pub(crate) fn part_count(piece_count: u64) -> u32 {
-    let parts = piece_count.div_ceil(PART_PIECES);
-    parts.clamp(1, shared::FILTER_PARTS_MAX.into()) as u32
+/// Pieces of a filter, about: a quarter fewer than it may have, since ids do not fall evenly and the walk goes on while pieces are added.
+pub(crate) const PART_PIECES: u64 = shared::FILTER_PIECES_MAX as u64 * 3 / 4;
+
+/// How much goes into what is made of the walks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Pieces of a filter, about; never more than [`PART_PIECES`].
+    pub(crate) part_pieces: u64,
+    /// Pieces whose hashes are held in memory.
+    pub(crate) pass_pieces: u64,
 }
 
-const PART_PIECES: u64 = shared::FILTER_PIECES_MAX as u64 * 3 / 4;
+impl Sizes {
+    /// How many filters a node with so many pieces gets.
+    pub(crate) fn part_count(&self, piece_count: u64) -> u32 {
+        let parts = piece_count.div_ceil(self.part_pieces.clamp(1, PART_PIECES));
+        parts.clamp(1, shared::FILTER_PARTS_MAX.into()) as u32
+    }
+}
 
 /// Which part an id belongs to: parts are even ranges of the ids' first 32 bits.
 pub(crate) fn part_of(piece: PieceId, part_count: u32) -> u32 {
@@ -68,17 +79,17 @@ pub(crate) fn range(part: u32, part_count: u32) -> (PieceId, PieceId) {
 }
 
 /// All filters to be made, in passes over the segments: in each so many that their pieces' hashes
-/// fit `pieces_max`, but at least one.
+/// fit `pass_pieces`, but at least one.
 pub(crate) fn passes(
     nodes: &BTreeMap<NodeNumber, NodeId>,
     counts: &BTreeMap<NodeNumber, u64>,
-    pieces_max: u64,
+    sizes: Sizes,
 ) -> Vec<Vec<Part>> {
     let mut passes: Vec<Vec<Part>> = Vec::new();
     let mut room = 0;
     for (&node, &id) in nodes {
         let piece_count = counts.get(&node).copied().unwrap_or(0);
-        let part_count = part_count(piece_count);
+        let part_count = sizes.part_count(piece_count);
         let piece_count = piece_count / u64::from(part_count);
         for part in 0..part_count {
             let part = Part {
@@ -92,7 +103,7 @@ pub(crate) fn passes(
                 Some(pass) if piece_count <= room => pass.push(part),
                 _ => {
                     passes.push(vec![part]);
-                    room = pieces_max;
+                    room = sizes.pass_pieces;
                 }
             }
             room = room.saturating_sub(piece_count);
@@ -162,7 +173,11 @@ mod tests {
             (NodeNumber(2), 10),
             (NodeNumber(4), PART_PIECES),
         ]);
-        let made = passes(&nodes, &counts, PART_PIECES + 10);
+        let sizes = Sizes {
+            part_pieces: u64::MAX,
+            pass_pieces: PART_PIECES + 10,
+        };
+        let made = passes(&nodes, &counts, sizes);
         let parts: Vec<Vec<_>> = made
             .iter()
             .map(|pass| pass.iter().map(|part| (part.node.0, part.part)).collect())
@@ -175,6 +190,6 @@ mod tests {
             let held: u64 = pass.iter().map(|part| part.piece_count).sum();
             assert!(held <= PART_PIECES + 10);
         }
-        assert!(passes(&BTreeMap::new(), &counts, 1).is_empty());
+        assert!(passes(&BTreeMap::new(), &counts, sizes).is_empty());
     }
 }

@@ -18,47 +18,14 @@ use std::time::Duration;
 
 use strand_protocol::scheme::Scheme;
 
-/// How long to wait for what. One place, so that tests can shrink it.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// How long nodes have to admit a piece before the segment goes on without them.
-    pub admission: Duration,
-    /// Least time that late data indices get once optimal receipts are there.
-    pub grace_min: Duration,
-    /// The same as a share of the time the segment took so far, in percent.
-    pub grace_percent: u32,
-    /// A piece is slow when it takes this many times the median of those that are done...
-    pub slow_factor: u32,
-    /// ...and at least this long.
-    pub slow_min: Duration,
-    /// How long pieces beyond optimal wait for their turn. Below the 10 s after which a node takes
-    /// back the room it granted.
-    pub spare_hold: Duration,
-    /// Rounds of new nodes for one segment.
-    pub replace_rounds_max: u32,
-    /// No piece moved for so long: settle with what is there.
-    pub stall: Duration,
-}
+pub use end::Shortfall;
+pub use patience::Patience;
 
-const _: () = assert!(4 < strand_protocol::limits::ADMISSION_TIMEOUT.as_secs());
+mod end;
+mod patience;
 
 /// Rounds of new nodes before any body is sent.
 const ADMISSION_ROUNDS_MAX: u32 = 2;
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            admission: Duration::from_millis(3_500),
-            grace_min: Duration::from_millis(200),
-            grace_percent: 15,
-            slow_factor: 2,
-            slow_min: Duration::from_millis(1_000),
-            spare_hold: Duration::from_secs(4),
-            replace_rounds_max: 4,
-            stall: Duration::from_secs(30),
-        }
-    }
-}
 
 /// Why a node did not take a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,17 +63,6 @@ pub enum Action {
     Commit(Vec<Ticket>),
     /// Too few nodes took their piece.
     Fail(Shortfall),
-}
-
-/// How far a segment came that could not be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shortfall {
-    /// Pieces that at least have to be stored: repair + 1.
-    pub needed_count: usize,
-    /// Pieces that were admitted or stored.
-    pub found_count: usize,
-    /// Pieces aimed for.
-    pub optimal_count: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,12 +315,6 @@ impl SegmentPlan {
             }
         };
         next.min(stall).max(now + Duration::from_millis(1))
-    }
-
-    /// Whether optimal receipts are there: the next segment may begin to send.
-    #[must_use]
-    pub fn is_settling(&self) -> bool {
-        matches!(self.phase, Phase::Settling { .. } | Phase::Over)
     }
 
     /// Indices that were given to another node, and streams that were cancelled.
@@ -630,105 +580,6 @@ impl SegmentPlan {
             .chain(parity.into_iter().take(parity_count))
             .map(|ticket| ticket.index)
             .collect()
-    }
-
-    fn settle(&mut self, now: Duration) -> Action {
-        let took = now.saturating_sub(self.sending_since);
-        let grace = (took * self.patience.grace_percent / 100).max(self.patience.grace_min);
-        self.phase = Phase::Settling {
-            until: now + grace,
-            may_replace: true,
-        };
-        let late_parity =
-            self.tickets(|index, slot| index >= self.scheme.required && is_open(slot.state));
-        Action::Cancel(self.cancel(late_parity))
-    }
-
-    fn cancel(&mut self, tickets: Vec<Ticket>) -> Vec<Ticket> {
-        for ticket in &tickets {
-            self.slots[usize::from(ticket.index)].state = State::Cancelled;
-        }
-        self.cancelled_count += u32::try_from(tickets.len()).unwrap_or(u32::MAX);
-        tickets
-    }
-
-    fn poll_settling(
-        &mut self,
-        now: Duration,
-        until: Duration,
-        may_replace: bool,
-    ) -> Option<Action> {
-        if let Some(action) = self.send_admitted(now) {
-            return Some(action);
-        }
-        let late = self.tickets(|index, slot| {
-            index < self.scheme.required
-                && (is_open(slot.state) || matches!(slot.state, State::Failed(_)))
-        });
-        if late.is_empty() {
-            return Some(self.finish());
-        }
-        let may_replace = may_replace && self.replace_rounds < self.patience.replace_rounds_max;
-        let is_over = now >= until;
-        if may_replace && !self.is_replacing {
-            let indices: Vec<u8> = late
-                .iter()
-                .filter(|ticket| {
-                    let slot = self.slots[usize::from(ticket.index)];
-                    !slot.is_stuck && (is_over || matches!(slot.state, State::Failed(_)))
-                })
-                .map(|ticket| ticket.index)
-                .collect();
-            if !indices.is_empty() {
-                // One more window, as long as the first one and one piece take: every share is
-                // ready to go.
-                let piece = self
-                    .durations
-                    .get(self.durations.len() / 2)
-                    .copied()
-                    .unwrap_or_default();
-                let grace = (now.saturating_sub(self.sending_since) * self.patience.grace_percent
-                    / 100)
-                    .max(self.patience.grace_min);
-                self.phase = Phase::Settling {
-                    until: now + grace + piece.min(Duration::from_secs(2)),
-                    may_replace: !is_over,
-                };
-                return Some(self.replace(indices));
-            }
-        }
-        let open = self.tickets(|index, slot| index < self.scheme.required && is_open(slot.state));
-        if is_over || open.is_empty() {
-            Some(self.finish())
-        } else {
-            None
-        }
-    }
-
-    /// Cancels what is still open, then commits. Two calls of `poll`.
-    fn finish(&mut self) -> Action {
-        let open = self.tickets(|_, slot| is_open(slot.state));
-        if !open.is_empty() {
-            self.phase = Phase::Settling {
-                until: Duration::ZERO,
-                may_replace: false,
-            };
-            return Action::Cancel(self.cancel(open));
-        }
-        self.phase = Phase::Over;
-        let mut tickets = self.tickets(|_, slot| slot.state == State::Done);
-        // Ascending order is data first: data indices are the lowest.
-        tickets.truncate(self.optimal());
-        Action::Commit(tickets)
-    }
-
-    fn fail(&mut self, found_count: usize) -> Action {
-        self.phase = Phase::Over;
-        Action::Fail(Shortfall {
-            needed_count: self.needed(),
-            found_count,
-            optimal_count: self.optimal(),
-        })
     }
 }
 

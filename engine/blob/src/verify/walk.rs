@@ -137,7 +137,12 @@ impl<'a, D: Disk> Walk<'a, D> {
         if start >= end {
             return;
         }
-        let mut missing = end - start;
+        let bad = if is_rotten {
+            start..end
+        } else {
+            self.scanner.filled(start, end).await
+        };
+        let mut missing = bad.end - bad.start;
         let mut at = self.scanner.next_record(start, end).await;
         while at < end {
             let mut next = at + STEP_BYTES as u64;

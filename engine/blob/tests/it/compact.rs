@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use strand_blob::disk::sim::SimDisk;
+use strand_blob::testing::yield_now;
 use strand_blob::{BlobId, Compaction, GetError, NewPiece, StoreOptions, Stored, Traffic};
 
 use crate::support::{DAY_S, NOW_S, World, check_same, id_of, open, piece, small_options};
@@ -116,6 +117,111 @@ fn a_tombstone_is_dropped_once_nothing_is_left_that_it_outranks() {
     check_only(&world, 0..40, |_| false);
     assert_eq!(world.store.space().dead_bytes, 0);
     assert!(world.recovery.tombstones <= 40);
+}
+
+/// Some pieces that fill one blob and begin another; how many.
+fn fill_more_than_one_blob(world: &World) -> u64 {
+    let mut key = 0;
+    while world.store.counters().blobs_created < 2 {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+        key += 1;
+    }
+    key
+}
+
+#[test]
+fn an_open_blob_of_which_nothing_is_worth_keeping_goes_before_it_is_full() {
+    let world = open(&SimDisk::new(1), small_options(), 1);
+    let count = fill_more_than_one_blob(&world);
+    for key in 0..count {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let done = compact_all(&world);
+    assert_eq!(done.len(), 2);
+    assert_eq!(world.disk.files(), Default::default());
+    let counters = world.store.counters();
+    assert_eq!((counters.blobs_created, counters.records_moved), (2, 0));
+    check_only(&world, 0..count, |_| false);
+    // The next record finds a blob.
+    assert_eq!(world.put(piece(0, 20_000)), Ok(Stored::New));
+    let world = open(&world.crash(3), small_options(), 2);
+    check_only(&world, 0..count, |key| key == 0);
+    assert_eq!(world.recovery.tombstones, 0);
+}
+
+#[test]
+fn an_open_blob_with_one_tombstone_that_is_needed_grows_on() {
+    let world = open(&SimDisk::new(1), small_options(), 1);
+    let count = fill_more_than_one_blob(&world);
+    // Its record stays in a blob that is mostly alive; the others' lie beside their tombstones.
+    assert_eq!(world.delete(0), Ok(true));
+    assert_eq!(world.delete(count - 1), Ok(true));
+    for key in 100..104 {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let sealed = world.store.counters().blobs_sealed;
+    for _ in 0..3 {
+        assert_eq!(world.compact(NOW_S), None);
+    }
+    assert_eq!(world.store.counters().blobs_sealed, sealed);
+    let world = open(&world.crash(3), small_options(), 2);
+    check_only(&world, 0..count, |key| key != 0 && key != count - 1);
+    // Once the first blob goes, it goes too.
+    for key in 1..count - 1 {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    compact_all(&world);
+    assert_eq!(world.disk.files(), Default::default());
+}
+
+#[test]
+fn an_open_blob_with_little_in_it_is_not_ended_for_that() {
+    let world = open(&SimDisk::new(1), small_options(), 1);
+    assert_eq!(world.put(piece(0, 1_000)), Ok(Stored::New));
+    assert_eq!(world.delete(0), Ok(true));
+    assert_eq!(world.compact(NOW_S), None);
+    assert_eq!(world.store.counters().blobs_sealed, 0);
+    // Nor while a single piece in it lives, however much is dead.
+    assert_eq!(world.put(piece(1, 1_000)), Ok(Stored::New));
+    for key in 2..6 {
+        assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    assert_eq!(world.compact(NOW_S), None);
+    assert_eq!(world.store.counters().blobs_sealed, 0);
+}
+
+#[test]
+fn a_record_that_comes_while_an_open_blob_is_looked_at_is_kept() {
+    let mut grown = 0;
+    for seed in 0..60 {
+        let world = open(&SimDisk::new(seed), small_options(), seed);
+        for key in 0..4 {
+            assert_eq!(world.put(piece(key, 20_000)), Ok(Stored::New));
+            assert_eq!(world.delete(key), Ok(true));
+        }
+        // Before, while and after the committer is asked, as the executor has it.
+        for key in 10..13 {
+            let store = Rc::clone(&world.store);
+            world.executor.spawn(async move {
+                for _ in 0..key - 10 {
+                    yield_now().await;
+                }
+                assert_eq!(store.put(piece(key, 20_000)).await, Ok(Stored::New));
+            });
+        }
+        compact_all(&world);
+        world.executor.run_until_stalled();
+        check_only(&world, 10..13, |_| true);
+        grown += u32::from(world.disk.files().contains_key(&BlobId(1)));
+        let world = open(&world.crash(seed), small_options(), seed);
+        check_only(&world, 0..13, |key| key >= 10);
+    }
+    assert!(
+        (1..60).contains(&grown),
+        "both ways are tried: {grown} of 60"
+    );
 }
 
 #[test]

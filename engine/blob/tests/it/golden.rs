@@ -1,7 +1,8 @@
 //! The bytes of release 1 are frozen: a directory written once must open for ever, and must be written the same today.
 //!
 //! `tests/golden/v1-*.blob` hold two expiry classes, one-share and longer pieces, a tombstone, a replaced piece, several groups
-//! and a clean end; `v1-trash-*.blob` trash and restore records; `v1-sealed-*.blob` hold the same pieces in blobs of at most three records, the first of them sealed, and the checkpoint of that end; `v1-trash-*.ckpt` is that of the end with trash.
+//! and a clean end; `v1-trash-*.blob` trash and restore records; `v1-ahead-*.blob` zeros written ahead;
+//! `v1-sealed-*.blob` hold the same pieces in blobs of at most three records, the first of them sealed, and the checkpoint of that end; `v1-trash-*.ckpt` is that of the end with trash.
 //! After a change of format *with a new version number*, write new files beside them:
 //! `STRAND_WRITE_GOLDEN=1 cargo test -p strand-blob golden`.
 
@@ -36,8 +37,63 @@ const TRASH: [&[u8]; 3] = [
 
 const TRASH_CHECKPOINT: &[u8] = include_bytes!("../golden/v1-trash-0000000000000001.ckpt");
 
-fn trash_options() -> StoreOptions {
+/// Three records a blob: pieces 1 to 5 of up to 1,000 bytes, one after the other, each with room for two more groups written ahead. The
+/// first blob is sealed behind zeros, the second ends with them.
+const AHEAD: [&[u8]; 2] = [
+    include_bytes!("../golden/v1-ahead-0000000000000001.blob"),
+    include_bytes!("../golden/v1-ahead-0000000000000002.blob"),
+];
+
+/// What writes no zeros ahead, as the first of these files were made.
+fn plain_options() -> StoreOptions {
     let mut options = small_options();
+    options.ahead_bytes = 0;
+    options
+}
+
+fn ahead_options() -> StoreOptions {
+    let mut options = sealed_options();
+    options.ahead_bytes = 16_384;
+    options
+}
+
+fn ahead_files() -> BTreeMap<BlobId, Vec<u8>> {
+    (1..).map(BlobId).zip(AHEAD.map(<[u8]>::to_vec)).collect()
+}
+
+fn write_ahead() -> BTreeMap<FileId, Vec<u8>> {
+    let world = open(&SimDisk::new(1), ahead_options(), 1);
+    for key in 1..=5 {
+        assert_eq!(world.put(piece(key, 200 * key as usize)), Ok(Stored::New));
+    }
+    world.disk.all_files()
+}
+
+#[test]
+fn golden_zeros_ahead_are_written_the_same_and_mean_nothing() {
+    let golden = ahead_files().into_iter();
+    let golden = golden.map(|(id, bytes)| (id.into(), bytes)).collect();
+    check_written("v1-ahead", &golden, &write_ahead());
+    let blobs: Vec<RawBlob> = ahead_files()
+        .values()
+        .map(|bytes| independent::read_blob(bytes))
+        .collect();
+    assert_eq!([blobs[0].is_sealed, blobs[1].is_sealed], [true, false]);
+    assert_eq!(independent::live_pieces(&blobs).len(), 5);
+    let world = open(&SimDisk::from_files(1, ahead_files()), ahead_options(), 2);
+    let recovery = &world.recovery;
+    assert_eq!(
+        (recovery.pieces, recovery.torn_bytes, recovery.rotten.len()),
+        (5, 0, 0)
+    );
+    for key in 1..=5 {
+        check_same(&world, &piece(key, 200 * key as usize));
+    }
+    world.check_space();
+}
+
+fn trash_options() -> StoreOptions {
+    let mut options = plain_options();
     options.blob_records_max = 4;
     options
 }
@@ -168,7 +224,7 @@ fn write_golden(options: StoreOptions) -> BTreeMap<FileId, Vec<u8>> {
 }
 
 fn sealed_options() -> StoreOptions {
-    let mut options = small_options();
+    let mut options = plain_options();
     options.blob_records_max = 3;
     options
 }
@@ -179,7 +235,7 @@ fn sealed_files() -> BTreeMap<BlobId, Vec<u8>> {
 
 #[test]
 fn golden_bytes_are_written_the_same_today() {
-    let mut written = write_golden(small_options());
+    let mut written = write_golden(plain_options());
     written.retain(|id, _| matches!(id, FileId::Blob(_)));
     let golden = golden_files().into_iter();
     let golden = golden.map(|(id, bytes)| (id.into(), bytes)).collect();

@@ -189,6 +189,7 @@ fn a_body_that_is_written_from_where_it_lies_makes_the_same_bytes() {
 fn records_that_would_just_spill_into_another_block_wait() {
     let mut options = small_options();
     options.lanes_max = 1;
+    options.ahead_bytes = 0;
     let world = World::new(1).reopen(options, 2);
     put_all_at_once(&world, 0..1, 576);
     world.disk.hold(Op::Write);

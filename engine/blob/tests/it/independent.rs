@@ -48,6 +48,8 @@ pub(crate) struct RawBlob {
     /// Trash and restore records.
     pub(crate) marks: Vec<RawMark>,
     pub(crate) group_count: u64,
+    /// Bytes of zeros that no group overwrote.
+    pub(crate) ahead_bytes: u64,
     /// What the footer has to say of each record, were there one: the 56 bytes of its entry.
     pub(crate) entries: Vec<[u8; 56]>,
     pub(crate) is_sealed: bool,
@@ -127,6 +129,7 @@ pub(crate) fn read_blob(blob: &[u8]) -> RawBlob {
         tombstones: Vec::new(),
         marks: Vec::new(),
         group_count: 0,
+        ahead_bytes: 0,
         entries: Vec::new(),
         is_sealed: false,
     };
@@ -137,6 +140,12 @@ pub(crate) fn read_blob(blob: &[u8]) -> RawBlob {
         if &group[..4] == b"SFTR" {
             read_footer(&mut raw, header, &salt, group, at);
             break;
+        }
+        if group[..4_096].iter().all(|&byte| byte == 0) {
+            // Written ahead, and never overwritten.
+            raw.ahead_bytes += 4_096;
+            at += 4_096;
+            continue;
         }
         assert_eq!(&group[..4], b"SGRP");
         let number = u64_of(&group[8..16]);
@@ -185,7 +194,11 @@ fn read_footer(raw: &mut RawBlob, header: &[u8], salt: &[u8; 32], footer: &[u8],
     assert_eq!(u32_of(&footer[32..36]) as usize, raw.entries.len());
     assert_eq!(u64::from(u32_of(&footer[36..40])), raw.group_count);
     assert_eq!(u64_of(&footer[40..48]), raw.group_count);
-    assert_eq!(u64_of(&footer[48..56]), 0, "an undamaged blob has no gaps");
+    assert_eq!(
+        u64_of(&footer[48..56]),
+        raw.ahead_bytes,
+        "an undamaged blob has no other gaps"
+    );
     assert!(footer[56..4_096].iter().all(|&byte| byte == 0));
     assert_eq!(
         &footer[4_096..8_192],

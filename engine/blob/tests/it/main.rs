@@ -24,3 +24,4 @@ mod stillness;
 mod support;
 mod trash;
 mod verify;
+mod zeros;

@@ -231,8 +231,11 @@ fn a_restore_record_outlives_its_blob() {
     for key in 10..13 {
         assert_eq!(world.delete(key), Ok(true));
     }
+    let before = world.store.counters().index_bytes;
     let done = world.compact(NOW_S).unwrap();
     assert_eq!((done.moved_marks, done.moved_tombstones), (1, 0));
+    // Compaction had to ask blob 1 for its trash records, and keeps the one in mind.
+    assert_eq!(world.store.counters().index_bytes, before + 16);
     assert!(!world.disk.files().contains_key(&BlobId(2)));
     let world = open(&world.crash(5), options(), 2);
     assert_eq!((world.recovery.pieces, world.recovery.trashed), (3, 0));
