@@ -496,13 +496,14 @@ impl SimDisk {
             }
             return Err(failure.error(0, 0));
         }
-        unsynced.retain(|write| {
-            let is_covered = covered.contains(&write.number);
-            if is_covered {
+        for write in std::mem::take(unsynced) {
+            if covered.contains(&write.number) {
                 overlay(durable, write.offset, &write.bytes);
+                moods::supersede(unsynced, write.offset, write.bytes.len());
+            } else {
+                unsynced.push(write);
             }
-            !is_covered
-        });
+        }
         Ok(())
     }
 

@@ -1,10 +1,10 @@
-//! What a test draws for each operation, and how much of what was not synced it has a crash take.
+//! What a test draws for each operation, and what becomes of writes that were not synced.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use super::{Failure, Op, SECTOR_BYTES, SimDisk, overlay};
+use super::{Failure, Op, SECTOR_BYTES, SimDisk, Write, overlay};
 use crate::disk::FileId;
 use crate::testing::Random;
 
@@ -55,5 +55,31 @@ pub(super) fn tear(
             random.fill(&mut garbage);
             overlay(file, offset, &garbage);
         }
+    }
+}
+
+/// Takes a place that newer bytes were made durable at out of older writes that ended and were never synced: no disk puts what it was given
+/// before over what it was given, and made durable, afterwards.
+pub(super) fn supersede(older: &mut Vec<Write>, offset: usize, len: usize) {
+    let end = offset + len;
+    for write in std::mem::take(older) {
+        let write_end = write.offset + write.bytes.len();
+        if !write.has_ended || write_end <= offset || end <= write.offset {
+            older.push(write);
+            continue;
+        }
+        let mut keep = |from: usize, to: usize| {
+            if from < to {
+                older.push(Write {
+                    number: write.number,
+                    offset: from,
+                    bytes: write.bytes[from - write.offset..to - write.offset].to_vec(),
+                    has_ended: true,
+                    is_forsaken: write.is_forsaken,
+                });
+            }
+        };
+        keep(write.offset, offset);
+        keep(end, write_end);
     }
 }
