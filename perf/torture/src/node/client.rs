@@ -46,7 +46,7 @@ impl Client {
         let id = NodeId::from([100 + number; 32]);
         let driver = Driver::new(
             executor.clone(),
-            network.host(number % 2 == 0),
+            network.host(number.is_multiple_of(2)),
             Rc::new(Counters::default()),
         );
         let running = driver.clone();

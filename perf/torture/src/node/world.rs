@@ -39,6 +39,9 @@ pub(super) const HEAL_WAIT: Duration = Duration::from_secs(60);
 /// More than a group and its header: a record so far after another is in a later group, which says that the other is durable.
 const GROUP_BYTES_MAX: u64 = 80 << 10;
 
+/// A disk's files.
+type Files = Vec<(FileId, Vec<u8>)>;
+
 /// See the module's head.
 pub(super) struct World {
     pub(super) seed: u64,
@@ -67,7 +70,7 @@ pub(super) struct World {
     pub(super) is_full: Cell<bool>,
     pub(super) was_full: Cell<bool>,
     /// The files as they were found at a start, for [`Control::TurnsBack`].
-    pub(super) earlier: RefCell<Option<Vec<(FileId, Vec<u8>)>>>,
+    pub(super) earlier: RefCell<Option<Files>>,
 }
 
 /// The arguments that run a seed again.
@@ -213,7 +216,7 @@ impl World {
         if self.options.control != Control::TurnsBack {
             return;
         }
-        let now: Vec<_> = self.disk.borrow().all_files().into_iter().collect();
+        let now: Files = self.disk.borrow().all_files().into_iter().collect();
         let earlier = self.earlier.replace(Some(now));
         if let Some(earlier) = earlier
             && self.boot.get() % 2 == 1
