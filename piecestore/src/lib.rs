@@ -30,6 +30,7 @@ mod satellite_time;
 pub mod scrub;
 pub mod serials;
 pub mod serve;
+pub mod serving;
 pub mod space;
 pub mod status;
 pub mod upkeep;

@@ -9,52 +9,42 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_lite::future;
-use strand_blob::{OpenError, OpenProgress, Store, StoreOptions};
-use strand_protocol::Code;
+use strand_blob::{OpenError, Store, StoreOptions};
 
 use crate::admin::Board;
 use crate::budget::Budget;
 use crate::check_in::{EndpointLine, ReportedSpace, Reporter, Standing};
 use crate::core::executor::{Clock, Executor};
-use crate::core::{Core, CoreExecutor, Gate, Notify};
+use crate::core::{Core, CoreExecutor, Notify};
 use crate::directory::{CheckpointsError, Directory};
 use crate::disk::RingDisk;
 use crate::gc::{Collector, Reports};
 use crate::hardware::DiskTurn;
 use crate::jobs::{JobKind, JobOpening, compact_all};
 use crate::limits::{OPENING_GRACE, SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
-use crate::permission::Permission;
-use crate::quic::{BindError, Endpoint, Handler};
+use crate::quic::BindError;
 use crate::scrub::scrub_running;
-use crate::serve::{Service, ServiceOptions};
+use crate::serving::{Serving, ServingOptions};
 use crate::status::{
     CounterFigures, DiskFigures, OpeningFigures, SpaceFigures, Status, disk_trouble,
 };
-use crate::upkeep;
 use crate::watch::DiskState;
 
 type NodeStore = Store<RingDisk<CoreExecutor>>;
-type NodeService = Service<RingDisk<CoreExecutor>, CoreExecutor, CoreExecutor>;
 
 /// A running node.
 pub struct Node {
     directory: Directory,
     board: Arc<Board>,
-    endpoint: Endpoint<CoreExecutor>,
-    service: Rc<NodeService>,
+    serving: Serving<RingDisk<CoreExecutor>, CoreExecutor>,
     budgets: Budgets,
     standing: Rc<RefCell<Standing>>,
     reports: Rc<Reports>,
-    opening: Rc<OpenProgress>,
     is_spinning: bool,
-    tasks: Gate,
-    stop_opening: Notify,
     stop_check_in: Rc<Notify>,
     stop_collector: Rc<Notify>,
-    stop_upkeep: Rc<Notify>,
     stop_job: Rc<Notify>,
     turn: DiskTurn,
-    started_ms: u64,
     has_said_trouble: Cell<bool>,
     disk: RingDisk<CoreExecutor>,
     disk_state: Cell<DiskState>,
@@ -110,8 +100,6 @@ impl Node {
             turn,
         } = seat;
         let config = directory.config();
-        let executor = core.executor();
-        let started_ms = executor.now_ms();
         let node_id = config.node_id;
 
         // By the descriptor that was opened under the lock, not by the path: a disk that was unmounted meanwhile is
@@ -126,40 +114,31 @@ impl Node {
                 tracing::warn!(node = %node_id, "no folder for checkpoints can be made: every start reads all blobs");
             }
         }
-        let opening = Rc::new(OpenProgress::default());
-        let service = Service::new(ServiceOptions {
-            node_id,
-            opening: Rc::clone(&opening),
-            permission: Permission::new(config.satellite.id, node_id),
+        let options = ServingOptions {
+            satellite: config.satellite.id,
             write_budget: Rc::clone(&budgets.write),
             read_budget: Rc::clone(&budgets.read),
-            executor,
-            clock: executor,
-        });
-        let answering: Rc<NodeService> = Rc::clone(&service);
-        let handler: Handler = Rc::new(move |request| {
-            let service = Rc::clone(&answering);
-            Box::pin(async move { service.handle(request).await })
-        });
-        let endpoint = core.endpoint(directory.identity(), config.listen, handler)?;
+            turn: turn.clone(),
+        };
+        let serving = Serving::begin(
+            core.driver(),
+            core.executor(),
+            directory.identity(),
+            config.listen,
+            options,
+        )?;
         let node = Self {
             directory,
             board,
-            endpoint,
-            service,
+            serving,
             budgets,
             standing: Rc::default(),
             reports: Rc::default(),
-            opening,
             is_spinning,
-            tasks: Gate::new(),
-            stop_opening: Notify::new(),
             stop_check_in: Rc::default(),
             stop_collector: Rc::default(),
-            stop_upkeep: Rc::default(),
             stop_job: Rc::default(),
             turn,
-            started_ms,
             has_said_trouble: Cell::new(false),
             disk,
             disk_state: Cell::default(),
@@ -178,48 +157,29 @@ impl Node {
             options.lanes_max = 1;
             options.compact_gap_bytes_max = SPINNING_GAP_BYTES_MAX;
         }
-        let now_s = u32::try_from(self.started_ms / 1000).unwrap_or(u32::MAX);
         let disk = self.disk.clone();
-        let mut random = fill_random;
-        // Boxed: an opening's future is 20 KiB wide.
-        let opening = Store::open_watched(disk, options, now_s, &mut random, &self.opening);
-        let opening = Box::pin(opening);
-        let stopped = async {
-            self.stop_opening.notified().await;
-            None
-        };
-        let Some(opened) = future::or(async { Some(opening.await) }, stopped).await else {
+        let opened = self.serving.open(disk, options, &mut fill_random).await?;
+        let Some((store, recovery)) = opened else {
             return Ok(false);
         };
-        let (store, recovery) = opened?;
         for rot in &recovery.rotten {
             tracing::error!(node = %node_id, ?rot, "found damaged at start; what it held is lost to this node");
         }
         tracing::debug!(node = %node_id, ?recovery, "store recovered");
-        let Some(pass) = self.tasks.enter() else {
-            return Ok(false);
-        };
-        let committing = Rc::clone(&store);
-        core.executor().spawn(async move {
-            let _pass = pass;
-            committing.run_commits().await;
-        });
-        self.service.open(Rc::clone(&store));
         self.reports.opened();
-        self.start_upkeep(core, Rc::clone(&store));
         self.start_collector(core, store);
         Ok(true)
     }
 
     /// Ends [`open`](Self::open) early. Nothing was written, and nobody was promised anything.
     pub fn stop_opening(&self) {
-        self.stop_opening.notify();
+        self.serving.stop_opening();
     }
 
     /// Answers the admin socket, if it has asked.
     pub fn answer_admin(&self, core: &Core, core_index: usize) {
         // Later the collector does that.
-        if self.service.store().is_none()
+        if self.serving.service().store().is_none()
             && let Some(question) = self.board.restore_question()
         {
             let json = serde_json::json!({ "error": self.opening_sentence() });
@@ -237,24 +197,24 @@ impl Node {
     /// Begins what the owner asked for through the admin socket.
     pub fn begin_job(&self, core: &Core) {
         // It waits until the store is open.
-        let Some(store) = self.service.store().cloned() else {
+        let Some(store) = self.serving.service().store().cloned() else {
             self.board.jobs.delay(|| JobOpening {
-                bytes_done: self.opening.bytes_done(),
-                sentence: OpeningFigures::how_far(&self.opening),
+                bytes_done: self.serving.opening().bytes_done(),
+                sentence: OpeningFigures::how_far(self.serving.opening()),
             });
             return;
         };
         let Some(kind) = self.board.jobs.take() else {
             return;
         };
-        let Some(pass) = self.tasks.enter() else {
+        let Some(pass) = self.serving.tasks().enter() else {
             self.board.jobs.end("the node is stopping".to_owned());
             return;
         };
-        let (executor, service) = (core.executor(), Rc::clone(&self.service));
+        let (executor, service) = (core.executor(), Rc::clone(self.serving.service()));
         let (board, turn) = (Arc::clone(&self.board), self.turn.clone());
         let stop = Rc::clone(&self.stop_job);
-        let node_id = self.endpoint.node_id();
+        let node_id = self.serving.endpoint().node_id();
         executor.spawn(async move {
             let _pass = pass;
             let work = async {
@@ -292,7 +252,11 @@ impl Node {
                 tracing::error!(%node, "{}", state.sentence());
             }
         }
-        if let Some(cause) = self.service.store().and_then(|store| store.poison_cause())
+        if let Some(cause) = self
+            .serving
+            .service()
+            .store()
+            .and_then(|store| store.poison_cause())
             && !self.has_said_trouble.replace(true)
         {
             let node = self.directory.config().node_id;
@@ -303,9 +267,12 @@ impl Node {
     /// The line that says that the node serves, or that it does not yet.
     #[must_use]
     pub fn line(&self) -> String {
-        let (node, address) = (self.endpoint.node_id(), self.endpoint.local_addr());
+        let (node, address) = (
+            self.serving.endpoint().node_id(),
+            self.serving.endpoint().local_addr(),
+        );
         let directory = self.directory.path().display();
-        let Some(store) = self.service.store() else {
+        let Some(store) = self.serving.service().store() else {
             let sentence = self.opening_sentence();
             return format!("opening {node} on {address}, {directory}: {sentence}");
         };
@@ -319,59 +286,34 @@ impl Node {
     }
 
     fn opening_sentence(&self) -> String {
-        OpeningFigures::new(&self.opening, false).sentence
+        OpeningFigures::new(self.serving.opening(), false).sentence
     }
 
     /// From now on new requests are refused.
     pub fn drain(&self) {
-        self.service.drain();
+        self.serving.service().drain();
     }
 
     /// Requests running now.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.service.in_flight()
+        self.serving.service().in_flight()
     }
 
     /// Closes connections, check-ins and the store. What was acked is durable already; what was not is dropped.
     pub async fn stop(&self) {
-        self.drain();
-        self.stop_opening();
         self.stop_check_in.notify();
         self.stop_collector.notify();
-        self.stop_upkeep.notify();
         self.stop_job.notify();
-        self.endpoint.close(Code::Shutdown).await;
-        if let Some(store) = self.service.store() {
-            store.close().await;
-        }
-        self.tasks.close().await;
+        self.serving.stop().await;
         // The next start removes it if this fails.
         let _ = std::fs::remove_file(self.directory.path().join(crate::admin::SOCKET_FILE));
-    }
-
-    fn start_upkeep(&self, core: &Core, store: Rc<NodeStore>) {
-        let Some(pass) = self.tasks.enter() else {
-            return;
-        };
-        let executor = core.executor();
-        let permission = Rc::clone(self.service.permission());
-        let node_id = self.endpoint.node_id();
-        let (stop, turn) = (Rc::clone(&self.stop_upkeep), self.turn.clone());
-        executor.spawn(async move {
-            let _pass = pass;
-            let mut random = [0; 8];
-            fill_random(&mut random);
-            let random = u64::from_le_bytes(random);
-            let upkeep = upkeep::run(node_id, &store, &permission, &executor, &turn, random);
-            future::or(upkeep, stop.notified()).await;
-        });
     }
 
     fn line_to_satellite(&self, core: &Core) -> EndpointLine<CoreExecutor> {
         let satellite = &self.directory.config().satellite;
         EndpointLine::new(
-            self.endpoint.clone(),
+            self.serving.endpoint().clone(),
             core.executor(),
             satellite.id,
             satellite.address.clone(),
@@ -379,19 +321,22 @@ impl Node {
     }
 
     fn start_check_ins(&self, core: &Core) {
-        let Some(pass) = self.tasks.enter() else {
+        let Some(pass) = self.serving.tasks().enter() else {
             return;
         };
         let config = self.directory.config().clone();
         let executor = core.executor();
-        let permission = Rc::clone(self.service.permission());
+        let permission = Rc::clone(self.serving.service().permission());
         let standing = Rc::clone(&self.standing);
-        let local_address = self.endpoint.local_addr();
+        let local_address = self.serving.endpoint().local_addr();
         let line = self.line_to_satellite(core);
-        let (service, opening) = (Rc::clone(&self.service), Rc::clone(&self.opening));
+        let (service, opening) = (
+            Rc::clone(self.serving.service()),
+            Rc::clone(self.serving.opening()),
+        );
         let reports = Rc::clone(&self.reports);
         let stop = Rc::clone(&self.stop_check_in);
-        let started_ms = self.started_ms;
+        let started_ms = self.serving.started_ms();
         executor.spawn(async move {
             let _pass = pass;
             let reporter = Reporter {
@@ -436,7 +381,7 @@ impl Node {
     }
 
     fn start_collector(&self, core: &Core, store: Rc<NodeStore>) {
-        let Some(pass) = self.tasks.enter() else {
+        let Some(pass) = self.serving.tasks().enter() else {
             return;
         };
         let (node, satellite) = {
@@ -444,7 +389,7 @@ impl Node {
             (config.node_id, config.satellite.id)
         };
         let executor = core.executor();
-        let permission = Rc::clone(self.service.permission());
+        let permission = Rc::clone(self.serving.service().permission());
         let line = self.line_to_satellite(core);
         let (reports, board) = (Rc::clone(&self.reports), Arc::clone(&self.board));
         let stop = Rc::clone(&self.stop_collector);
@@ -466,19 +411,19 @@ impl Node {
 
     fn status(&self, core: &Core, core_index: usize) -> Status {
         let config = self.directory.config();
-        let store = self.service.store();
+        let store = self.serving.service().store();
         let poison_cause = store.and_then(|store| store.poison_cause());
         let read_only = store.is_some_and(|store| store.is_read_only());
         let share_bytes = strand_codec::SHARE_BYTES as u64;
         let has_room = store.is_none_or(|store| store.has_room(share_bytes));
-        let permission = self.service.permission();
+        let permission = self.serving.service().permission();
         let now_ms = core.executor().now_ms();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             node_id: config.node_id.to_string(),
             satellite: config.satellite.to_string(),
             directory: self.directory.path().display().to_string(),
-            listen: self.endpoint.local_addr().to_string(),
+            listen: self.serving.endpoint().local_addr().to_string(),
             advertise: config
                 .advertise
                 .as_ref()
@@ -486,21 +431,21 @@ impl Node {
                 .unwrap_or_default(),
             process_id: std::process::id(),
             core_index,
-            started_ms: self.started_ms,
-            uptime_s: now_ms.saturating_sub(self.started_ms) / 1000,
+            started_ms: self.serving.started_ms(),
+            uptime_s: now_ms.saturating_sub(self.serving.started_ms()) / 1000,
             standing: self.standing.borrow().clone(),
             clock_offset_ms: permission.clock_offset_ms(),
             serials: permission.serial_count(),
             collection: self.reports.figures(),
-            opening: OpeningFigures::new(&self.opening, store.is_some()),
+            opening: OpeningFigures::new(self.serving.opening(), store.is_some()),
             read_only,
             read_only_reason: poison_cause.as_ref().map(disk_trouble).unwrap_or_default(),
             disk: DiskFigures::new(self.disk.state(), read_only, has_room),
             space: store.map_or_else(
-                || SpaceFigures::unopened(config.capacity.bytes(), &self.opening),
+                || SpaceFigures::unopened(config.capacity.bytes(), self.serving.opening()),
                 |store| store.space().into(),
             ),
-            requests: self.service.counters(),
+            requests: self.serving.service().counters(),
             write_budget: self.budgets.write.usage(),
             read_budget: self.budgets.read.usage(),
             counters: CounterFigures::new(

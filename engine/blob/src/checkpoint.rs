@@ -135,9 +135,12 @@ impl<D: Disk> Store<D> {
 
     /// Whether somebody asked for a checkpoint, or an opening would have much to read.
     pub(crate) fn is_checkpoint_due(&self) -> bool {
-        let record_count = self.index.borrow().len() + self.dead.borrow().len();
-        is_much(self.replay_cost.get(), record_count as u64)
-            && !bug::is_planted(Bug::NoCheckpointByItself)
+        let cost = self.replay_cost.get();
+        // Counting the records is a pass over the index's tables, and this is asked after every group.
+        let record_count = || self.index.borrow().len() + self.dead.borrow().len();
+        (cost >= REPLAY_COST_MIN
+            && is_much(cost, record_count() as u64)
+            && !bug::is_planted(Bug::NoCheckpointByItself))
             || !self.wanted_checkpoints.borrow().is_empty()
     }
 

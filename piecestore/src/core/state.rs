@@ -149,6 +149,11 @@ impl Core {
         self.driver.add_node(identity, listen, handler)
     }
 
+    /// The driver of its connections.
+    pub(crate) fn driver(&self) -> &Driver<Glommio> {
+        &self.driver
+    }
+
     /// What this core has counted so far.
     #[must_use]
     pub fn counters(&self) -> CoreCounters {

@@ -6,7 +6,7 @@
 //! foreign code runs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -50,8 +50,8 @@ pub(super) struct ConnectionState {
     pub(super) phase: Phase,
     pub(super) alarm: Alarm,
     /// Who waits for a stream to have bytes, to take bytes.
-    pub(super) readers: HashMap<StreamId, Waker>,
-    pub(super) writers: HashMap<StreamId, Waker>,
+    pub(super) readers: BTreeMap<StreamId, Waker>,
+    pub(super) writers: BTreeMap<StreamId, Waker>,
     /// Who waits for a stream to open, or for the handshake.
     pub(super) openers: Vec<Waker>,
 }
@@ -91,8 +91,8 @@ impl ConnectionCell {
             proto,
             phase: Phase::Handshaking,
             alarm: Alarm::default(),
-            readers: HashMap::new(),
-            writers: HashMap::new(),
+            readers: BTreeMap::new(),
+            writers: BTreeMap::new(),
             openers: Vec::new(),
         };
         Rc::new(Self {
@@ -145,8 +145,8 @@ impl ConnectionState {
             };
             self.phase = Phase::Lost { error, reason };
         }
-        woken.extend(self.readers.drain().map(|(_, waker)| waker));
-        woken.extend(self.writers.drain().map(|(_, waker)| waker));
+        woken.extend(std::mem::take(&mut self.readers).into_values());
+        woken.extend(std::mem::take(&mut self.writers).into_values());
         woken.append(&mut self.openers);
     }
 

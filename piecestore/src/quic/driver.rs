@@ -21,9 +21,9 @@ use quinn_proto::{
 };
 use strand_protocol::limits::{self, HANDSHAKES_MAX, NODE_CONNECTIONS_MAX};
 use strand_protocol::{Code, NodeId};
-use strand_transport::{Identity, peer_node_id};
 
 use super::connection::{ConnectionCell, ConnectionState, Phase, Worklist, wake_all};
+use super::security::Security;
 use super::stream::{QuicRecv, QuicSend};
 use super::timer::{ConnectionNumber, Timers};
 use super::udp::{Datagram, Outgoing, Received, SocketId};
@@ -68,7 +68,7 @@ pub(super) struct DriverState {
 pub(super) struct Node {
     pub(super) socket: SocketId,
     pub(super) local: SocketAddr,
-    pub(super) identity: Identity,
+    pub(super) identity: Rc<dyn Security>,
     pub(super) proto: RefCell<quinn_proto::Endpoint>,
     pub(super) connections: RefCell<HashMap<ConnectionHandle, Rc<ConnectionCell>>>,
     pub(super) handler: Handler,
@@ -130,7 +130,7 @@ impl<E: Executor> Driver<E> {
     /// Closes what endpoints have left open, gives last packets time to leave, ends the driver.
     pub async fn close(&self) {
         let core = &self.core;
-        let left: Vec<_> = core.connections.borrow().values().cloned().collect();
+        let left = in_order(&core.connections.borrow());
         for cell in left {
             cell.close(Code::Shutdown);
         }
@@ -138,7 +138,9 @@ impl<E: Executor> Driver<E> {
         while !core.worklist.dirty.borrow().is_empty() && self.executor.now() < deadline {
             self.executor.sleep(Duration::from_millis(1)).await;
         }
-        for socket in core.nodes.take().into_keys() {
+        let mut sockets: Vec<_> = core.nodes.take().into_keys().collect();
+        sockets.sort_unstable();
+        for socket in sockets {
             core.datagram.unbind(socket);
         }
         core.is_closing.set(true);
@@ -402,7 +404,8 @@ impl DriverState {
             match event {
                 Event::Connected => {
                     node.end_handshake(&state.phase);
-                    match peer_node_id(state.proto.crypto_session().peer_identity()) {
+                    let identity = state.proto.crypto_session().peer_identity();
+                    match node.identity.peer_node_id(identity) {
                         Some(peer) => {
                             self.counters.handshakes.add(1);
                             state.phase = Phase::Open { peer };
@@ -450,7 +453,7 @@ impl Node {
     pub(super) fn new(
         socket: SocketId,
         local: SocketAddr,
-        identity: Identity,
+        identity: Rc<dyn Security>,
         proto: quinn_proto::Endpoint,
         handler: Handler,
     ) -> Self {
@@ -519,6 +522,13 @@ impl Node {
             }
         }
     }
+}
+
+/// All connections, oldest first: the order of a table would be another one each time.
+pub(super) fn in_order<K>(connections: &HashMap<K, Rc<ConnectionCell>>) -> Vec<Rc<ConnectionCell>> {
+    let mut cells: Vec<_> = connections.values().cloned().collect();
+    cells.sort_unstable_by_key(|cell| cell.number);
+    cells
 }
 
 impl<E: Clone> Clone for Driver<E> {

@@ -8,15 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::{ClientConfig, ConnectionError, EndpointConfig, ServerConfig};
+use quinn_proto::ConnectionError;
 use strand_protocol::limits::CONNECT_TIMEOUT;
 use strand_protocol::{Code, NodeId};
-use strand_transport::{
-    Identity, NODE_ALPN, Role, TlsError, client_crypto, server_crypto, transport_config,
-};
+use strand_transport::{NODE_ALPN, Role, TlsError, transport_config};
 
 use super::connection::Connection;
-use super::driver::{Driver, Handler, Node};
+use super::driver::{Driver, Handler, Node, in_order};
+use super::security::Security;
 use crate::core::executor::{Executor, timeout};
 
 /// How long a closing endpoint waits for its handlers once their connections are closed.
@@ -89,11 +88,11 @@ impl<E: Executor> Driver<E> {
     /// [`BindError`].
     pub fn add_node(
         &self,
-        identity: &Identity,
+        identity: &(impl Security + Clone + 'static),
         listen: SocketAddr,
         handler: Handler,
     ) -> Result<Endpoint<E>, BindError> {
-        let mut server = ServerConfig::with_crypto(server_crypto(identity, NODE_ALPN)?);
+        let mut server = identity.server_config(NODE_ALPN)?;
         server.transport_config(Arc::new(transport_config(Role::NodeServer)));
         let socket = self
             .core
@@ -104,10 +103,16 @@ impl<E: Executor> Driver<E> {
                 source,
             })?;
         let local = self.core.datagram.local_address(socket).unwrap_or(listen);
-        let config = Arc::new(EndpointConfig::default());
+        let config = Arc::new(identity.endpoint_config());
         // The socket never fragments, so path MTU discovery may be trusted.
         let proto = quinn_proto::Endpoint::new(config, Some(Arc::new(server)), true, None);
-        let node = Rc::new(Node::new(socket, local, identity.clone(), proto, handler));
+        let node = Rc::new(Node::new(
+            socket,
+            local,
+            Rc::new(identity.clone()),
+            proto,
+            handler,
+        ));
         self.core.nodes.borrow_mut().insert(socket, node.clone());
         Ok(Endpoint {
             driver: self.clone(),
@@ -164,8 +169,8 @@ impl<E: Executor> Endpoint<E> {
             .node
             .reachable(address)
             .ok_or(DialError::Unreachable { address })?;
-        let crypto = client_crypto(&self.node.identity, alpn, id).map_err(|error| local(&error))?;
-        let mut config = ClientConfig::new(crypto);
+        let config = self.node.identity.client_config(alpn, id);
+        let mut config = config.map_err(|error| local(&error))?;
         config.transport_config(Arc::new(transport_config(Role::Client)));
         let now = self.driver.executor.now();
         let (handle, proto) = self
@@ -195,7 +200,7 @@ impl<E: Executor> Endpoint<E> {
     pub async fn close(&self, code: Code) {
         let executor = &self.driver.executor;
         self.node.gate.begin_close();
-        let open: Vec<_> = self.node.connections.borrow().values().cloned().collect();
+        let open = in_order(&self.node.connections.borrow());
         for cell in open {
             cell.close(code);
         }

@@ -14,13 +14,18 @@
 //! | `stream` | the two halves of a request |
 //! | `timer` | which connection's clock runs out first |
 //! | `udp` | the seam to the network, and the ring behind it |
+//! | `security` | the seam to cryptography, and TLS behind it |
 //! | `simulated` | a network in memory, for tests |
+//! | `simulated_security` | handshakes and packet protection that follow from a seed, for tests |
 
 mod connection;
 mod driver;
 mod endpoint;
+mod security;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulated;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulated_security;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -30,5 +35,6 @@ pub mod udp;
 pub use connection::Connection;
 pub use driver::{Driver, Handler};
 pub use endpoint::{BindError, DialError, Endpoint};
+pub use security::Security;
 pub use stream::{QuicRecv, QuicSend};
 pub use udp::{Datagram, RingDatagram};

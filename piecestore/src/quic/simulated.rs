@@ -3,8 +3,8 @@
 //! Fault model: each datagram of a train is dropped with a given chance, by a choice drawn from
 //! the executor's seed; what is left arrives as one train after a delay drawn between two bounds,
 //! so that trains overtake each other. Datagrams for nobody vanish. A host's room to send is
-//! bounded and comes back when a train arrives. Not simulated: bandwidth, ECN marks,
-//! datagrams beyond a path's size, corruption (QUIC's packet protection makes it loss).
+//! bounded and comes back when a train arrives. A datagram may be damaged (one bit) or come twice. A host that died
+//! ([`SimDatagram::die`]) has no sockets any more. Not simulated: bandwidth, ECN marks, datagrams beyond a path's size.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::udp::{Datagram, Outgoing, Received, SocketId};
-use crate::core::executor::Executor;
 use crate::core::notify::Notify;
 use crate::core::simulated::SimExecutor;
 
@@ -29,6 +28,10 @@ pub struct Weather {
     pub delay_max: Duration,
     /// Datagrams lost of a thousand.
     pub lost_permille: u64,
+    /// Datagrams damaged of a thousand.
+    pub damaged_permille: u64,
+    /// Trains that arrive twice of a thousand.
+    pub doubled_permille: u64,
 }
 
 /// The network. Clones are the same one.
@@ -103,15 +106,25 @@ impl SimNetwork {
     /// What of a train survives, datagram by datagram.
     fn survivors(&self, outgoing: &Outgoing, segment_bytes: usize) -> BytesMut {
         let network = &self.0;
-        let mut survivors = BytesMut::new();
+        let mut survivors = BytesMut::with_capacity(outgoing.payload.len());
         for datagram in outgoing.payload.chunks(segment_bytes) {
-            if network.executor.random() % 1000 < network.weather.get().lost_permille {
+            let weather = network.weather.get();
+            if weather.lost_permille > 0 && self.happens(weather.lost_permille) {
                 network.lost_count.set(network.lost_count.get() + 1);
             } else if survivors.len().is_multiple_of(segment_bytes) {
                 survivors.extend_from_slice(datagram);
+                if weather.damaged_permille > 0 && self.happens(weather.damaged_permille) {
+                    let bit = network.executor.random() as usize % (datagram.len() * 8);
+                    let at = survivors.len() - datagram.len() + bit / 8;
+                    survivors[at] ^= 1 << (bit % 8);
+                }
             }
         }
         survivors
+    }
+
+    fn happens(&self, permille: u64) -> bool {
+        self.0.executor.random() % 1000 < permille
     }
 
     fn delay(&self) -> Duration {
@@ -186,31 +199,27 @@ impl Datagram for SimDatagram {
         let Some(remote) = self.local_address(socket) else {
             return;
         };
-        self.host.in_flight.set(self.host.in_flight.get() + 1);
+        let Outgoing {
+            destination, ecn, ..
+        } = outgoing;
         let bytes = self.network.survivors(&outgoing, segment_bytes);
-        let (network, sender) = (self.network.clone(), self.host.clone());
-        let delay = network.delay();
-        let executor = network.0.executor.clone();
-        executor.clone().spawn(async move {
-            executor.sleep(delay).await;
-            sender.in_flight.set(sender.in_flight.get() - 1);
-            sender.alarm();
-            let bound = network.0.bound.borrow().get(&outgoing.destination).cloned();
-            if let (Some((socket, host)), false) = (bound, bytes.is_empty()) {
-                let local_ip = Some(outgoing.destination.ip());
-                let ecn = outgoing.ecn;
-                let received = Received {
-                    socket,
-                    remote,
-                    local_ip,
-                    ecn,
-                    segment_bytes,
-                    bytes,
-                };
-                host.arrived.borrow_mut().push_back(received);
-                host.alarm();
-            }
-        });
+        let received = |bytes| Received {
+            socket,
+            remote,
+            local_ip: Some(destination.ip()),
+            ecn,
+            segment_bytes,
+            bytes,
+        };
+        let executor = &self.network.0.executor;
+        executor.note(checksum(&bytes) ^ u64::from(destination.port()));
+        let doubled_permille = self.network.0.weather.get().doubled_permille;
+        if doubled_permille > 0 && self.network.happens(doubled_permille) {
+            self.carry(destination, None, received(bytes.clone()));
+        }
+        self.host.in_flight.set(self.host.in_flight.get() + 1);
+        let sender = Rc::clone(&self.host);
+        self.carry(destination, Some(sender), received(bytes));
     }
 
     fn spare_payload(&self) -> Vec<u8> {
@@ -218,6 +227,42 @@ impl Datagram for SimDatagram {
     }
 
     fn recycle(&self, _payload: Vec<u8>) {}
+}
+
+impl SimDatagram {
+    /// Takes all sockets of this host away, as the end of its process does.
+    pub fn die(&self) {
+        let mut bound = self.network.0.bound.borrow_mut();
+        bound.retain(|_, (_, host)| !Rc::ptr_eq(host, &self.host));
+    }
+
+    /// Brings a train to whoever listens when it arrives; then the sender has room for another.
+    fn carry(&self, destination: SocketAddr, sender: Option<Rc<Host>>, mut received: Received) {
+        let (network, delay) = (self.network.clone(), self.network.delay());
+        let executor = network.0.executor.clone();
+        executor.after(delay, move || {
+            if let Some(sender) = sender {
+                sender.in_flight.set(sender.in_flight.get() - 1);
+                sender.alarm();
+            }
+            let bound = network.0.bound.borrow().get(&destination).cloned();
+            if let (Some((socket, host)), false) = (bound, received.bytes.is_empty()) {
+                received.socket = socket;
+                host.arrived.borrow_mut().push_back(received);
+                host.alarm();
+            }
+        });
+    }
+}
+
+/// Tells trains apart in the trace.
+fn checksum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let step =
+        |sum: u64, word: u64| (sum.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let rest = rest.iter().map(|byte| u64::from(*byte));
+    words.chain(rest).fold(bytes.len() as u64, step)
 }
 
 impl Host {

@@ -13,6 +13,8 @@ mod pace;
 mod ping;
 mod put;
 mod service;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulated;
 
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,15 @@
 //! * **Time.** Each operation takes a seeded number of polls, so operations of different tasks overlap and end in any order.
 //! * **Crash** ([`SimDisk::crash`]). What a sync that ended well covered is kept, bit-exact. Each write that no such sync covered
 //!   (ended or still in flight) is independently dropped, kept whole, or torn: every 512-byte sector of it is kept, lost (what was
-//!   there before stays, zeros past the old end) or, rarely, turned to garbage. So unsynced writes may also appear reordered. The file's length
+//!   there before stays, zeros past the old end) or, rarely, turned to garbage. [`SimDisk::tear`] has so many percent of all sectors lost or
+//!   turned instead. So unsynced writes may also appear reordered. The file's length
 //!   may grow over lost writes or not. A file whose creation had not returned is there (empty) or not; the same for a removal.
 //! * **Kill** ([`SimDisk::kill`]). The process dies, the machine does not: a write in flight is finished, cut short or dropped;
 //!   nothing else changes, so what was not synced is still there, and still not durable.
 //! * **Failing sync.** Nothing it covered is made durable, *and no later sync covers it either*, though reads still see
 //!   it: what kernels do. A store that retries a sync and acks loses the data in the next crash. Who opens the file anew does not see it.
 //! * **Failing write.** A seeded prefix of it may have reached the file, and counts as an unsynced write.
+//! * **Moods** ([`SimDisk::set_moods`]). What the test draws for each operation: a failure, and how long it takes on the test's clock.
 //! * **Injected errors** ([`SimDisk::inject`]). The n-th operation from now of the given kinds fails with EIO, ENOSPC or a short
 //!   write; once, or from then on.
 //! * **Unreadable file** ([`SimDisk::fail_reads`]). Every read of it fails with EIO, and those of other files do not.
@@ -23,7 +25,7 @@
 //! * **Rot** ([`SimDisk::edit`]). The test changes bytes behind the store's back, durably.
 //! * **Unlinked file** ([`SimDisk::unlink`]). Its name is gone; who has it open reads and writes it as before, until a crash or kill.
 //!
-//! Not modelled: latency, and data that becomes durable without a sync while the machine runs (a crash decides that).
+//! Not modelled: data that becomes durable without a sync while the machine runs (a crash decides that).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,10 +40,15 @@ use crate::testing::{Random, yield_now};
 use crate::wait::Event;
 
 mod fault;
+mod file;
 mod log;
+mod moods;
+
+use file::{File, Write, overlay};
 
 pub use fault::{ALL_OPS, Failure, Fault, Harm, Op};
 pub use log::{DiskEvent, DiskImage, Loss};
+pub use moods::Moods;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -74,31 +81,9 @@ struct State {
     fired: u64,
     harms: Vec<Harm>,
     events: Option<Vec<DiskEvent>>,
-}
-
-#[derive(Default)]
-struct File {
-    /// What was meant to be there: what the store wrote, wherever it went.
-    meant: Vec<u8>,
-    /// What a crash keeps.
-    durable: Vec<u8>,
-    /// What reads see.
-    cached: Vec<u8>,
-    /// Writes that a crash decides about, oldest first.
-    unsynced: Vec<Write>,
-    is_created: bool,
-    is_being_removed: bool,
-    /// Its name is gone, and it is still open.
-    is_unlinked: bool,
-}
-
-struct Write {
-    number: u64,
-    offset: usize,
-    bytes: Vec<u8>,
-    has_ended: bool,
-    /// Covered by a sync that failed: no later one makes it durable.
-    is_forsaken: bool,
+    moods: Option<Rc<dyn Moods>>,
+    /// Sectors of a hundred that a crash takes of what was not synced.
+    torn_percent: Option<u64>,
 }
 
 impl SimDisk {
@@ -149,6 +134,8 @@ impl SimDisk {
             fired: 0,
             harms: Vec::new(),
             events: None,
+            moods: None,
+            torn_percent: None,
         };
         Self {
             state: Rc::new(RefCell::new(state)),
@@ -161,11 +148,12 @@ impl SimDisk {
         let mut random = Random::new(seed);
         let mut state = self.state.borrow_mut();
         state.is_dead = true;
+        let torn_percent = state.torn_percent;
         let mut files = BTreeMap::new();
         for (&id, file) in state.files.iter().filter(|(_, file)| !file.is_unlinked) {
             let is_certain = file.is_created && !file.is_being_removed;
             if is_certain || random.below(2) == 0 {
-                files.insert(id, file.after_crash(&mut random));
+                files.insert(id, file.after_crash(torn_percent, &mut random));
             }
         }
         let (free_bytes, has_memory) = (state.free_bytes, state.has_memory);
@@ -354,12 +342,20 @@ impl SimDisk {
         });
         state.fired += u64::from(failure.is_some());
         let delay_max = state.delay_max;
-        (state.random.below(delay_max + 1), failure)
+        let polls = state.random.below(delay_max + 1);
+        let moods = state.moods.clone();
+        drop(state);
+        let drawn = moods.and_then(|moods| moods.failure(op));
+        (polls, failure.or(drawn))
     }
 
     async fn pass_time(&self, op: Op, polls: u64) {
         for _ in 0..polls {
             yield_now().await;
+        }
+        let moods = self.state.borrow().moods.clone();
+        if let Some(wait) = moods.and_then(|moods| moods.wait(op)) {
+            wait.await;
         }
         loop {
             let held = {
@@ -716,68 +712,4 @@ impl Disk for SimDisk {
     fn free_bytes(&self) -> Result<u64, DiskError> {
         Ok(self.state.borrow().free_bytes)
     }
-}
-
-impl File {
-    fn has_name(&self) -> bool {
-        self.is_created && !self.is_unlinked
-    }
-
-    /// What a failed sync covered is no more in memory.
-    fn forget_failed(&mut self) {
-        if self.unsynced.iter().any(|write| write.is_forsaken) {
-            self.unsynced.retain(|write| !write.is_forsaken);
-            self.cached.clone_from(&self.durable);
-            for write in self.unsynced.iter().filter(|write| write.has_ended) {
-                overlay(&mut self.cached, write.offset, &write.bytes);
-            }
-        }
-    }
-
-    fn after_crash(&self, random: &mut Random) -> Vec<u8> {
-        let mut found = self.durable.clone();
-        for write in &self.unsynced {
-            match random.below(4) {
-                0 => {}
-                1 => overlay(&mut found, write.offset, &write.bytes),
-                _ => tear(&mut found, write, random),
-            }
-        }
-        let longest = self
-            .unsynced
-            .iter()
-            .map(|write| write.offset + write.bytes.len())
-            .max()
-            .unwrap_or_default();
-        if longest > found.len() && random.below(4) == 0 {
-            found.resize(longest, 0);
-        }
-        found
-    }
-}
-
-fn tear(found: &mut Vec<u8>, write: &Write, random: &mut Random) {
-    for (index, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
-        let offset = write.offset + index * SECTOR_BYTES;
-        match random.below(16) {
-            0..8 => overlay(found, offset, sector),
-            8 => {
-                let garbage: Vec<u8> = sector.iter().map(|_| random.next() as u8).collect();
-                overlay(found, offset, &garbage);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Puts bytes into a file, growing it with zeros.
-fn overlay(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    let end = offset + bytes.len();
-    if file.len() < end {
-        file.resize(end, 0);
-    }
-    file[offset..end].copy_from_slice(bytes);
 }

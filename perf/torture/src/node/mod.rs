@@ -1,1 +1,118 @@
-//! A whole node in virtual time.
+//! A whole node in virtual time: endpoint, verbs, store and upkeep as they are, on a simulated disk, network and clock.
+//!
+//! One seed decides everything: what clients ask, which faults come when, how tasks interleave, what a crash tears. So a seed that fails
+//! fails again, and [`run`] returns a hash of all that happened to prove it. Faults come in episodes ([`Plan`](plan::Plan)), with rates
+//! as high as TigerBeetle's VOPR draws them, first in a *safety* phase, in which anything may fail but nothing acknowledged may be lost;
+//! then follows a *liveness* phase without faults, in which everything must heal: clients reconnect, verbs succeed, what is dead is
+//! compacted away, the node stops with no task left.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `plan` | which faults a seed has, and when |
+//! | `moods` | faults and delays of the disk |
+//! | `host` | the node's process: its start and its ends |
+//! | `client` | who asks, over a connection of their own |
+//! | `ledger` | what is known of each piece, and what may be found |
+//! | `load` | what clients ask, and whether the answers may be |
+//! | `check` | what must hold at any moment |
+//! | `world` | all of them together: the node's lives, and the faults beside them |
+//! | `heal` | the liveness phase |
+//!
+//! Not simulated: check-ins over the network (keys and time are handed to the node), garbage collection, several nodes of one process.
+
+mod check;
+mod client;
+mod heal;
+mod host;
+mod ledger;
+mod load;
+mod moods;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use piecestore::core::simulated::SimExecutor;
+
+use crate::Tally;
+use world::World;
+
+/// How long and how hard a seed is run.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeOptions {
+    /// Virtual time in which anything may fail.
+    pub safety: Duration,
+    /// Virtual time afterwards in which every verb must succeed.
+    pub strict: Duration,
+    /// Mean virtual time between two verbs.
+    pub gap: Duration,
+    /// Mean virtual time between two ends of the node's process.
+    pub life: Duration,
+    /// What is wrong with the world itself, to prove that it would be noticed.
+    pub control: Control,
+}
+
+/// A world that breaks what a node may rely on, without owning up to it: a run of it must find violations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// Nothing.
+    #[default]
+    None,
+    /// A crash takes bytes that were synced.
+    LosesSynced,
+    /// Bytes of a piece rot, and the ledger is not told.
+    RotsSecretly,
+    /// A restart finds the blobs as they were at the start before.
+    TurnsBack,
+    /// In the end a task is left that nothing wakes.
+    LeavesTask,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            safety: Duration::from_secs(300),
+            strict: Duration::from_secs(60),
+            gap: Duration::from_millis(75),
+            life: Duration::from_secs(50),
+            control: Control::None,
+        }
+    }
+}
+
+/// Runs one seed: what was done and found, and the hash of all that happened.
+///
+/// Counts `sim_seeds`, `sim_ms` (virtual), `verbs` (those that ended with an answer), `crashes`, `acked_pieces_checked` and some more.
+#[must_use]
+pub fn run(seed: u64, options: &NodeOptions) -> (Tally, u64) {
+    let executor = SimExecutor::new(seed);
+    let world = World::new(seed, *options, &executor);
+    let living = Rc::clone(&world);
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        executor.run(async move { Box::pin(living.live()).await })
+    }));
+    let mut tally = world.tally();
+    if let Err(panic) = ran {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+        tally.violate(
+            format!(
+                "panic after {} ms: {}",
+                executor.elapsed().as_millis(),
+                said.unwrap_or("of another kind")
+            ),
+            world::replay(seed),
+        );
+        // Whatever was running is in no state to be dropped.
+        std::mem::forget(world);
+    } else {
+        world.end();
+    }
+    tally.add("sim_seeds", 1);
+    tally.add("sim_ms", executor.elapsed().as_millis() as u64);
+    (tally, executor.trace_hash())
+}

@@ -86,7 +86,7 @@ fn an_expiry_is_receipted_exactly_and_stored_rounded_up() {
         };
         let receipt = Receipt::parse(&answer.receipt).unwrap();
         let receipt = receipt
-            .verify(&world.keys.receipt_key(&world.node, EPOCH))
+            .verify(&world.permits.keys.receipt_key(&world.node, EPOCH))
             .unwrap();
         assert_eq!(receipt.piece_expiry_ms, piece_expiry_ms);
         let store = world.store();

@@ -8,17 +8,19 @@ use bytes::Bytes;
 use prost::Message;
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::{OpenProgress, Store, StoreOptions};
-use strand_codec::{Hash, PieceHasher, PieceTree, SHARE_BYTES, SegmentTree, Shape};
+use strand_codec::Shape;
 use strand_protocol::pb::node_request::Verb;
 use strand_protocol::pb::node_response::Answer;
-use strand_protocol::permit::{Limit, LimitAction, LimitFields, Receipt, SatelliteKeys};
-use strand_protocol::{Code, NodeId, PieceId, ProjectId, Serial, encode_frame, pb};
+use strand_protocol::permit::{LimitAction, LimitFields, Receipt, SatelliteKeys};
+use strand_protocol::{Code, NodeId, encode_frame, pb};
 
 use super::memory::{MemoryRecv, MemorySend, pipe};
 use crate::budget::Budget;
 use crate::core::executor::{Clock, Executor};
 use crate::core::simulated::SimExecutor;
-use crate::permission::{EpochKeys, Permission};
+use crate::permission::Permission;
+pub(super) use crate::serve::simulated::Segment;
+use crate::serve::simulated::{Permits, drawn};
 use crate::serve::{FrameError, Service, ServiceOptions, read_frame};
 use crate::stream::{RecvStream, Request, SendStream, StreamError};
 
@@ -35,24 +37,12 @@ pub(super) struct World {
     pub(super) disk: SimDisk,
     pub(super) opening: Rc<OpenProgress>,
     pub(super) service: Rc<SimService>,
-    pub(super) keys: Rc<SatelliteKeys>,
+    pub(super) permits: Rc<Permits>,
     pub(super) write_budget: Rc<Budget>,
     pub(super) read_budget: Rc<Budget>,
     pub(super) satellite: NodeId,
     pub(super) node: NodeId,
     pub(super) client: NodeId,
-}
-
-/// A segment of which one piece's bytes are known.
-#[derive(Clone)]
-pub(super) struct Segment {
-    pub(super) shape: Shape,
-    pub(super) index: u8,
-    pub(super) body: Bytes,
-    pub(super) tree: Rc<PieceTree>,
-    pub(super) path: Vec<Hash>,
-    pub(super) commitment: Hash,
-    pub(super) id: PieceId,
 }
 
 /// How an exchange ended for the client.
@@ -108,16 +98,16 @@ impl World {
     pub(super) fn unopened(executor: SimExecutor, disk: SimDisk) -> Self {
         let node = NodeId::from([2; 32]);
         let satellite = NodeId::from([1; 32]);
-        let keys = Rc::new(SatelliteKeys::new([9; 32]));
+        let permits = Rc::new(Permits {
+            satellite,
+            node,
+            keys: SatelliteKeys::new([9; 32]),
+            epoch: EPOCH,
+        });
         let opening = Rc::new(OpenProgress::default());
         let permission = Permission::new(satellite, node);
-        let epoch_keys = |epoch| EpochKeys {
-            epoch,
-            limit_key: keys.limit_key(&node, epoch),
-            receipt_key: keys.receipt_key(&node, epoch),
-        };
         permission.update(
-            vec![epoch_keys(EPOCH), epoch_keys(EPOCH - 1)],
+            vec![permits.epoch_keys(EPOCH), permits.epoch_keys(EPOCH - 1)],
             executor.now_ms(),
             executor.moment(),
         );
@@ -138,7 +128,7 @@ impl World {
             disk,
             opening,
             service,
-            keys,
+            permits,
             write_budget,
             read_budget,
             satellite,
@@ -157,10 +147,6 @@ impl World {
         bytes
     }
 
-    fn array<const N: usize>(&self) -> [u8; N] {
-        self.bytes(N).try_into().unwrap()
-    }
-
     /// A segment of that shape whose piece `index` has random bytes.
     pub(super) fn segment(&self, required: u8, total: u8, plain_len: u64) -> Segment {
         let shape = Shape::new(required, total, strand_codec::sealed_len(plain_len)).unwrap();
@@ -170,48 +156,19 @@ impl World {
     }
 
     pub(super) fn segment_of(&self, shape: Shape, index: u8, body: Bytes) -> Segment {
-        let mut hasher = PieceHasher::new(shape.piece_len());
-        body.chunks(SHARE_BYTES)
-            .for_each(|share| hasher.push_share(share));
-        let tree = hasher.finish();
-        let mut roots: Vec<Hash> = (0..shape.total()).map(|_| self.array()).collect();
-        roots[usize::from(index)] = tree.root;
-        let segment = SegmentTree::new(&shape, &roots).unwrap();
-        Segment {
-            shape,
-            index,
-            body,
-            path: segment.path(index),
-            commitment: segment.commitment(),
-            tree: Rc::new(tree),
-            id: PieceId::from(self.array::<32>()),
-        }
+        Segment::draw(shape, index, body, || self.executor.random())
     }
 
     /// What the satellite would permit for that piece.
     pub(super) fn fields(&self, action: LimitAction, segment: &Segment) -> LimitFields {
+        let serial = drawn(|| self.executor.random());
         let now_ms = self.executor.now_ms();
-        LimitFields {
-            serial: Serial::from(self.array::<16>()),
-            satellite: self.satellite,
-            node: self.node,
-            piece_id: segment.id,
-            action,
-            byte_count: segment.shape.piece_len(),
-            required: segment.shape.required(),
-            total: segment.shape.total(),
-            index: segment.index,
-            sealed_len: segment.shape.sealed_len(),
-            issued_ms: now_ms,
-            expires_ms: now_ms + 3_600_000,
-            piece_expiry_ms: 0,
-            client: self.client,
-            epoch: EPOCH,
-        }
+        let permits = &self.permits;
+        permits.fields(action, segment, self.client, serial, now_ms)
     }
 
     pub(super) fn mint(&self, fields: &LimitFields) -> Vec<u8> {
-        Limit::mint(fields, ProjectId::from([5; 16]), &self.keys)
+        self.permits.mint(fields)
     }
 
     pub(super) fn limit(&self, action: LimitAction, segment: &Segment) -> Vec<u8> {
@@ -265,7 +222,7 @@ impl World {
         let End::Answer(Answer::PutReceipt(pb::PutReceipt { receipt })) = end else {
             panic!("{end:?}")
         };
-        let key = self.keys.receipt_key(&self.node, EPOCH);
+        let key = self.permits.keys.receipt_key(&self.node, EPOCH);
         Receipt::parse(&receipt).unwrap().verify(&key).unwrap()
     }
 
@@ -302,15 +259,6 @@ impl World {
             }
         }
         assert_eq!(hits, 1, "the share is on disk once");
-    }
-}
-
-impl Segment {
-    pub(super) fn commit(&self) -> pb::PutCommit {
-        pb::PutCommit {
-            commitment: self.commitment.to_vec(),
-            path: self.path.concat(),
-        }
     }
 }
 

@@ -1,0 +1,97 @@
+//! One file of a simulated disk: what is durable, what reads see, and what a crash makes of the difference.
+
+use super::{SECTOR_BYTES, moods};
+use crate::testing::Random;
+
+#[derive(Default)]
+pub(super) struct File {
+    /// What was meant to be there: what the store wrote, wherever it went.
+    pub(super) meant: Vec<u8>,
+    /// What a crash keeps.
+    pub(super) durable: Vec<u8>,
+    /// What reads see.
+    pub(super) cached: Vec<u8>,
+    /// Writes that a crash decides about, oldest first.
+    pub(super) unsynced: Vec<Write>,
+    pub(super) is_created: bool,
+    pub(super) is_being_removed: bool,
+    /// Its name is gone, and it is still open.
+    pub(super) is_unlinked: bool,
+}
+
+pub(super) struct Write {
+    pub(super) number: u64,
+    pub(super) offset: usize,
+    pub(super) bytes: Vec<u8>,
+    pub(super) has_ended: bool,
+    /// Covered by a sync that failed: no later one makes it durable.
+    pub(super) is_forsaken: bool,
+}
+
+impl File {
+    pub(super) fn has_name(&self) -> bool {
+        self.is_created && !self.is_unlinked
+    }
+
+    /// What a failed sync covered is no more in memory.
+    pub(super) fn forget_failed(&mut self) {
+        if self.unsynced.iter().any(|write| write.is_forsaken) {
+            self.unsynced.retain(|write| !write.is_forsaken);
+            self.cached.clone_from(&self.durable);
+            for write in self.unsynced.iter().filter(|write| write.has_ended) {
+                overlay(&mut self.cached, write.offset, &write.bytes);
+            }
+        }
+    }
+
+    pub(super) fn after_crash(&self, torn_percent: Option<u64>, random: &mut Random) -> Vec<u8> {
+        let mut found = self.durable.clone();
+        for write in &self.unsynced {
+            if let Some(percent) = torn_percent {
+                moods::tear(&mut found, write.offset, &write.bytes, percent, random);
+                continue;
+            }
+            match random.below(4) {
+                0 => {}
+                1 => overlay(&mut found, write.offset, &write.bytes),
+                _ => tear(&mut found, write, random),
+            }
+        }
+        let longest = self
+            .unsynced
+            .iter()
+            .map(|write| write.offset + write.bytes.len())
+            .max()
+            .unwrap_or_default();
+        if longest > found.len() && random.below(4) == 0 {
+            found.resize(longest, 0);
+        }
+        found
+    }
+}
+
+fn tear(found: &mut Vec<u8>, write: &Write, random: &mut Random) {
+    for (index, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
+        let offset = write.offset + index * SECTOR_BYTES;
+        match random.below(16) {
+            0..8 => overlay(found, offset, sector),
+            8 => {
+                let garbage: Vec<u8> = sector.iter().map(|_| random.next() as u8).collect();
+                overlay(found, offset, &garbage);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Puts bytes into a file, growing it with zeros.
+pub(super) fn overlay(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let end = offset + bytes.len();
+    if file.len() < end {
+        file.resize(end, 0);
+    }
+    file[offset..end].copy_from_slice(bytes);
+}

@@ -1,0 +1,203 @@
+//! What must hold at any moment, and what is read past the verbs.
+
+use std::time::Duration;
+
+use piecestore::core::executor::{Clock, Executor};
+use piecestore::serve::simulated::{Permits, Segment};
+use strand_blob::disk::sim::SimDisk;
+use strand_blob::testing::{Knowledge, Random};
+use strand_blob::{GetError, ScrubCursor, Store, Traffic};
+
+use super::host::store_options;
+use super::ledger::{Before, Circumstances, Found};
+use super::moods::Faults;
+use super::world::World;
+
+/// What explains an answer that is no success.
+#[derive(Clone, Copy)]
+pub(super) struct Excuses {
+    pub(super) boot: u64,
+    pub(super) faults: Faults,
+    pub(super) is_blurred: bool,
+    pub(super) was_full: bool,
+}
+
+impl World {
+    /// What must hold at any moment, and what the store says by itself.
+    pub(super) async fn watch(&self) {
+        loop {
+            self.executor.sleep(Duration::from_secs(1)).await;
+            self.look();
+        }
+    }
+
+    pub(super) fn look(&self) {
+        let Some(store) = self.store() else {
+            return;
+        };
+        let space = store.space();
+        if !space.adds_up() {
+            self.violate(format!("space does not add up: {space:?}"));
+        }
+        let had_read_faults = self.moods.faults().reads > 0;
+        for (_, id) in store.take_lost() {
+            self.count("told_lost", 1);
+            let key = self.ledger.borrow().key_of(&id);
+            if let Some(key) = key {
+                let told = self.ledger.borrow_mut().tell(key, had_read_faults);
+                told.unwrap_or_else(|what| self.violate(what));
+            }
+        }
+    }
+
+    pub(super) fn excuses(&self) -> Excuses {
+        Excuses {
+            boot: self.boot.get(),
+            faults: self.moods.faults(),
+            is_blurred: self.running().is_some_and(|host| host.is_blurred.get()),
+            was_full: self.was_full.get(),
+        }
+    }
+
+    /// What may be found now by who began when `before` were the excuses.
+    pub(super) fn circumstances(&self, before: Excuses) -> Circumstances {
+        let now = self.excuses();
+        Circumstances {
+            now_ms: self.executor.now_ms(),
+            had_read_faults: before.faults.reads + now.faults.reads > 0,
+            is_blurred: before.is_blurred || now.is_blurred,
+        }
+    }
+
+    /// Reads pieces past the verbs: the newest, and as many of the others.
+    pub(super) async fn check_some(&self, count: usize) {
+        let keys: Vec<u64> = self.ledger.borrow().entries.keys().copied().collect();
+        let newest = keys.iter().rev().take(count).copied();
+        let others = (0..count)
+            .filter(|_| !keys.is_empty())
+            .map(|_| keys[self.below(keys.len() as u64) as usize]);
+        let chosen: Vec<u64> = newest.chain(others).collect();
+        self.check(&chosen).await;
+    }
+
+    /// Reads these pieces past the verbs.
+    pub(super) async fn check(&self, keys: &[u64]) {
+        for &key in keys {
+            let (Some(host), Some(store)) = (self.running(), self.store()) else {
+                return;
+            };
+            let known = {
+                let ledger = self.ledger.borrow();
+                let segment = ledger.entries.get(&key).map(|entry| entry.segment.clone());
+                ledger.before(key).zip(segment)
+            };
+            let Some((before, segment)) = known else {
+                continue;
+            };
+            let excuses = self.excuses();
+            let read = read(&store, &segment, &self.permits, host.expiry_time_s()).await;
+            match read {
+                Ok(found) => self.judge(key, before, found, excuses),
+                Err(error) => {
+                    if self.moods.faults().reads == 0 {
+                        self.violate(format!("piece {key}: {error}, and no fault was injected"));
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn judge(&self, key: u64, before: Before, found: Found, excuses: Excuses) {
+        let circumstances = self.circumstances(excuses);
+        let judged = self
+            .ledger
+            .borrow_mut()
+            .judge(key, before, found, circumstances);
+        match judged {
+            Ok(is_check) => self.count("acked_pieces_checked", u64::from(is_check)),
+            Err(what) => self.violate(what),
+        }
+    }
+
+    pub(super) async fn check_all(&self) {
+        let keys: Vec<u64> = self.ledger.borrow().entries.keys().copied().collect();
+        self.check(&keys).await;
+    }
+
+    /// A node that was left alone has compacted and scrubbed what there was.
+    pub(super) async fn check_tidy(&self) {
+        let (Some(host), Some(store)) = (self.running(), self.store()) else {
+            return self.violate("the node is gone");
+        };
+        match store.compact_in(Traffic::Quiet, host.expiry_time_s()).await {
+            Ok(None) => {}
+            Ok(Some(_)) => self.violate("a blob was left that is worth compacting"),
+            Err(error) => self.violate(format!("cannot compact: {error}")),
+        }
+        let mut cursor = ScrubCursor::default();
+        while let Some(step) = store.scrub_step(cursor, 4 << 20).await {
+            if let Some(error) = step.unreadable {
+                self.violate(format!("blob {} cannot be scrubbed: {error}", step.blob));
+            }
+            cursor = step.next;
+        }
+        self.look();
+        let space = store.space();
+        if space.file_bytes != host.disk.blob_bytes() || space.reserved_bytes != 0 {
+            let found = host.disk.blob_bytes();
+            self.violate(format!("the files have {found} bytes: {space:?}"));
+        }
+    }
+
+    /// The index is a cache: whoever reads the blobs anew knows the same.
+    pub(super) async fn check_knowledge(&self, store: &Store<SimDisk>) {
+        let files = self.disk.borrow().all_files();
+        let mut options = store_options();
+        options.ignores_checkpoint = true;
+        let disk = SimDisk::from_all_files(self.seed, files);
+        let mut random = Random::new(self.seed);
+        let mut fill = |bytes: &mut [u8]| random.fill(bytes);
+        let opened = Box::pin(Store::open(disk, options, 0, &mut fill)).await;
+        let has_rot = self.tally.borrow().counts.contains_key("rotted");
+        match opened {
+            Ok((rebuilt, _)) => {
+                if !has_rot && Knowledge::of(store) != Knowledge::of(&rebuilt) {
+                    self.violate("the index is another one when it is rebuilt");
+                }
+            }
+            Err(error) => self.violate(format!("the index cannot be rebuilt: {error}")),
+        }
+    }
+}
+
+/// Reads a whole piece from the store.
+async fn read(
+    store: &Store<SimDisk>,
+    segment: &Segment,
+    permits: &Permits,
+    now_s: u32,
+) -> Result<Found, GetError> {
+    let (satellite, id) = (permits.satellite.as_bytes(), segment.id.as_bytes());
+    let reading = async {
+        let piece = store.piece(satellite, id, now_s).await?;
+        let bytes = store.read_shares(&piece, 0..piece.share_count()).await?;
+        Ok((piece, bytes))
+    };
+    match reading.await {
+        Ok((piece, bytes)) => {
+            let is_exact = bytes == segment.body
+                && piece.root == segment.tree.root
+                && piece.path == segment.path
+                && piece.commitment == segment.commitment
+                && piece.share_hashes == segment.tree.share_hashes;
+            Ok(if is_exact {
+                Found::Exact
+            } else {
+                Found::WrongBytes
+            })
+        }
+        Err(GetError::NotFound) => Ok(Found::Absent),
+        Err(GetError::Corrupt { .. }) => Ok(Found::Damaged),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,286 @@
+//! What is known of each piece, and so what may be found when it is read.
+//!
+//! A piece that was acknowledged must be there, bit-exact, until its delete is begun or it expires; one whose delete was acknowledged must be
+//! gone. What a client was not told the end of may be either way, and may still happen while the same process of the node lives. Bytes
+//! that are given out are right in any case. A piece that an injected fault *hurt* may be reported damaged or be gone, once that was
+//! reported; it still never comes with wrong bytes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use piecestore::serve::simulated::Segment;
+
+/// The ledger.
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub(super) entries: BTreeMap<u64, Entry>,
+    pub(super) next_key: u64,
+    acked_count: usize,
+    by_id: BTreeMap<[u8; 32], u64>,
+    /// What openings said was rotten.
+    pub(super) rot_reports: u64,
+    /// Whom the store named as lost.
+    told: BTreeSet<u64>,
+}
+
+/// One piece.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) segment: Segment,
+    /// When it may go by itself; 0 = never.
+    pub(super) expiry_ms: u64,
+    pub(super) state: State,
+    /// Something that changes it is under way.
+    pub(super) is_busy: bool,
+    /// Counts changes begun and ended.
+    version: u64,
+    /// Puts under way.
+    put_count: u32,
+    /// The process of the node in which a put that nobody heard of again may still happen; and a delete.
+    stale_put: Option<u64>,
+    stale_delete: Option<u64>,
+    /// How many reports of rot there were when a fault overlapped it first.
+    hurt_at: Option<u64>,
+    /// That fault may look like a write that a crash cut off, which is dropped without a report (docs/format.md, section 6).
+    may_look_torn: bool,
+}
+
+/// What the client knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// A receipt says that it is there.
+    Acked,
+    /// An answer says that it is gone.
+    Deleted,
+    /// A put or delete was begun, and its answer never came.
+    InDoubt,
+}
+
+/// What changes a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Put,
+    Delete,
+}
+
+/// What a read found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Exact,
+    WrongBytes,
+    Absent,
+    Damaged,
+}
+
+/// What a reader knew before it read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    state: State,
+    version: u64,
+    is_busy: bool,
+}
+
+impl Before {
+    /// The same knowledge, as if the change that is under way had not begun: for who makes that change.
+    pub(super) fn in_version_of(self, now: Self) -> Self {
+        Self {
+            version: now.version,
+            ..self
+        }
+    }
+}
+
+/// Under which circumstances it read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Circumstances {
+    /// The satellite's time when the read ended.
+    pub(super) now_ms: u64,
+    /// Reads failed in this process of the node, so it may take for unreadable what is not.
+    pub(super) had_read_faults: bool,
+    /// Reads failed while its store was opened, so it may lack what is there, or have what is gone.
+    pub(super) is_blurred: bool,
+}
+
+/// Clocks of node and ledger agree to the millisecond; expiry is stored in seconds.
+const EXPIRY_MARGIN_MS: u64 = 2_000;
+
+impl Ledger {
+    /// Enters a piece that is about to be put.
+    pub(super) fn add(&mut self, segment: Segment, expiry_ms: u64) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.by_id.insert(*segment.id.as_bytes(), key);
+        let entry = Entry {
+            segment,
+            expiry_ms,
+            state: State::Deleted,
+            is_busy: false,
+            version: 0,
+            put_count: 0,
+            stale_put: None,
+            stale_delete: None,
+            hurt_at: None,
+            may_look_torn: false,
+        };
+        self.entries.insert(key, entry);
+        key
+    }
+
+    pub(super) fn key_of(&self, id: &[u8; 32]) -> Option<u64> {
+        self.by_id.get(id).copied()
+    }
+
+    /// Forgets a piece.
+    pub(super) fn forget(&mut self, key: u64) {
+        if let Some(entry) = self.entries.remove(&key) {
+            self.by_id.remove(entry.segment.id.as_bytes());
+            self.acked_count -= usize::from(entry.state == State::Acked);
+        }
+    }
+
+    /// Pieces that are there, as far as is known.
+    pub(super) fn acked_count(&self) -> usize {
+        self.acked_count
+    }
+
+    /// Whether this may be begun now, in that process of the node.
+    pub(super) fn may(&self, key: u64, change: Change, boot: u64, now_ms: u64) -> bool {
+        let Some(entry) = self.entries.get(&key) else {
+            return false;
+        };
+        let stale = match change {
+            Change::Put => entry.stale_delete,
+            Change::Delete => entry.stale_put,
+        };
+        let is_alone = change == Change::Put || entry.put_count == 0;
+        !entry.is_busy
+            && is_alone
+            && stale.is_none_or(|stale| stale < boot)
+            && (entry.expiry_ms == 0 || now_ms + 10_000 < entry.expiry_ms)
+    }
+
+    /// A change begins. A put of what is there changes nothing.
+    pub(super) fn begin(&mut self, key: u64, change: Change) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.put_count += u32::from(change == Change::Put);
+        let was_acked = entry.state == State::Acked;
+        if change == Change::Delete || entry.state != State::Acked {
+            entry.is_busy = true;
+            entry.version += 1;
+            entry.state = State::InDoubt;
+            self.acked_count -= usize::from(was_acked);
+        }
+    }
+
+    /// It ended: acknowledged, or in doubt for as long as the process lives in which it was begun.
+    pub(super) fn end(&mut self, key: u64, change: Change, is_acked: bool, boot: u64) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        entry.is_busy = false;
+        entry.version += 1;
+        entry.put_count -= u32::from(change == Change::Put);
+        match (change, is_acked) {
+            (Change::Put, true) => {
+                self.acked_count += usize::from(entry.state != State::Acked);
+                entry.state = State::Acked;
+            }
+            (Change::Delete, true) => entry.state = State::Deleted,
+            (Change::Put, false) => entry.stale_put = Some(boot),
+            (Change::Delete, false) => entry.stale_delete = Some(boot),
+        }
+    }
+
+    pub(super) fn before(&self, key: u64) -> Option<Before> {
+        let entry = self.entries.get(&key)?;
+        Some(Before {
+            state: entry.state,
+            version: entry.version,
+            is_busy: entry.is_busy,
+        })
+    }
+
+    /// A fault overlapped this piece; one that the node cannot tell from a write that was cut off, if it `may_look_torn`.
+    pub(super) fn hurt(&mut self, key: u64, may_look_torn: bool) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.hurt_at.get_or_insert(self.rot_reports);
+            entry.may_look_torn |= may_look_torn;
+        }
+    }
+
+    pub(super) fn is_hurt(&self, key: u64) -> bool {
+        let entry = self.entries.get(&key);
+        entry.is_some_and(|entry| entry.hurt_at.is_some())
+    }
+
+    /// The store says that it lost a piece.
+    pub(super) fn tell(&mut self, key: u64, had_read_faults: bool) -> Result<(), String> {
+        self.told.insert(key);
+        let Some(entry) = self.entries.get(&key) else {
+            return Ok(());
+        };
+        if entry.hurt_at.is_some() || had_read_faults {
+            self.hurt(key, false);
+            return Ok(());
+        }
+        Err(format!(
+            "piece {key} was reported lost, and no fault overlapped it"
+        ))
+    }
+
+    /// Whether what was found may be. `Ok(true)`: an acknowledged piece was there as it should be.
+    pub(super) fn judge(
+        &mut self,
+        key: u64,
+        before: Before,
+        found: Found,
+        circumstances: Circumstances,
+    ) -> Result<bool, String> {
+        let Some(entry) = self.entries.get(&key) else {
+            return Ok(false);
+        };
+        let is_steady = !before.is_busy && before.version == entry.version;
+        let may_have_expired =
+            entry.expiry_ms != 0 && circumstances.now_ms + EXPIRY_MARGIN_MS > entry.expiry_ms;
+        let is_reported = self.told.contains(&key)
+            || entry.may_look_torn
+            || entry
+                .hurt_at
+                .is_some_and(|before| self.rot_reports > before);
+        let said = |what: &str| {
+            Err(format!(
+                "piece {key} ({} bytes, {:?}): {what}",
+                entry.segment.body.len(),
+                before.state
+            ))
+        };
+        match found {
+            Found::WrongBytes => said("wrong bytes"),
+            Found::Exact => {
+                let came_back = is_steady && before.state == State::Deleted;
+                if came_back && entry.hurt_at.is_none() && !circumstances.is_blurred {
+                    return said("it was deleted and came back");
+                }
+                Ok(before.state == State::Acked)
+            }
+            Found::Damaged if entry.hurt_at.is_some() => {
+                self.told.insert(key);
+                Ok(false)
+            }
+            Found::Damaged if circumstances.had_read_faults => {
+                self.told.insert(key);
+                self.hurt(key, false);
+                Ok(false)
+            }
+            Found::Damaged => said("damaged, and no fault overlapped it"),
+            Found::Absent if !is_steady || before.state != State::Acked || may_have_expired => {
+                Ok(false)
+            }
+            Found::Absent if circumstances.is_blurred => Ok(false),
+            Found::Absent if entry.hurt_at.is_some() && is_reported => Ok(false),
+            Found::Absent if entry.hurt_at.is_some() => said("gone without a report"),
+            Found::Absent => said("gone"),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use super::*;
+
+use std::process::Command;
+
+/// Short enough for a debug build, long enough for some ends of the process.
+fn short(control: Control) -> NodeOptions {
+    NodeOptions {
+        safety: Duration::from_secs(40),
+        strict: Duration::from_secs(15),
+        life: Duration::from_secs(10),
+        control,
+        ..NodeOptions::default()
+    }
+}
+
+#[test]
+fn twenty_seeds_lose_nothing_and_heal() {
+    let mut all = Tally::default();
+    for seed in 0..20 {
+        let (tally, _) = run(seed, &short(Control::None));
+        all.merge(tally);
+    }
+    assert!(all.violations.is_empty(), "{:#?}", all.violations);
+    // It did what it says: verbs, ends of the process, checks.
+    let least = [
+        ("sim_seeds", 20),
+        ("verbs", 20 * 300),
+        ("crashes", 15),
+        ("kills", 8),
+        ("stops", 5),
+        ("rotted", 5),
+        ("acked_pieces_checked", 2_000),
+    ];
+    for (name, count) in least {
+        let found = all.counts.get(name).copied().unwrap_or_default();
+        assert!(
+            found >= count,
+            "{name}: {found} < {count}, {:?}",
+            all.counts
+        );
+    }
+}
+
+/// Names the seed for [`prints_a_hash_for_another_process`].
+const SEED_VARIABLE: &str = "STRAND_TORTURE_HASH_OF";
+
+#[test]
+fn one_seed_is_one_run_in_any_process() {
+    let (_, first) = run(3, &short(Control::None));
+    let (_, again) = run(3, &short(Control::None));
+    let (_, other) = run(4, &short(Control::None));
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+    let Ok(program) = std::env::current_exe() else {
+        panic!("a test knows its own program");
+    };
+    let output = Command::new(program)
+        .args([
+            "node::tests::prints_a_hash_for_another_process",
+            "--exact",
+            "--nocapture",
+        ])
+        .env(SEED_VARIABLE, "3")
+        .output();
+    let Ok(output) = output else {
+        panic!("the test's own program starts");
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("hash {first:016x}")), "{said}");
+}
+
+#[test]
+fn prints_a_hash_for_another_process() {
+    let seed = std::env::var(SEED_VARIABLE).ok();
+    if let Some(seed) = seed.and_then(|seed| seed.parse().ok()) {
+        let (_, hash) = run(seed, &short(Control::None));
+        println!("hash {hash:016x}");
+    }
+}
+
+/// What the first of a few seeds finds that finds anything.
+fn first_finding(control: Control) -> String {
+    let mut findings = (0..8).filter_map(|seed| {
+        let (tally, _) = run(seed, &short(control));
+        tally.violations.into_iter().next()
+    });
+    let finding = findings.next();
+    finding.map_or_else(String::new, |violation| violation.what)
+}
+
+#[test]
+fn a_crash_that_takes_what_was_synced_is_noticed() {
+    let what = first_finding(Control::LosesSynced);
+    assert!(
+        what.contains("gone") || what.contains("came back"),
+        "{what}"
+    );
+}
+
+#[test]
+fn rot_that_nobody_owns_up_to_is_noticed() {
+    let what = first_finding(Control::RotsSecretly);
+    assert!(what.contains("no fault overlapped it"), "{what}");
+}
+
+#[test]
+fn a_disk_that_turns_back_in_time_is_noticed() {
+    let what = first_finding(Control::TurnsBack);
+    assert!(
+        what.contains("gone") || what.contains("came back"),
+        "{what}"
+    );
+}
+
+#[test]
+fn a_task_that_is_left_is_noticed() {
+    let what = first_finding(Control::LeavesTask);
+    assert!(what.contains("1 tasks"), "{what}");
+}
