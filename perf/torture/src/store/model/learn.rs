@@ -57,6 +57,11 @@ impl Model {
             .states
             .iter()
             .any(|&state| !is_visible(key, state, now_s));
+        // It is stored anew where a deletion or trashing failed, which the next opening may find.
+        let is_doubted = known
+            .later
+            .iter()
+            .any(|state| state.is_none_or(|there| there.trashed_s.is_some()));
         let has = |wanted: bool| {
             let mut states = known.states.iter();
             states.any(|&state| {
@@ -70,7 +75,7 @@ impl Model {
             match answer {
                 Answer::Put(Ok(Stored::New)) => {
                     // A copy that a bad read took out of service is replaced.
-                    let is_allowed = is_free || is_unsure || self.is_troubled;
+                    let is_allowed = is_free || is_doubted || is_unsure || self.is_troubled;
                     assert!(is_allowed, "{call:?}: stored anew, in {known:?}");
                     news += 1;
                 }
@@ -97,7 +102,7 @@ impl Model {
         let is_blurred = self.is_blurred;
         let known = &mut self.pieces[key as usize];
         let is_behind = !known.firm.is_empty();
-        if news > 0 && (!is_free || is_behind) && !is_unsure {
+        if news > 0 && (!(is_free || is_doubted) || is_behind) && !is_unsure {
             known.allow(live(variant));
             known.firm = vec![live(variant)];
         } else if news > 0 || (agains > 0 && !is_unsure && !is_behind) {
