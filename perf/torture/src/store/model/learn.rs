@@ -152,8 +152,11 @@ impl Model {
         }
         if is_done {
             let lingers = known.lingers || known.states.iter().any(|&state| is_lingering(state));
-            self.pieces[key as usize].settle(None);
-            self.pieces[key as usize].lingers = lingers && !was_found;
+            let after = &mut self.pieces[key as usize];
+            after.settle(None);
+            // Who finds nothing writes nothing: what a fault has hit before, perhaps its tombstone, is as it was.
+            after.is_tainted = known.is_tainted && !was_found;
+            after.lingers = lingers && !was_found;
         } else {
             let known = &mut self.pieces[key as usize];
             known.allow(None);
