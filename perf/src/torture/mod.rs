@@ -203,7 +203,7 @@ impl Torture<'_> {
             folder::make_for("torture", self.options.dir.as_deref(), &program, ROOM_BYTES)?;
         folder::leave_on_signals(folder.clone())?;
         let killed = kill::run(&folder, &program, seed, self.options.kills);
-        folder::remove(&folder, false);
+        folder::remove(&folder, true);
         killed
     }
 }
