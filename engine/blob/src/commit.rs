@@ -224,6 +224,7 @@ impl<D: Disk> Store<D> {
         if blob.is_displaced.get() && outcome.is_ok() {
             // Nobody finds it there after a restart, or only by luck.
             self.has_failed_writes.set(true);
+            self.doubt(&blob, &placed);
             return self.answer_all(placed, Err(PutError::Disk(DiskError::NotFound)));
         }
         // G1: nothing is visible or answered before its group is settled as durable.
@@ -235,7 +236,20 @@ impl<D: Disk> Store<D> {
                 }
                 self.acknowledge(&blob, &claim, placed);
             }
-            Err(error) => self.answer_all(placed, Err(error)),
+            Err(error) => {
+                self.doubt(&blob, &placed);
+                self.answer_all(placed, Err(error));
+            }
+        }
+    }
+
+    /// Notes the pieces that the next opening may find deleted or in the trash, though nobody was told so.
+    fn doubt(&self, blob: &Blob<D::File>, placed: &[Placed]) {
+        let mut doubted = self.doubted.borrow_mut();
+        for record in placed.iter().map(|placed| &placed.footer_entry.record) {
+            if matches!(record.kind, Kind::Tombstone | Kind::Trash) {
+                doubted.insert((blob.satellite_of(record), record.id));
+            }
         }
     }
 
@@ -351,10 +365,15 @@ impl<D: Disk> Store<D> {
                 });
                 continue;
             }
+            let header = &record.footer_entry.record;
+            if matches!(header.kind, Kind::Piece | Kind::Tombstone) {
+                let name = (blob.satellite_of(header), header.id);
+                self.doubted.borrow_mut().remove(&name);
+            }
             self.count(|counters| {
                 counters.acks += 1;
                 counters.acks_before_sync += u64::from(is_early);
-                match record.footer_entry.record.kind {
+                match header.kind {
                     Kind::Piece => {
                         counters.pieces_stored += 1;
                         counters.piece_bytes_stored += record.body_len;

@@ -44,6 +44,7 @@ mod compact;
 mod counters;
 pub mod disk;
 mod displaced;
+mod doubted;
 mod early;
 mod error;
 mod expiry;

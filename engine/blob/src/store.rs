@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoints, Wanted};
 use crate::counters::StoreCounters;
 use crate::disk::Disk;
 use crate::displaced::Displaced;
+use crate::doubted::Doubted;
 use crate::early::WantedSeal;
 use crate::error::{Damage, GetError, OpenError, PutError};
 use crate::fingerprint::Fingerprinter;
@@ -138,6 +139,8 @@ pub struct Store<D: Disk> {
     pub(crate) trash: RefCell<Aside<Trashed>>,
     /// Pieces out of service, with what failed its check. None of them is in `index`.
     pub(crate) damaged: RefCell<Aside<Hurt>>,
+    /// Pieces that the next opening may find deleted or in the trash, by a record whose write failed.
+    pub(crate) doubted: RefCell<Doubted>,
     pub(crate) revivals: Revivals,
     pub(crate) lost: RefCell<Names<Damage>>,
     /// The records of the sealed blob that is being scrubbed.
@@ -243,6 +246,7 @@ impl<D: Disk> Store<D> {
             open_blobs: RefCell::new(open_blobs),
             trash: RefCell::new(recovered.trash),
             damaged: RefCell::default(),
+            doubted: RefCell::default(),
             revivals: Revivals::default(),
             lost: RefCell::default(),
             scrubbed: RefCell::default(),
@@ -304,7 +308,8 @@ impl<D: Disk> Store<D> {
     ///
     /// Never overwrites: the same id with the same root and commitment is [`Stored::Already`]; if it was in the trash it is
     /// restored first. A stored copy that turns out to be damaged is replaced by the new one, and so is one that
-    /// has expired or outlived its days in the trash by the time at which the new one was made.
+    /// has expired or outlived its days in the trash by the time at which the new one was made, or one whose deletion or trashing
+    /// failed: the next opening may find that record.
     ///
     /// # Errors
     ///
@@ -333,13 +338,16 @@ impl<D: Disk> Store<D> {
             if stored.root != piece.root || stored.commitment != piece.commitment {
                 return Err(PutError::Conflict);
             }
-            if stored.trashed_s.is_some() {
-                self.check_open()?;
-                let mark = stored.mark(Kind::Restore, piece.created_s);
-                marks::settle(self.submit_mark(fingerprint, &mark, replaced, guard)).await?;
+            let name = (piece.satellite, piece.id);
+            if !self.doubted.borrow().contains(&name) {
+                if stored.trashed_s.is_some() {
+                    self.check_open()?;
+                    let mark = stored.mark(Kind::Restore, piece.created_s);
+                    marks::settle(self.submit_mark(fingerprint, &mark, replaced, guard)).await?;
+                }
+                self.count(|counters| counters.acks_again += 1);
+                return Ok(Stored::Already);
             }
-            self.count(|counters| counters.acks_again += 1);
-            return Ok(Stored::Already);
         }
         self.check_open()?;
         self.admit_satellite(&piece.satellite)?;

@@ -178,7 +178,10 @@ impl SimDisk {
             (file.is_created, file.is_being_removed) = (true, false);
             file.forget_failed();
             let File {
-                cached, unsynced, ..
+                meant,
+                cached,
+                unsynced,
+                ..
             } = file;
             unsynced.retain_mut(|write| {
                 if !write.has_ended {
@@ -188,6 +191,7 @@ impl SimDisk {
                     write.bytes.truncate(kept as usize * SECTOR_BYTES);
                     write.has_ended = true;
                     overlay(cached, write.offset, &write.bytes);
+                    overlay(meant, write.meant_offset, &write.bytes);
                 }
                 !write.bytes.is_empty()
             });
@@ -403,7 +407,7 @@ impl SimDisk {
         } else {
             offset
         };
-        let number = self.begin_write(id, target, bytes);
+        let number = self.begin_write(id, target, offset, bytes);
         self.pass_time(Op::Write, polls).await;
         let written = match failure.filter(|_| !is_lost) {
             None => len,
@@ -471,7 +475,7 @@ impl SimDisk {
         Ok(())
     }
 
-    fn begin_write(&self, id: FileId, offset: u64, bytes: &[u8]) -> u64 {
+    fn begin_write(&self, id: FileId, offset: u64, meant_offset: u64, bytes: &[u8]) -> u64 {
         let mut state = self.state.borrow_mut();
         let number = state.next_write;
         state.next_write += 1;
@@ -485,6 +489,7 @@ impl SimDisk {
             file.unsynced.push(Write {
                 number,
                 offset: offset as usize,
+                meant_offset: meant_offset as usize,
                 bytes: bytes.to_vec(),
                 has_ended: false,
                 is_forsaken: false,

@@ -169,6 +169,31 @@ fn a_piece_deleted_after_its_put_failed_does_not_come_back() {
     }
 }
 
+/// The same the other way round: a deletion or trashing that failed must not take what was acknowledged afterwards.
+#[test]
+fn a_piece_put_again_after_its_deletion_or_trashing_failed_stays() {
+    for seed in 0..50 {
+        let world = World::new(seed);
+        world.put(piece(1, 100)).unwrap();
+        world.put(piece(2, 100)).unwrap();
+        world.disk.inject(once(&[Op::Write], 1, Failure::NoSpace));
+        assert_eq!(world.delete(1), Err(PutError::Full));
+        world.disk.inject(once(&[Op::Write], 1, Failure::NoSpace));
+        assert!(world.trash(&[2], NOW_S).is_err());
+        for key in [1, 2] {
+            let stored = world.put(piece(key, 100));
+            assert_eq!(stored, Ok(Stored::New), "seed {seed}");
+            let again = world.put(piece(key, 100));
+            assert_eq!(again, Ok(Stored::Already), "seed {seed}");
+        }
+        let world = open(&world.kill(seed), small_options(), seed);
+        for key in [1, 2] {
+            check_same(&world, &piece(key, 100));
+        }
+        assert_eq!(world.store.counters().trashed, 0, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_puts_but_reads_and_deletes() {
     let mut options = small_options();

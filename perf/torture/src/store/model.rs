@@ -37,11 +37,13 @@ pub(crate) struct Known {
     pub(crate) states: Vec<State>,
     /// States in which the next opening may find it, since a write failed: until then a read says what is served, not what is on disk.
     later: Vec<State>,
-    /// The state in which the next opening must find it, though until then its older copy may be served, which could not be read when the newer
-    /// one was written.
-    firm: Option<State>,
+    /// The states in one of which the next opening must find it. Until then its older copies may be served as well, which could not be read when the
+    /// newest one was written: whichever the disk reads at the moment. Empty: all of its copies are known to the store.
+    firm: Vec<State>,
     /// An injected fault overlapped a record of it: it may be damaged, which must be said.
     pub(crate) is_tainted: bool,
+    /// It was over when it was deleted, so no tombstone was written: a later deletion may find its record once more.
+    lingers: bool,
 }
 
 /// What a run did.
@@ -73,10 +75,12 @@ pub(crate) struct Model {
     is_blurred: bool,
     /// The disk has little room, or had since the opening.
     pub(crate) is_tight: bool,
-    /// Bytes at rest were changed: rot is reported, and files are as long as they are.
+    /// Bytes at rest were changed since the opening, or in a file that was there then: rot is reported, and files are as long as they are.
     pub(crate) was_harmed: bool,
-    /// Blobs of whose headers one copy was hit, and where; and those of which both were.
-    hit_headers: BTreeMap<BlobId, u64>,
+    /// The files in which they were.
+    harmed: BTreeSet<FileId>,
+    /// Blobs of whose headers a copy was hit, and which; and those of which both were.
+    hit_headers: BTreeMap<BlobId, [bool; 2]>,
     doomed: BTreeSet<BlobId>,
 }
 
@@ -103,8 +107,9 @@ impl Known {
         Self {
             states: vec![None],
             later: Vec::new(),
-            firm: None,
+            firm: Vec::new(),
             is_tainted: false,
+            lingers: false,
         }
     }
 
@@ -117,8 +122,9 @@ impl Known {
     fn settle(&mut self, state: State) {
         self.states = vec![state];
         self.later.clear();
-        self.firm = None;
+        self.firm.clear();
         self.is_tainted = false;
+        self.lingers = false;
     }
 
     /// Nobody knows which of its states is on disk.
@@ -130,6 +136,10 @@ impl Known {
 
     /// Keeps the states that a reader could have seen so; false if there is none.
     fn narrow(&mut self, fits: impl Fn(State) -> bool) -> bool {
+        if !self.firm.is_empty() {
+            let mut all = self.states.iter().chain(&self.firm);
+            return all.any(|&state| fits(state));
+        }
         let fitting: Vec<State> = self
             .states
             .iter()
@@ -171,6 +181,7 @@ impl Model {
             is_blurred: false,
             is_tight: false,
             was_harmed: false,
+            harmed: BTreeSet::new(),
             hit_headers: BTreeMap::new(),
             doomed: BTreeSet::new(),
         };
@@ -181,6 +192,10 @@ impl Model {
     /// Opens the disk, and holds what is known then against the blobs alone.
     pub(crate) fn open(&mut self, seed: u64) {
         self.disk.forget_failed();
+        // What lay in a file that is gone is no excuse any more.
+        let disk = &self.disk;
+        self.harmed.retain(|&file| disk.meant(file).is_some());
+        self.was_harmed = !self.harmed.is_empty();
         let fired = self.disk.fired();
         let wanted =
             (!self.is_troubled && !self.was_harmed).then(|| rebuilt(&self.disk, self.options));
@@ -189,8 +204,8 @@ impl Model {
             for state in std::mem::take(&mut known.later) {
                 known.allow(state);
             }
-            if let Some(state) = known.firm.take() {
-                known.states = vec![state];
+            if !known.firm.is_empty() {
+                known.states = std::mem::take(&mut known.firm);
             }
         }
         let opened = try_open(&self.disk, self.options, seed);
@@ -288,6 +303,7 @@ impl Model {
             world.executor.run_until_stalled();
         }
         let harms = self.take_harms();
+        self.hear();
         let answers = answers.borrow();
         say(|| format!("{}: {calls:?}\n  -> {answers:?}", self.now_s));
         let is_stuck = answers.iter().flatten().any(Option::is_none);
@@ -308,6 +324,7 @@ impl Model {
                 world.executor.step();
             }
             let harms = self.take_harms();
+            self.hear();
             let answers = answers.borrow();
             say(|| format!("{}: {calls:?}, {polls} polls\n  -> {answers:?}", self.now_s));
             self.learn(calls, &answers);
@@ -435,8 +452,15 @@ impl Model {
         let Some(world) = &self.world else { return };
         world.store.take_revived();
         world.executor.run_until_stalled();
-        let lost = world.store.take_lost();
-        self.take_lost(&lost);
+        // A restore record may have gone astray.
+        self.take_harms();
+        self.hear();
+    }
+
+    /// Hears of damage, before an answer tells that the damaged copy was replaced.
+    fn hear(&mut self) {
+        let lost = self.world.as_ref().map(|world| world.store.take_lost());
+        self.take_lost(&lost.unwrap_or_default());
     }
 
     fn check_space(&self) {
@@ -453,18 +477,16 @@ impl Model {
     pub(crate) fn taint(&mut self, harm: Harm) {
         say(|| format!("harm {harm:?}"));
         self.was_harmed = true;
+        self.harmed.insert(harm.file);
         let FileId::Blob(blob) = harm.file else {
             return;
         };
         let (start, end) = (harm.offset, harm.offset + harm.len);
         if start < HEADERS_BYTES {
-            let is_both = start < HEADERS_BYTES / 2 && end > HEADERS_BYTES / 2;
-            let is_second = self
-                .hit_headers
-                .get(&blob)
-                .is_some_and(|&before| before != start);
-            self.hit_headers.insert(blob, start);
-            if is_both || is_second {
+            let hit = self.hit_headers.entry(blob).or_default();
+            hit[0] |= start < HEADERS_BYTES / 2;
+            hit[1] |= end > HEADERS_BYTES / 2;
+            if *hit == [true; 2] {
                 self.doomed.insert(blob);
                 self.doom();
             }

@@ -22,6 +22,8 @@ pub(super) struct File {
 pub(super) struct Write {
     pub(super) number: u64,
     pub(super) offset: usize,
+    /// Where it should have gone.
+    pub(super) meant_offset: usize,
     pub(super) bytes: Vec<u8>,
     pub(super) has_ended: bool,
     /// Covered by a sync that failed: no later one makes it durable.

@@ -2,11 +2,10 @@
 //!
 //! An answer that was cut off leaves both the state before and the one after; so does an error, which must have a cause.
 
-use strand_blob::testing::world::NOW_S;
-use strand_blob::{PutError, Stored, TRASH_S};
+use strand_blob::{PutError, Stored};
 
 use crate::store::calls::{Answer, Call, Op};
-use crate::store::model::{Model, There, is_visible, live};
+use crate::store::model::{Model, State, There, is_visible, live};
 
 impl Model {
     /// An error that the store may answer now.
@@ -58,6 +57,11 @@ impl Model {
             .states
             .iter()
             .any(|&state| !is_visible(key, state, now_s));
+        // It is stored anew where a deletion or trashing failed, which the next opening may find.
+        let is_doubted = known
+            .later
+            .iter()
+            .any(|state| state.is_none_or(|there| there.trashed_s.is_some()));
         let has = |wanted: bool| {
             let mut states = known.states.iter();
             states.any(|&state| {
@@ -71,7 +75,7 @@ impl Model {
             match answer {
                 Answer::Put(Ok(Stored::New)) => {
                     // A copy that a bad read took out of service is replaced.
-                    let is_allowed = is_free || is_unsure || self.is_troubled;
+                    let is_allowed = is_free || is_doubted || is_unsure || self.is_troubled;
                     assert!(is_allowed, "{call:?}: stored anew, in {known:?}");
                     news += 1;
                 }
@@ -97,21 +101,26 @@ impl Model {
         );
         let is_blurred = self.is_blurred;
         let known = &mut self.pieces[key as usize];
-        if news > 0 && !is_free && !is_unsure {
+        let is_behind = !known.firm.is_empty();
+        if news > 0 && (!(is_free || is_doubted) || is_behind) && !is_unsure {
             known.allow(live(variant));
-            known.firm = Some(live(variant));
-        } else if news > 0 || (agains > 0 && !is_unsure && known.firm.is_none()) {
+            known.firm = vec![live(variant)];
+        } else if news > 0 || (agains > 0 && !is_unsure && !is_behind) {
             known.settle(live(variant));
         } else if agains > 0 {
             // What it saw may be outranked by what it did not see.
             known.is_tainted |= is_blurred;
             known.allow(live(variant));
-        } else if is_free || has(true) || is_unsure {
+        } else if is_free || has(true) || is_unsure || self.fails_reads {
+            // Who cannot read the other one writes this one.
             let is_refused = answers
                 .iter()
                 .all(|answer| matches!(answer, Some(Answer::Put(Err(PutError::Conflict)))));
             if !is_refused {
                 known.allow(live(variant));
+                if is_behind {
+                    known.firm.push(live(variant));
+                }
             }
         }
     }
@@ -119,21 +128,22 @@ impl Model {
     fn learn_delete(&mut self, call: &Call, answers: &[Option<Answer>]) {
         let (key, now_s) = (call.key, self.now_s);
         let known = self.pieces[key as usize].clone();
-        let mut is_done = false;
+        let (mut is_done, mut was_found) = (false, false);
+        // One that is over may be there or not.
+        let is_lingering = |state: State| state.is_some() && !is_visible(key, state, now_s);
         for answer in answers.iter().flatten() {
             match answer {
                 Answer::Delete(Ok(existed)) => {
                     is_done = true;
+                    was_found |= existed;
                     let is_allowed = known.is_tainted
                         || self.is_blurred
                         || call.is_doubled
-                        // One that was over when it was deleted left no tombstone: nobody sees it, and a deletion may find it again.
-                        || (*existed && now_s > NOW_S + TRASH_S)
-                        || known.states.iter().any(|&state| {
-                            // One that is over may be there or not.
-                            let is_lingering = state.is_some() && !is_visible(key, state, now_s);
-                            is_lingering || state.is_some() == *existed
-                        });
+                        || (*existed && known.lingers)
+                        || known
+                            .states
+                            .iter()
+                            .any(|&state| is_lingering(state) || state.is_some() == *existed);
                     assert!(is_allowed, "{call:?}: existed is {existed}, in {known:?}");
                 }
                 Answer::Delete(Err(error)) => self.excuse_put(call, *error),
@@ -141,9 +151,15 @@ impl Model {
             }
         }
         if is_done {
+            let lingers = known.lingers || known.states.iter().any(|&state| is_lingering(state));
             self.pieces[key as usize].settle(None);
+            self.pieces[key as usize].lingers = lingers && !was_found;
         } else {
-            self.pieces[key as usize].allow(None);
+            let known = &mut self.pieces[key as usize];
+            known.allow(None);
+            if !known.firm.is_empty() {
+                known.firm.push(None);
+            }
         }
     }
 
@@ -230,7 +246,7 @@ impl Model {
         }
         after.dedup();
         // It is in the trash then, and not what the next opening would have found before.
-        if known.firm.take().is_some() {
+        if !std::mem::take(&mut known.firm).is_empty() {
             known.later.extend(&after);
         }
         known.states = after;
