@@ -7,6 +7,8 @@
 //!
 //! [`store`] measures a piece store on this machine's disk against what the disk can do.
 //!
+//! [`torture`] proves that it loses nothing.
+//!
 //! The tests in `tests/it` use the same network.
 
 pub mod content;
@@ -25,4 +27,5 @@ pub mod report;
 pub mod rewrite;
 pub mod sample;
 pub mod store;
+pub mod torture;
 pub mod units;

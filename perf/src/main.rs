@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use strand_perf::demo::{self, Verdict};
 use strand_perf::store;
+use strand_perf::torture;
 
 #[derive(Debug, Parser)]
 #[command(name = "strand-perf", version, about)]
@@ -23,6 +24,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure a piece store on a real disk against what the disk can do
     Store(store::Options),
+    /// Prove that the store loses nothing: simulation, crash states, faults, kills, planted bugs
+    Torture(torture::Options),
     /// Be one of the programs: piecestore, satellite or uplink
     #[command(hide = true)]
     Part {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(options) => run_demo(&options),
         Command::Store(options) => run_store(&options),
+        Command::Torture(options) => run_torture(&options),
         Command::Part { name, arguments } => part(&name, arguments),
     }
 }
@@ -57,6 +61,13 @@ fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
             // Its threads may still wait for input: leaving ends them.
             std::process::exit(uplink::cli_main(named))
         }
+        "ward" => match torture::ward_main(&arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("ward: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         _ => {
             eprintln!(
                 "strand-perf: there is no part `{name}`; there are piecestore, satellite and uplink"
@@ -80,6 +91,26 @@ fn run_store(options: &store::Options) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+fn run_torture(options: &torture::Options) -> ExitCode {
+    let outcome = match torture::run(options) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let reason = format!("{error:#}");
+            if options.json {
+                println!("{}", serde_json::json!({ "reason": reason }));
+            }
+            eprintln!("strand-perf: {reason}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if options.json {
+        println!("{}", outcome.json());
+    } else {
+        println!("{}", outcome.table());
+    }
+    ExitCode::from(u8::from(!outcome.is_good()))
 }
 
 fn run_demo(options: &demo::Options) -> ExitCode {

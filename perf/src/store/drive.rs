@@ -21,10 +21,10 @@ use super::work::Work;
 use crate::random::Random;
 
 /// The node that the bench's folders belong to.
-pub(super) const NODE_ID: [u8; 32] = [9; 32];
+pub(crate) const NODE_ID: [u8; 32] = [9; 32];
 
 /// More than any disk: room is checked before the bench starts.
-pub(super) const CAPACITY_BYTES: u64 = 1 << 50;
+pub(crate) const CAPACITY_BYTES: u64 = 1 << 50;
 
 /// Reading until all of it comes from memory: passes, and the longest one.
 const WARM_PASSES_MAX: usize = 8;
@@ -34,51 +34,51 @@ const WARM_PASS_MAX: Duration = Duration::from_secs(4);
 const LOOK_PIECES: u64 = 256;
 
 /// An open store on its core.
-pub(super) struct Session {
+pub(crate) struct Session {
     core: Core,
     store: Rc<Store<RingDisk<CoreExecutor>>>,
 }
 
 /// How callers use a store.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
-    pub(super) callers: usize,
+pub(crate) struct Load {
+    pub(crate) callers: usize,
     /// Operations of all callers together.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// No operation begins later than this.
-    pub(super) limit: Duration,
+    pub(crate) limit: Duration,
     /// Whether the time of each operation is kept.
-    pub(super) is_timed: bool,
+    pub(crate) is_timed: bool,
     /// Operations begin at this pace, or as fast as the callers come.
-    pub(super) per_second: Option<f64>,
+    pub(crate) per_second: Option<f64>,
 }
 
 /// What the callers did.
 #[derive(Debug, Default)]
-pub(super) struct Run {
-    pub(super) count: u64,
+pub(crate) struct Run {
+    pub(crate) count: u64,
     /// From the first question to the last answer.
-    pub(super) seconds: f64,
+    pub(crate) seconds: f64,
     /// Of this process, all its threads.
-    pub(super) cpu_seconds: f64,
+    pub(crate) cpu_seconds: f64,
     /// Of each operation, if asked for.
-    pub(super) latencies_us: Vec<f32>,
+    pub(crate) latencies_us: Vec<f32>,
 }
 
 /// The index at its largest, and at its worst.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IndexPeaks {
-    pub(super) bytes: u64,
-    pub(super) bytes_per_piece: f64,
+pub(crate) struct IndexPeaks {
+    pub(crate) bytes: u64,
+    pub(crate) bytes_per_piece: f64,
 }
 
 /// What a new store was filled with.
 #[derive(Debug)]
-pub(super) struct Filled {
-    pub(super) run: Run,
-    pub(super) peaks: IndexPeaks,
+pub(crate) struct Filled {
+    pub(crate) run: Run,
+    pub(crate) peaks: IndexPeaks,
     /// Of the index at the end.
-    pub(super) digest: u64,
+    pub(crate) digest: u64,
 }
 
 struct Shared {
@@ -88,12 +88,12 @@ struct Shared {
 }
 
 /// Where the checkpoints of the store in `folder` are: beside it.
-pub(super) fn checkpoint_folder(folder: &Path) -> PathBuf {
+pub(crate) fn checkpoint_folder(folder: &Path) -> PathBuf {
     folder.with_extension("checkpoint")
 }
 
 /// Runs `main` on a core of its own, which is closed afterwards.
-pub(super) fn on_core<T, F, Fut>(main: F) -> Result<T>
+pub(crate) fn on_core<T, F, Fut>(main: F) -> Result<T>
 where
     T: Send + 'static,
     F: FnOnce(Core) -> Fut + Send + 'static,
@@ -104,7 +104,7 @@ where
 
 impl Session {
     /// Opens the folder, which may be new.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         core: Core,
         folder: &Path,
         options: StoreOptions,
@@ -134,24 +134,24 @@ impl Session {
         Ok(Self { core, store })
     }
 
-    pub(super) fn store(&self) -> &Rc<Store<RingDisk<CoreExecutor>>> {
+    pub(crate) fn store(&self) -> &Rc<Store<RingDisk<CoreExecutor>>> {
         &self.store
     }
 
-    pub(super) fn executor(&self) -> CoreExecutor {
+    pub(crate) fn executor(&self) -> CoreExecutor {
         self.core.executor()
     }
 
-    pub(super) fn index_digest(&self) -> u64 {
+    pub(crate) fn index_digest(&self) -> u64 {
         self.store.index_digest()
     }
 
-    pub(super) fn counters(&self) -> StoreCounters {
+    pub(crate) fn counters(&self) -> StoreCounters {
         self.store.counters()
     }
 
     /// Puts the pieces `first..first + load.count`; looks at the index once it holds `look_from` pieces.
-    pub(super) async fn put(
+    pub(crate) async fn put(
         &self,
         work: &Arc<Work>,
         first: u64,
@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Gets pieces whole and verified; `number_of` says which piece an operation takes.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         work: &Arc<Work>,
         load: Load,
@@ -209,7 +209,7 @@ impl Session {
     }
 
     /// Reads the first pieces again and again, until they come from memory or will not.
-    pub(super) async fn warm(&self, work: &Arc<Work>, count: u64) -> Result<()> {
+    pub(crate) async fn warm(&self, work: &Arc<Work>, count: u64) -> Result<()> {
         for _ in 0..WARM_PASSES_MAX {
             let before = self.counters();
             let load = Load {
@@ -230,7 +230,7 @@ impl Session {
     }
 
     /// Compares `count` pieces out of the first `total`, spread evenly, with what was put.
-    pub(super) async fn compare(&self, work: &Arc<Work>, total: u64, count: u64) -> Result<()> {
+    pub(crate) async fn compare(&self, work: &Arc<Work>, total: u64, count: u64) -> Result<()> {
         for number in (0..total).step_by((total / count).max(1) as usize) {
             let (satellite, id) = work.key(number);
             let piece = self.store.piece(&satellite, &id, 0).await?;
@@ -247,7 +247,7 @@ impl Session {
     }
 
     /// Ends the store; its last counters.
-    pub(super) async fn close(self) -> Result<StoreCounters> {
+    pub(crate) async fn close(self) -> Result<StoreCounters> {
         self.store.close().await;
         let counters = self.store.counters();
         ensure!(
@@ -258,7 +258,7 @@ impl Session {
     }
 
     /// Runs the operations of a load.
-    pub(super) async fn side_by_side<F, Fut>(&self, load: Load, operation: F) -> Result<Run>
+    pub(crate) async fn side_by_side<F, Fut>(&self, load: Load, operation: F) -> Result<Run>
     where
         F: Fn(u64) -> Fut + 'static,
         Fut: Future<Output = Result<()>> + 'static,
@@ -320,22 +320,22 @@ impl Shared {
 }
 
 impl Run {
-    pub(super) fn per_second(&self) -> f64 {
+    pub(crate) fn per_second(&self) -> f64 {
         self.count as f64 / self.seconds
     }
 
     /// The latency that 99 of 100 operations did not exceed.
-    pub(super) fn p99_us(&self) -> f64 {
+    pub(crate) fn p99_us(&self) -> f64 {
         quantile(&self.latencies_us, 0.99)
     }
 
-    pub(super) fn median_us(&self) -> f64 {
+    pub(crate) fn median_us(&self) -> f64 {
         quantile(&self.latencies_us, 0.5)
     }
 }
 
 /// The nearest value with `share` of all values at or below it; 0 of none.
-pub(super) fn quantile(values: &[f32], share: f64) -> f64 {
+pub(crate) fn quantile(values: &[f32], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f32::total_cmp);
     let at = (sorted.len() as f64 * share).ceil() as usize;

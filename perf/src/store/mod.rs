@@ -13,7 +13,7 @@ mod bench;
 mod churn;
 mod compaction;
 mod cpu;
-mod drive;
+pub(crate) mod drive;
 mod figures;
 mod memory;
 mod options;
@@ -21,7 +21,7 @@ mod peers;
 mod plan;
 mod raw;
 mod used;
-mod work;
+pub(crate) mod work;
 
 pub use bench::run;
 pub use figures::Figures;

@@ -28,7 +28,7 @@ const LIVES_S: [u32; 5] = [0, DAY_S, 7 * DAY_S, 30 * DAY_S, 365 * DAY_S];
 
 /// All pieces of one bench.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(crate) struct Work {
     bodies: Vec<Body>,
     path: Vec<[u8; 32]>,
     commitment: [u8; 32],
@@ -46,7 +46,7 @@ struct Body {
 
 impl Work {
     /// Pieces of one satellite that never expire.
-    pub(super) fn new(body_len: usize, now_s: u32) -> Self {
+    pub(crate) fn new(body_len: usize, now_s: u32) -> Self {
         let count = (POOL_BYTES_MAX / body_len).clamp(1, POOL_COUNT_MAX);
         let mut random = Random::new(body_len as u64, "hashes");
         let bodies = (0..count as u64)
@@ -62,22 +62,22 @@ impl Work {
     }
 
     /// The same from two satellites with five expiries.
-    pub(super) fn mixed(body_len: usize, now_s: u32) -> Self {
+    pub(crate) fn mixed(body_len: usize, now_s: u32) -> Self {
         Self {
             is_mixed: true,
             ..Self::new(body_len, now_s)
         }
     }
 
-    pub(super) fn now_s(&self) -> u32 {
+    pub(crate) fn now_s(&self) -> u32 {
         self.now_s
     }
 
-    pub(super) fn body_len(&self) -> usize {
+    pub(crate) fn body_len(&self) -> usize {
         self.bodies[0].bytes.len()
     }
 
-    pub(super) fn piece(&self, number: u64) -> NewPiece {
+    pub(crate) fn piece(&self, number: u64) -> NewPiece {
         let body = &self.bodies[self.body_index(number)];
         let life_s = if self.is_mixed {
             LIVES_S[(number % LIVES_S.len() as u64) as usize]
@@ -99,11 +99,11 @@ impl Work {
     }
 
     /// What finds the piece again.
-    pub(super) fn key(&self, number: u64) -> ([u8; 32], [u8; 32]) {
+    pub(crate) fn key(&self, number: u64) -> ([u8; 32], [u8; 32]) {
         (self.satellite(number), id(number))
     }
 
-    pub(super) fn body(&self, number: u64) -> &[u8] {
+    pub(crate) fn body(&self, number: u64) -> &[u8] {
         &self.bodies[self.body_index(number)].bytes
     }
 

@@ -18,5 +18,6 @@ mod store;
 mod support;
 mod survivors;
 mod tidy;
+mod torture;
 mod transfer;
 mod world;

@@ -167,7 +167,7 @@ impl World {
         };
         self.executor.note(key << 16 | code);
         if code < 1_000 {
-            self.count("verbs", 1);
+            self.count("sim_verbs", 1);
         }
         let is_explained = match answer {
             Ok(_) | Err(Refusal::Lost) => true,

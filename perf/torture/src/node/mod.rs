@@ -86,7 +86,7 @@ impl Default for NodeOptions {
 
 /// Runs one seed: what was done and found, and the hash of all that happened.
 ///
-/// Counts `sim_seeds`, `sim_ms` (virtual), `verbs` (those that ended with an answer), `crashes`, `acked_pieces_checked` and some more.
+/// Counts `sim_seeds`, `sim_ms` (virtual), `sim_verbs` (those that ended with an answer), `sim_crashes`, `acked_pieces_checked` and some more.
 #[must_use]
 pub fn run(seed: u64, options: &NodeOptions) -> (Tally, u64) {
     let executor = SimExecutor::new(seed);

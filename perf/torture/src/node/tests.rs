@@ -24,10 +24,10 @@ fn twenty_seeds_lose_nothing_and_heal() {
     // It did what it says: verbs, ends of the process, checks.
     let least = [
         ("sim_seeds", 20),
-        ("verbs", 20 * 300),
-        ("crashes", 15),
-        ("kills", 8),
-        ("stops", 5),
+        ("sim_verbs", 20 * 300),
+        ("sim_crashes", 15),
+        ("sim_kills", 8),
+        ("sim_stops", 5),
         ("rotted", 5),
         ("acked_pieces_checked", 2_000),
     ];

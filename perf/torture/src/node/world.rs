@@ -234,7 +234,7 @@ impl World {
         match &*host.outcome.borrow() {
             Outcome::Opened(recovery) => {
                 self.ledger.borrow_mut().rot_reports += recovery.rotten.len() as u64;
-                self.count("starts", 1);
+                self.count("sim_starts", 1);
             }
             Outcome::Failed(error) if faults.opening_reads == 0 => {
                 self.violate(format!("the node does not start: {error}"));
@@ -289,14 +289,14 @@ impl World {
                 {
                     self.violate(what);
                 }
-                self.count("stops", 1);
+                self.count("sim_stops", 1);
                 host.die();
             }
             2..5 => {
                 let seed = self.random.borrow_mut().next();
                 self.disk.replace(host.disk.kill(seed));
                 host.die();
-                self.count("kills", 1);
+                self.count("sim_kills", 1);
             }
             _ => {
                 if let Some(percent) = self.plan.torn_percent {
@@ -307,7 +307,7 @@ impl World {
                 self.lose_synced(&found);
                 self.disk.replace(found);
                 host.die();
-                self.count("crashes", 1);
+                self.count("sim_crashes", 1);
             }
         }
     }

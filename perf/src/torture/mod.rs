@@ -1,0 +1,209 @@
+//! `strand-perf torture`: everything that proves that the store loses nothing, for as long as one likes.
+//!
+//! Two threads work side by side until the time is over. One runs whole nodes in virtual time (`sim`). The other goes through the fixed
+//! proofs once (crash states, a fault at every operation, damage at rest, kills of a real process on a real disk, planted bugs) and then runs
+//! the store from one seed after another. All but `kill` is decided by seeds: a violation names the arguments that show it again.
+
+mod kill;
+mod options;
+mod outcome;
+mod ward;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use strand_torture::node::{self, NodeOptions};
+use strand_torture::store::{forged, rot, seeds, states, sweep};
+use strand_torture::{Tally, bugs};
+
+use crate::folder;
+use crate::narrator::Narrator;
+
+pub use options::Options;
+use options::What;
+pub use outcome::Outcome;
+pub use ward::ward_main;
+
+/// Seeds whose crash states are all tried: together more than a thousand states.
+const STATE_SEEDS: u64 = 3;
+
+/// One operation of so many fails, over all scenarios and failures: more than a thousand points.
+const SWEEP_EVERY: u64 = 7;
+
+/// Of the cheaply made kinds of damage one of so many is tried.
+const ROT_EVERY: u64 = 4;
+
+/// Time between two lines of progress.
+const TELL_PERIOD: Duration = Duration::from_secs(15);
+
+/// Room that kills need.
+const ROOM_BYTES: u64 = 4 << 30;
+
+/// A run.
+struct Torture<'a> {
+    options: &'a Options,
+    narrator: Narrator,
+    deadline: Instant,
+}
+
+/// Runs what was asked for.
+///
+/// # Errors
+///
+/// If something cannot be run at all. What was violated is in the outcome.
+pub fn run(options: &Options) -> Result<Outcome> {
+    bugs::check_picked()?;
+    if let Some(wanted) = &options.scenario {
+        ensure!(
+            options.does(What::Sweep) && sweep::names().any(|name| name == wanted),
+            "there is no scenario `{wanted}` of the sweep (--what sweep); there are {}",
+            sweep::names().collect::<Vec<_>>().join(", ")
+        );
+    }
+    let torture = Torture {
+        options,
+        narrator: Narrator::default(),
+        deadline: Instant::now() + Duration::from_secs(60 * options.minutes),
+    };
+    let (simulated, proved) = std::thread::scope(|scope| {
+        let simulating = scope.spawn(|| torture.simulate());
+        let proved = torture.prove();
+        (simulating.join(), proved)
+    });
+    let Ok(simulated) = simulated else {
+        anyhow::bail!("the simulation ended with a panic of its own");
+    };
+    let mut outcome = proved?;
+    outcome.simulated(simulated.tally, simulated.seconds);
+    let violations = &outcome.tally.violations;
+    torture.narrator.line(&match violations.len() {
+        0 => "done: nothing was violated".to_owned(),
+        count => format!("done: {count} VIOLATIONS"),
+    });
+    Ok(outcome)
+}
+
+/// Whole nodes in virtual time.
+struct Simulated {
+    tally: Tally,
+    seconds: f64,
+}
+
+impl Torture<'_> {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// The seeds to run, and whether there is time for one more of them.
+    fn seeds(&self) -> impl Iterator<Item = u64> {
+        let first = self.options.seed.unwrap_or_default();
+        let count = self.options.seed_count();
+        (first..first.saturating_add(count))
+            .take_while(move |&seed| seed == first || !self.is_over())
+    }
+
+    /// Notes what a proof found, and says each violation at once.
+    fn take(&self, tally: &mut Tally, found: Tally) {
+        for violation in &found.violations {
+            let (what, replay) = (&violation.what, &violation.replay);
+            self.narrator.line(&format!(
+                "VIOLATION: {what}\n           again: strand-perf torture {replay}"
+            ));
+        }
+        tally.merge(found);
+    }
+
+    fn simulate(&self) -> Simulated {
+        let mut tally = Tally::default();
+        let begun = Instant::now();
+        if self.options.does(What::Sim) {
+            let mut told = Instant::now();
+            for seed in self.seeds() {
+                self.take(&mut tally, node::run(seed, &NodeOptions::default()).0);
+                if told.elapsed() > TELL_PERIOD {
+                    told = Instant::now();
+                    let count = |name| tally.counts.get(name).copied().unwrap_or_default();
+                    self.narrator.line(&format!(
+                        "{} nodes simulated, {} hours, {} pieces checked",
+                        count("sim_seeds"),
+                        count("sim_ms") / 3_600_000,
+                        count("acked_pieces_checked"),
+                    ));
+                }
+            }
+        }
+        Simulated {
+            tally,
+            seconds: begun.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// The fixed proofs, then the store from seeds.
+    fn prove(&self) -> Result<Outcome> {
+        let mut outcome = Outcome::default();
+        let tally = &mut outcome.tally;
+        let first = self.options.seed.unwrap_or_default();
+        if self.options.does(What::States) {
+            self.narrator.line("every state that a crash could leave");
+            let count = if self.options.seed.is_some() {
+                1
+            } else {
+                STATE_SEEDS
+            };
+            for seed in first..first + count {
+                self.take(tally, states::run(seed, states::Syncs::Honoured));
+            }
+        }
+        if self.options.does(What::Sweep) {
+            self.narrator.line("a fault at every operation");
+            let found = match &self.options.scenario {
+                Some(name) => sweep::run_one(name, 1, 0),
+                None => sweep::run(SWEEP_EVERY, first),
+            };
+            self.take(tally, found);
+        }
+        if self.options.does(What::Rot) {
+            self.narrator
+                .line("damage to bytes at rest, and forged records");
+            self.take(tally, rot::run_thinned(first, ROT_EVERY));
+            self.take(tally, forged::run(first));
+        }
+        if self.options.does(What::Kill) {
+            self.narrator
+                .line("kills of a process that stores, on this disk");
+            let found = self.kill(first)?;
+            self.take(tally, found);
+        }
+        if self.options.does(What::Bugs) {
+            self.narrator
+                .line("planted bugs: building a program with them");
+            let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+            let hunts = bugs::build_and_hunt_all(&workspace)?;
+            self.narrator.line(&format!(
+                "{} of {} planted bugs caught, the slowest in {:.1} s",
+                hunts.caught,
+                hunts.planted,
+                hunts.slowest_ms as f64 / 1e3
+            ));
+            outcome.hunted(&hunts);
+        }
+        if self.options.does(What::Store) {
+            self.narrator.line("the store, from one seed after another");
+            for seed in self.seeds() {
+                self.take(&mut outcome.tally, seeds::run(seed));
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn kill(&self, seed: u64) -> Result<Tally> {
+        let program = std::env::current_exe()?;
+        let folder =
+            folder::make_for("torture", self.options.dir.as_deref(), &program, ROOM_BYTES)?;
+        folder::leave_on_signals(folder.clone())?;
+        let killed = kill::run(&folder, &program, seed, self.options.kills);
+        folder::remove(&folder, true);
+        killed
+    }
+}
