@@ -30,7 +30,7 @@ const SAMPLE_COUNT: usize = 1_000;
 
 /// What is known of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+pub(super) enum Known {
     Stored,
     /// Asked for and not answered.
     Deleting,
@@ -67,19 +67,10 @@ pub(super) fn run(folder: &Path, program: &Path, seed: u64, kills: u64) -> Resul
         let before = next;
         next = read_lines(&log, &mut ledger, next)?;
         tally.add("kills", 1);
-        let is_last = kill == kills;
-        let mut wanted: Vec<(u64, Known)> = ledger
-            .range(before..)
-            .map(|(&number, &known)| (number, known))
-            .collect();
-        let older = ledger.range(..before);
-        let step = if is_last {
-            1
-        } else {
-            (ledger.len() / SAMPLE_COUNT).max(1)
-        };
-        wanted.extend(older.step_by(step).map(|(&number, &known)| (number, known)));
-        compare(&store, wanted, kill, seed, &mut tally);
+        let wanted = wanted_of(&ledger, before, kill == kills);
+        let when = format!("after kill {kill}");
+        let replay = format!("--what kill --seed {seed}");
+        compare(&store, wanted, &when, &replay, &mut tally);
         if !tally.violations.is_empty() {
             break;
         }
@@ -87,7 +78,7 @@ pub(super) fn run(folder: &Path, program: &Path, seed: u64, kills: u64) -> Resul
     Ok(tally)
 }
 
-fn wait_until_open(part: &mut Part, log: &Path) -> Result<()> {
+pub(super) fn wait_until_open(part: &mut Part, log: &Path) -> Result<()> {
     let begun = std::time::Instant::now();
     while !fs::read_to_string(log)?.starts_with("open\n") {
         anyhow::ensure!(
@@ -100,8 +91,24 @@ fn wait_until_open(part: &mut Part, log: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What is compared: all that was said of pieces from `first` on, and of older ones a sample, or all.
+pub(super) fn wanted_of(
+    ledger: &BTreeMap<u64, Known>,
+    first: u64,
+    is_all: bool,
+) -> Vec<(u64, Known)> {
+    let step = if is_all {
+        1
+    } else {
+        (ledger.len() / SAMPLE_COUNT).max(1)
+    };
+    let older = ledger.range(..first).step_by(step);
+    let wanted = ledger.range(first..).chain(older);
+    wanted.map(|(&number, &known)| (number, known)).collect()
+}
+
 /// Takes down what a life said; returns a number above all pieces that it can have begun.
-fn read_lines(log: &Path, ledger: &mut BTreeMap<u64, Known>, first: u64) -> Result<u64> {
+pub(super) fn read_lines(log: &Path, ledger: &mut BTreeMap<u64, Known>, first: u64) -> Result<u64> {
     let said = fs::read_to_string(log)?;
     let mut next = first;
     // A kill may cut the last line.
@@ -127,8 +134,13 @@ fn read_lines(log: &Path, ledger: &mut BTreeMap<u64, Known>, first: u64) -> Resu
 }
 
 /// Opens the store and compares; an opening that fails is a violation as well.
-fn compare(store: &Path, wanted: Vec<(u64, Known)>, kill: u64, seed: u64, tally: &mut Tally) {
-    let replay = format!("--what kill --seed {seed}");
+pub(super) fn compare(
+    store: &Path,
+    wanted: Vec<(u64, Known)>,
+    when: &str,
+    replay: &str,
+    tally: &mut Tally,
+) {
     let count = wanted
         .iter()
         .filter(|(_, known)| *known == Known::Stored)
@@ -151,10 +163,10 @@ fn compare(store: &Path, wanted: Vec<(u64, Known)>, kill: u64, seed: u64, tally:
             tally.add("acked_pieces_checked", count as u64);
             tally.add("lost_pieces", wrong.len() as u64);
             for what in wrong {
-                tally.violate(format!("after kill {kill} {what}"), &replay);
+                tally.violate(format!("{when} {what}"), replay);
             }
         }
-        Err(error) => tally.violate(format!("after kill {kill}: {error:#}"), replay),
+        Err(error) => tally.violate(format!("{when}: {error:#}"), replay),
     }
 }
 
@@ -193,9 +205,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut tally = Tally::default();
         let wanted = [(5, Known::Deleted), (6, Known::Deleting)].to_vec();
-        compare(dir.path(), wanted, 1, 0, &mut tally);
+        compare(dir.path(), wanted, "once", "", &mut tally);
         assert!(tally.violations.is_empty(), "{tally:?}");
-        compare(dir.path(), vec![(7, Known::Stored)], 1, 0, &mut tally);
+        compare(dir.path(), vec![(7, Known::Stored)], "once", "", &mut tally);
         assert_eq!(tally.violations.len(), 1);
         assert_eq!(tally.counts["lost_pieces"], 1);
     }

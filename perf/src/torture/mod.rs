@@ -1,15 +1,16 @@
 //! `strand-perf torture`: everything that proves that the store loses nothing, for as long as one likes.
 //!
 //! Two threads work side by side until the time is over. One runs whole nodes in virtual time (`sim`). The other goes through the fixed
-//! proofs once (crash states, a fault at every operation, damage at rest, kills of a real process on a real disk, planted bugs) and then runs
-//! the store from one seed after another. All but `kill` is decided by seeds: a violation names the arguments that show it again.
+//! proofs once (crash states, a fault at every operation, damage at rest, kills of a real process on a real disk, power cuts, planted bugs) and
+//! then runs the store from one seed after another. All but `kill` and `power` is decided by seeds: a violation names the arguments that show it again.
 
 mod kill;
 mod options;
 mod outcome;
+mod power;
 mod ward;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -172,8 +173,24 @@ impl Torture<'_> {
         if self.options.does(What::Kill) {
             self.narrator
                 .line("kills of a process that stores, on this disk");
-            let found = self.kill(first)?;
+            let found = self.in_folder(|folder, program| {
+                kill::run(folder, program, first, self.options.kills)
+            })?;
             self.take(tally, found);
+        }
+        if self.options.does(What::Power) && !power::is_allowed() {
+            self.narrator.line("NO POWER CUTS: they take root");
+        } else if self.options.does(What::Power) {
+            self.narrator
+                .line("power cuts on file systems of their own");
+            let found = self.in_folder(|folder, program| {
+                power::run(folder, program, first, self.options.cuts, &self.narrator)
+            });
+            match found {
+                Ok(found) => self.take(tally, found),
+                // Not every machine lets root mount an image.
+                Err(error) => self.narrator.line(&format!("NO POWER CUTS: {error:#}")),
+            }
         }
         if self.options.does(What::Bugs) {
             self.narrator
@@ -197,13 +214,14 @@ impl Torture<'_> {
         Ok(outcome)
     }
 
-    fn kill(&self, seed: u64) -> Result<Tally> {
+    /// Gives real processes a fresh folder, and removes it.
+    fn in_folder(&self, work: impl FnOnce(&Path, &Path) -> Result<Tally>) -> Result<Tally> {
         let program = std::env::current_exe()?;
-        let folder =
-            folder::make_for("torture", self.options.dir.as_deref(), &program, ROOM_BYTES)?;
+        let dir = self.options.dir.as_deref();
+        let folder = folder::make_for("torture", dir, &program, ROOM_BYTES)?;
         folder::leave_on_signals(folder.clone())?;
-        let killed = kill::run(&folder, &program, seed, self.options.kills);
+        let found = work(&folder, &program);
         folder::remove(&folder, true);
-        killed
+        found
     }
 }

@@ -23,6 +23,9 @@ pub struct Options {
     /// How often a process that stores is killed
     #[arg(long, default_value_t = 12)]
     pub kills: u64,
+    /// Power cuts on each file system
+    #[arg(long, default_value_t = 3)]
+    pub cuts: u64,
     /// An existing folder on the disk for what is killed; it is used through a fresh folder in it
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -46,6 +49,8 @@ pub(super) enum What {
     Rot,
     /// A real process on a real disk, killed again and again
     Kill,
+    /// A file system of its own, of which a copy is made at a random moment; takes root
+    Power,
     /// Bugs planted on purpose: each must be noticed
     Bugs,
 }
