@@ -41,7 +41,7 @@ pub use shape::{
     SEALED_CHUNK_BYTES, SHARE_BYTES, Shape, ShapeError, plain_len, sealed_len, segment_bytes_max,
 };
 pub use tree::{
-    Hash, ObjectLeaf, PieceHasher, PieceTree, ProofError, SegmentTree, commitment_of_path,
-    cut_shares, inline_commitment, object_root, prove_slice, root_of_share_hashes, share_hash,
-    slice_proof_len, verify_slice,
+    Hash, LockstepHasher, ObjectLeaf, PieceHasher, PieceTree, ProofError, SegmentTree,
+    commitment_of_path, cut_shares, inline_commitment, object_root, prove_slice,
+    root_of_share_hashes, share_hash, slice_proof_len, verify_slice,
 };

@@ -4,7 +4,7 @@
 //! of 16 leaves (`piece`); the *piece root* is the plain BLAKE3 hash of the piece; the *segment
 //! commitment* binds all piece roots of a segment with its shape (`segment`); the *object root*
 //! binds all segment commitments of an object (`object`). `slice` proves a range of leaves
-//! against a piece root.
+//! against a piece root. `lockstep` hashes all pieces of a segment at once, in the lanes of vectors (`lanes`).
 //!
 //! What must stay true: every shape is derived from lengths the verifier knows, never from what
 //! a prover sends, and a proof with a hash too few or too many is refused. Hashes of different
@@ -14,6 +14,8 @@
 
 mod domain;
 mod error;
+mod lanes;
+mod lockstep;
 mod object;
 mod piece;
 mod segment;
@@ -22,6 +24,7 @@ mod slice;
 mod tests;
 
 pub use error::ProofError;
+pub use lockstep::LockstepHasher;
 pub use object::{ObjectLeaf, object_root};
 pub use piece::{PieceHasher, PieceTree, root_of_share_hashes, share_hash};
 pub use segment::{SegmentTree, commitment_of_path, inline_commitment};

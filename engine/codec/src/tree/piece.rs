@@ -156,7 +156,7 @@ pub(super) fn merge_run(hashes: &[Hash]) -> Hash {
 }
 
 /// The root above two or more share hashes.
-fn merge_root(hashes: &[Hash]) -> Hash {
+pub(super) fn merge_root(hashes: &[Hash]) -> Hash {
     let (left, right) = hashes.split_at(left_count(hashes.len()));
     merge_subtrees_root(&merge_run(left), &merge_run(right), Mode::Hash).into()
 }
@@ -167,7 +167,7 @@ pub(super) fn left_count(count: usize) -> usize {
     count.div_ceil(2).next_power_of_two()
 }
 
-fn share_count(piece_len: u64) -> usize {
+pub(super) fn share_count(piece_len: u64) -> usize {
     match try_share_count(piece_len) {
         Ok(count) => count,
         Err(error) => panic!("{error}"),

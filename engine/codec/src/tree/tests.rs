@@ -64,6 +64,48 @@ fn piece_root_is_the_plain_hash_of_the_piece() {
 }
 
 #[test]
+fn pieces_in_lockstep_have_the_trees_that_they_have_alone() {
+    for len in boundary_lens() {
+        for (piece_count, step) in [(1, 1), (5, 3), (17, 4), (33, 16)] {
+            let whole = piece(len + 64 * piece_count);
+            let pieces: Vec<&[u8]> = (0..piece_count)
+                .map(|index| &whole[64 * index..][..len])
+                .collect();
+            let mut hasher = LockstepHasher::new(piece_count, len as u64);
+            let step_len = step * LEAF_BYTES;
+            for start in (0..len).step_by(step_len) {
+                let end = len.min(start + step_len);
+                let columns: Vec<&[u8]> = pieces.iter().map(|piece| &piece[start..end]).collect();
+                hasher.push(&columns);
+            }
+            let trees = hasher.finish();
+            assert_eq!(trees.len(), piece_count);
+            for (tree, piece) in trees.iter().zip(&pieces) {
+                assert_eq!(
+                    *tree,
+                    tree_of(piece),
+                    "{len} bytes, {step} leaves at a time"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "1000 bytes after 0 of 4096")]
+fn columns_in_lockstep_end_where_leaves_do() {
+    LockstepHasher::new(2, 4096).push(&[&[0; 1000], &[0; 1000]]);
+}
+
+#[test]
+#[should_panic(expected = "bytes pushed of the pieces")]
+fn pieces_in_lockstep_are_hashed_whole() {
+    let mut hasher = LockstepHasher::new(1, 4096);
+    hasher.push(&[&[0; 1024]]);
+    let _ = hasher.finish();
+}
+
+#[test]
 fn share_hashes_of_another_count_are_refused() {
     let tree = tree_of(&piece(3 * SHARE_BYTES));
     let refused = |piece_len, hashes: &[Hash], expected_count| {
