@@ -41,6 +41,17 @@ impl Lanes {
         Self(Platform::detect())
     }
 
+    /// How many inputs to give if there are `count`: short of a vector they are hashed in halves and quarters of it, which takes as long as
+    /// whole ones do, so that more than half a vector is better filled up.
+    pub(super) fn filled(self, count: usize) -> usize {
+        let degree = self.0.simd_degree();
+        if 2 * (count % degree) > degree {
+            count.next_multiple_of(degree)
+        } else {
+            count
+        }
+    }
+
     /// Chaining values of leaves, all of them number `leaf` of their piece and none of them its only one.
     ///
     /// # Panics

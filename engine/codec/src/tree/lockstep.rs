@@ -112,13 +112,17 @@ impl LockstepHasher {
         let leaf_count = share_len.div_ceil(LEAF_BYTES as u64) as usize;
         let mut hashes = [[0; 32]; LANES];
         for (batch, columns) in columns.chunks(LANES).enumerate() {
-            let hashes = &mut hashes[..columns.len()];
+            let count = columns.len();
             if len == LEAF_BYTES && self.piece_len > LEAF_BYTES as u64 {
                 let mut leaves = [&[0; LEAF_BYTES]; LANES];
                 for (leaf, column) in leaves.iter_mut().zip(columns) {
                     *leaf = column[start..].first_chunk().expect("a leaf was left");
                 }
-                self.lanes.leaves(leaf, &leaves[..columns.len()], hashes);
+                let filled = self.lanes.filled(count);
+                let repeated = leaves[0];
+                leaves[count..filled].fill(repeated);
+                self.lanes
+                    .leaves(leaf, &leaves[..filled], &mut hashes[..filled]);
             } else {
                 for (hash, column) in hashes.iter_mut().zip(columns) {
                     let bytes = &column[start..start + len];
@@ -129,7 +133,7 @@ impl LockstepHasher {
                     };
                 }
             }
-            for (piece, hash) in (batch * LANES..).zip(hashes) {
+            for (piece, hash) in (batch * LANES..).zip(&hashes[..count]) {
                 self.leaves[piece * leaf_count + in_share] = *hash;
             }
         }
