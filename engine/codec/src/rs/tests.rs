@@ -375,10 +375,10 @@ fn indices_that_make_no_plan_are_refused() {
         }
     );
     assert_eq!(
-        refused(&[0, 4, 5], &[3]),
-        CodeError::WantedNotData {
-            index: 3,
-            required_count: 3
+        refused(&[0, 4, 5], &[3, 6]),
+        CodeError::IndexOutOfRange {
+            index: 6,
+            total_count: 6
         }
     );
     assert_eq!(

@@ -1,0 +1,305 @@
+//! The transform of the erasure code, once for all tiers of x86-64.
+//!
+//! A tier gives a vector, its loads and stores, the exclusive or of two and the sum of a vector
+//! and a product; [`transform_tier`] writes the rest for it. The steps are those of the head of
+//! [`transform`](super::super::transform).
+
+/// Defines `encode`, the whole transform, in a tier's module, from what is named there:
+///
+/// - `Vector`, `Factor`;
+/// - `PLANES`, how many vectors make a column of 64 bytes, and `read`, `write`: plane by plane a
+///   column of a share as folded bytes, and back. Planes are written last one first, so that a
+///   low one finds the high bytes that it folds in already in the share;
+/// - `load`, `store`, `add` and `add_product`.
+macro_rules! transform_tier {
+    ($features:literal) => {
+        use crate::kernels::transform::{LOW_LAYERS_MAX, LOW_ROWS_MAX, Plan};
+
+        /// Computes the recovery shares of whole columns.
+        ///
+        /// All shares have one length, which is a multiple of 64; their counts are the plan's.
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn encode(
+            plan: &Plan,
+            factors: &[Factor],
+            scratch: &mut [u8],
+            data: &[&[u8]],
+            recovery: &mut [&mut [u8]],
+        ) {
+            let share_len = data[0].len();
+            let streams = STREAMS && plan.streams(share_len, recovery);
+            let mut start = 0;
+            while start < share_len {
+                let tile = start..share_len.min(start + plan.tile_len);
+                start = tile.end;
+                match (plan.low_layers, streams) {
+                    (1, _) => {
+                        encode_tile::<1, 2, false>(plan, factors, scratch, data, recovery, tile)
+                    }
+                    (2, _) => {
+                        encode_tile::<2, 4, false>(plan, factors, scratch, data, recovery, tile)
+                    }
+                    (_, false) => {
+                        encode_tile::<3, 8, false>(plan, factors, scratch, data, recovery, tile);
+                    }
+                    (_, true) => {
+                        encode_tile::<3, 8, true>(plan, factors, scratch, data, recovery, tile);
+                    }
+                }
+            }
+            if streams {
+                fence();
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        fn encode_tile<const LAYERS: usize, const ROWS: usize, const STREAM: bool>(
+            plan: &Plan,
+            factors: &[Factor],
+            scratch: &mut [u8],
+            data: &[&[u8]],
+            recovery: &mut [&mut [u8]],
+            tile: core::ops::Range<usize>,
+        ) {
+            let (rows, rest) = scratch.split_at_mut(plan.row_count * plan.tile_len);
+            let (zeros, sink) = rest.split_at_mut(plan.tile_len);
+            let len = tile.len();
+            for first in (0..plan.point_count).step_by(ROWS) {
+                let target = &mut rows[first * plan.tile_len..][..ROWS * plan.tile_len];
+                if first >= data.len() {
+                    target.fill(0);
+                    continue;
+                }
+                let sources: [&[u8]; ROWS] = core::array::from_fn(|row| {
+                    let share = data.get(first + row);
+                    share.map_or(&zeros[..len], |share| &share[tile.clone()])
+                });
+                if first == 0 {
+                    low_inverse::<LAYERS, ROWS, true>(factors, first, &sources, target);
+                } else {
+                    low_inverse::<LAYERS, ROWS, false>(factors, first, &sources, target);
+                }
+            }
+            match plan.high_layers {
+                0 => {}
+                1 => high::<LAYERS, ROWS, 2>(plan, factors, rows, len),
+                2 => high::<LAYERS, ROWS, 4>(plan, factors, rows, len),
+                _ => high::<LAYERS, ROWS, 8>(plan, factors, rows, len),
+            }
+            for (group, targets) in recovery.chunks_mut(ROWS).enumerate() {
+                let point = plan.point_count + group * ROWS;
+                let source = if plan.high_layers == 0 {
+                    0
+                } else {
+                    group * ROWS
+                };
+                let source = &rows[source * plan.tile_len..][..ROWS * plan.tile_len];
+                let sink = sink.as_mut_ptr();
+                let mut targets = targets.iter_mut();
+                let targets: [*mut u8; ROWS] = core::array::from_fn(|_| {
+                    let target = targets.next();
+                    target.map_or(sink, |share| share[tile.clone()].as_mut_ptr())
+                });
+                low_forward::<LAYERS, ROWS, STREAM>(factors, point, source, &targets, len);
+            }
+        }
+
+        /// The low layers of the inverse transform for the rows at `first` and after.
+        #[target_feature(enable = $features)]
+        fn low_inverse<const LAYERS: usize, const ROWS: usize, const IS_FIRST: bool>(
+            factors: &[Factor],
+            first: usize,
+            sources: &[&[u8]; ROWS],
+            target: &mut [u8],
+        ) {
+            let factors = LowFactors::new(factors, first);
+            let len = sources[0].len();
+            let stride = target.len() / ROWS;
+            assert!(sources.iter().all(|source| source.len() == len) && len <= stride);
+            let sources = sources.map(<[u8]>::as_ptr);
+            let target = target.as_mut_ptr();
+            let mut column = 0;
+            while column < len {
+                for plane in 0..PLANES {
+                    let mut rows = [zero(); ROWS];
+                    for (row, source) in rows.iter_mut().zip(sources) {
+                        // SAFETY: all sources are `len` bytes, whole columns.
+                        *row = unsafe { read(source.add(column), plane) };
+                    }
+                    inverse::<ROWS, 1, IS_FIRST>(&mut rows, &factors.0[0]);
+                    if LAYERS > 1 {
+                        inverse::<ROWS, 2, IS_FIRST>(&mut rows, &factors.0[1]);
+                    }
+                    if LAYERS > 2 {
+                        inverse::<ROWS, 4, IS_FIRST>(&mut rows, &factors.0[2]);
+                    }
+                    let offset = column + plane * (64 / PLANES);
+                    for (row, vector) in rows.into_iter().enumerate() {
+                        // SAFETY: `target` is `ROWS` rows of `stride` bytes, no fewer than `len`.
+                        unsafe { store(target.add(row * stride + offset), vector) };
+                    }
+                }
+                column += 64;
+            }
+        }
+
+        /// The low layers of the forward transform at the points `first` and after.
+        #[target_feature(enable = $features)]
+        fn low_forward<const LAYERS: usize, const ROWS: usize, const STREAM: bool>(
+            factors: &[Factor],
+            first: usize,
+            source: &[u8],
+            targets: &[*mut u8; ROWS],
+            len: usize,
+        ) {
+            let factors = LowFactors::new(factors, first);
+            let stride = source.len() / ROWS;
+            assert!(len <= stride);
+            let source = source.as_ptr();
+            let mut column = 0;
+            while column < len {
+                for plane in (0..PLANES).rev() {
+                    let offset = column + plane * (64 / PLANES);
+                    let mut rows = [zero(); ROWS];
+                    for (row, vector) in rows.iter_mut().enumerate() {
+                        // SAFETY: `source` is `ROWS` rows of `stride` bytes, no fewer than `len`.
+                        *vector = unsafe { load(source.add(row * stride + offset)) };
+                    }
+                    if LAYERS > 2 {
+                        forward::<ROWS, 4>(&mut rows, &factors.0[2]);
+                    }
+                    if LAYERS > 1 {
+                        forward::<ROWS, 2>(&mut rows, &factors.0[1]);
+                    }
+                    forward::<ROWS, 1>(&mut rows, &factors.0[0]);
+                    for (target, vector) in targets.iter().zip(rows) {
+                        // SAFETY: the caller cut all targets to `len` bytes, whole columns.
+                        unsafe { write::<STREAM>(target.add(column), plane, vector) };
+                    }
+                }
+                column += 64;
+            }
+        }
+
+        /// The high layers, of the inverse transform and then of the forward one for every chunk
+        /// of recovery rows. Row `r` of each low group meets row `r` of the others.
+        #[target_feature(enable = $features)]
+        fn high<const LAYERS: usize, const ROWS: usize, const GROUPS: usize>(
+            plan: &Plan,
+            factors: &[Factor],
+            rows: &mut [u8],
+            len: usize,
+        ) {
+            let stride = plan.tile_len;
+            assert!(rows.len() >= plan.row_count * stride && len <= stride);
+            assert!(plan.row_count >= plan.recovery_rows.max(GROUPS * ROWS));
+            assert!(plan.recovery_rows.is_multiple_of(ROWS));
+            let base = rows.as_mut_ptr();
+            let ones: &[Factor; 4] = factors.first_chunk().expect("128 factors");
+            for row in 0..ROWS {
+                let mut offset = 0;
+                while offset < len {
+                    let mut inverted = [zero(); GROUPS];
+                    for (group, vector) in inverted.iter_mut().enumerate() {
+                        let at = (group * ROWS + row) * stride + offset;
+                        // SAFETY: `at` is in a row below `GROUPS * ROWS`, before its `len`.
+                        *vector = unsafe { load(base.add(at)) };
+                    }
+                    inverse::<GROUPS, 1, true>(&mut inverted, ones);
+                    if GROUPS > 2 {
+                        inverse::<GROUPS, 2, true>(&mut inverted, ones);
+                    }
+                    if GROUPS > 4 {
+                        inverse::<GROUPS, 4, true>(&mut inverted, ones);
+                    }
+                    let mut first = 0;
+                    while first < plan.recovery_rows {
+                        let point = plan.point_count + first;
+                        let mut vectors = inverted;
+                        if GROUPS > 4 {
+                            let factors = factors_at(factors, point, LAYERS + 2);
+                            forward::<GROUPS, 4>(&mut vectors, factors);
+                        }
+                        if GROUPS > 2 {
+                            let factors = factors_at(factors, point, LAYERS + 1);
+                            forward::<GROUPS, 2>(&mut vectors, factors);
+                        }
+                        let factors = factors_at(factors, point, LAYERS);
+                        forward::<GROUPS, 1>(&mut vectors, factors);
+                        let row_count = plan.recovery_rows - first;
+                        for (group, vector) in vectors.into_iter().enumerate() {
+                            if group * ROWS < row_count {
+                                let at = (first + group * ROWS + row) * stride + offset;
+                                // SAFETY: `at` is in a row below `recovery_rows`, a multiple of
+                                // `ROWS`, before its `len`.
+                                unsafe { store(base.add(at), vector) };
+                            }
+                        }
+                        first += GROUPS * ROWS;
+                    }
+                    offset += 64 / PLANES;
+                }
+            }
+        }
+
+        /// The factors of a group's low layers, close together and out of the loop.
+        struct LowFactors([[Factor; LOW_ROWS_MAX / 2]; LOW_LAYERS_MAX]);
+
+        impl LowFactors {
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn new(factors: &[Factor], first: usize) -> Self {
+                let mut layers = [[factors[0]; LOW_ROWS_MAX / 2]; LOW_LAYERS_MAX];
+                for (layer, of_layer) in layers.iter_mut().enumerate() {
+                    *of_layer = *factors_at(factors, first, layer);
+                }
+                Self(layers)
+            }
+        }
+
+        /// The factors of a layer for the rows at `first` and after.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn factors_at(factors: &[Factor], first: usize, layer: usize) -> &[Factor; 4] {
+            let factors = &factors[first >> (layer + 1)..];
+            factors.first_chunk().expect("128 factors and three more")
+        }
+
+        /// One layer of the inverse transform. In the first rows of all the first factor is zero.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn inverse<const ROWS: usize, const DISTANCE: usize, const IS_FIRST: bool>(
+            rows: &mut [Vector; ROWS],
+            factors: &[Factor; 4],
+        ) {
+            for a in 0..ROWS {
+                if a & DISTANCE == 0 {
+                    let b = a + DISTANCE;
+                    let pair = a / (2 * DISTANCE);
+                    rows[b] = add(rows[b], rows[a]);
+                    if !IS_FIRST || pair > 0 {
+                        rows[a] = add_product(rows[a], &factors[pair], prepare(rows[b]));
+                    }
+                }
+            }
+        }
+
+        /// One layer of the forward transform.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn forward<const ROWS: usize, const DISTANCE: usize>(
+            rows: &mut [Vector; ROWS],
+            factors: &[Factor; 4],
+        ) {
+            for a in 0..ROWS {
+                if a & DISTANCE == 0 {
+                    let b = a + DISTANCE;
+                    let pair = a / (2 * DISTANCE);
+                    rows[a] = add_product(rows[a], &factors[pair], prepare(rows[b]));
+                    rows[b] = add(rows[b], rows[a]);
+                }
+            }
+        }
+    };
+}
+pub(super) use transform_tier;
