@@ -47,17 +47,20 @@ use crate::field::Field;
 use crate::level::{Level, Tier};
 use crate::shape::COLUMN_BYTES;
 
-/// Layers that run on one group of rows in registers.
-pub(in crate::kernels) const LOW_LAYERS_MAX: usize = 3;
+/// Layers that run at most in one pass, on rows in registers.
+pub(in crate::kernels) const PASS_LAYERS: usize = 3;
 
-/// Rows of such a group.
-pub(in crate::kernels) const LOW_ROWS_MAX: usize = 1 << LOW_LAYERS_MAX;
+/// Rows of such a pass.
+pub(in crate::kernels) const PASS_ROWS: usize = 1 << PASS_LAYERS;
+
+/// Chunks of recovery rows, if there are high layers: no fewer than 16 rows each.
+pub(in crate::kernels) const CHUNKS_MAX: usize = POINTS_MAX / (2 * PASS_ROWS) - 1;
 
 /// Points whose factors are bytes.
 pub(crate) const POINTS_MAX: usize = 256;
 
 /// Even symbols below 256, and what a group of fewer than eight rows reads and does not use.
-const FACTOR_COUNT: usize = POINTS_MAX / 2 + LOW_ROWS_MAX / 2 - 1;
+pub(in crate::kernels) const FACTOR_COUNT: usize = POINTS_MAX / 2 + PASS_ROWS / 2 - 1;
 
 /// Scratch bytes that a tile aims at: half of an L1 of 32 KiB.
 const SCRATCH_BYTES: usize = 16 * 1_024;
@@ -75,8 +78,10 @@ pub(in crate::kernels) struct Plan {
     pub(in crate::kernels) point_count: usize,
     pub(in crate::kernels) low_layers: usize,
     pub(in crate::kernels) high_layers: usize,
-    /// Recovery rows, rounded up to whole groups of low rows.
-    pub(in crate::kernels) recovery_rows: usize,
+    pub(in crate::kernels) recovery_count: usize,
+    /// Chunks of `m` recovery rows that differ in scratch: without high layers none, since they
+    /// come from the same coefficients.
+    pub(in crate::kernels) chunk_count: usize,
     /// Rows of scratch, without those of zeros and the sink.
     pub(in crate::kernels) row_count: usize,
     /// Bytes of a scratch row; a multiple of a column.
@@ -87,19 +92,19 @@ impl Plan {
     fn new(data_count: usize, recovery_count: usize) -> Self {
         let point_count = data_count.next_power_of_two();
         let layers = point_count.ilog2() as usize;
-        let low_layers = layers.min(LOW_LAYERS_MAX);
-        let recovery_rows = recovery_count.next_multiple_of(1 << low_layers);
-        // Without high layers all recovery rows come from the same coefficients.
-        let row_count = match layers - low_layers {
-            0 => point_count,
-            _ => point_count.max(recovery_rows),
+        let low_layers = layers.min(PASS_LAYERS);
+        let chunk_count = match layers - low_layers {
+            0 => 0,
+            _ => recovery_count.div_ceil(point_count),
         };
+        let row_count = point_count * chunk_count.max(1);
         let tile_len = SCRATCH_BYTES / row_count / COLUMN_BYTES * COLUMN_BYTES;
         Self {
             point_count,
             low_layers,
             high_layers: layers - low_layers,
-            recovery_rows,
+            recovery_count,
+            chunk_count,
             row_count,
             tile_len: tile_len.clamp(COLUMN_BYTES, TILE_BYTES_MAX),
         }
@@ -164,8 +169,7 @@ impl Transform {
         assert!(recovery.iter().all(|share| share.len() == share_len));
         let plan = &self.plan;
         assert_eq!(data.len().next_power_of_two(), plan.point_count);
-        let recovery_rows = recovery.len().next_multiple_of(1 << plan.low_layers);
-        assert_eq!(recovery_rows, plan.recovery_rows);
+        assert_eq!(recovery.len(), plan.recovery_count);
         #[cfg(target_arch = "x86_64")]
         self.encode_rows(data, recovery);
     }
@@ -207,20 +211,20 @@ impl Transform {
 }
 
 /// The factors of a process, made at their first use.
-fn factors<T>(make: impl Fn(&[u8; 8]) -> T) -> Vec<T> {
+#[cfg(target_arch = "x86_64")]
+fn factors<T>(make: impl Fn(&[u8; 8]) -> T) -> [T; FACTOR_COUNT] {
     let field = Field::new();
-    let symbols = (0..FACTOR_COUNT).map(|half| (2 * half) as u8);
-    symbols.map(|symbol| make(&field.images(symbol))).collect()
+    std::array::from_fn(|half| make(&field.images((2 * half) as u8)))
 }
 
 #[cfg(target_arch = "x86_64")]
-fn nibble_factors() -> &'static [Nibbles] {
-    static FACTORS: OnceLock<Vec<Nibbles>> = OnceLock::new();
+fn nibble_factors() -> &'static [Nibbles; FACTOR_COUNT] {
+    static FACTORS: OnceLock<[Nibbles; FACTOR_COUNT]> = OnceLock::new();
     FACTORS.get_or_init(|| factors(nibbles))
 }
 
 #[cfg(target_arch = "x86_64")]
-fn affine_factors() -> &'static [Affine] {
-    static FACTORS: OnceLock<Vec<Affine>> = OnceLock::new();
+fn affine_factors() -> &'static [Affine; FACTOR_COUNT] {
+    static FACTORS: OnceLock<[Affine; FACTOR_COUNT]> = OnceLock::new();
     FACTORS.get_or_init(|| factors(affine))
 }

@@ -13,7 +13,9 @@
 /// - `load`, `store`, `add` and `add_product`.
 macro_rules! transform_tier {
     ($features:literal) => {
-        use crate::kernels::transform::{LOW_LAYERS_MAX, LOW_ROWS_MAX, Plan};
+        use crate::kernels::transform::{
+            CHUNKS_MAX, FACTOR_COUNT, PASS_LAYERS, PASS_ROWS, POINTS_MAX, Plan,
+        };
 
         /// Computes the recovery shares of whole columns.
         ///
@@ -21,31 +23,18 @@ macro_rules! transform_tier {
         #[target_feature(enable = $features)]
         pub(in crate::kernels) fn encode(
             plan: &Plan,
-            factors: &[Factor],
+            factors: &[Factor; FACTOR_COUNT],
             scratch: &mut [u8],
             data: &[&[u8]],
             recovery: &mut [&mut [u8]],
         ) {
             let share_len = data[0].len();
             let streams = STREAMS && plan.streams(share_len, recovery);
-            let mut start = 0;
-            while start < share_len {
-                let tile = start..share_len.min(start + plan.tile_len);
-                start = tile.end;
-                match (plan.low_layers, streams) {
-                    (1, _) => {
-                        encode_tile::<1, 2, false>(plan, factors, scratch, data, recovery, tile)
-                    }
-                    (2, _) => {
-                        encode_tile::<2, 4, false>(plan, factors, scratch, data, recovery, tile)
-                    }
-                    (_, false) => {
-                        encode_tile::<3, 8, false>(plan, factors, scratch, data, recovery, tile);
-                    }
-                    (_, true) => {
-                        encode_tile::<3, 8, true>(plan, factors, scratch, data, recovery, tile);
-                    }
-                }
+            match (plan.low_layers, streams) {
+                (1, _) => encode_tiles::<1, 2, false>(plan, factors, scratch, data, recovery),
+                (2, _) => encode_tiles::<2, 4, false>(plan, factors, scratch, data, recovery),
+                (_, false) => encode_tiles::<3, 8, false>(plan, factors, scratch, data, recovery),
+                (_, true) => encode_tiles::<3, 8, true>(plan, factors, scratch, data, recovery),
             }
             if streams {
                 fence();
@@ -53,9 +42,34 @@ macro_rules! transform_tier {
         }
 
         #[target_feature(enable = $features)]
+        fn encode_tiles<const LAYERS: usize, const ROWS: usize, const STREAM: bool>(
+            plan: &Plan,
+            factors: &[Factor; FACTOR_COUNT],
+            scratch: &mut [u8],
+            data: &[&[u8]],
+            recovery: &mut [&mut [u8]],
+        ) {
+            let mut of_chunks = [Factors::new(factors, 0, 0); CHUNKS_MAX];
+            let of_chunks = &mut of_chunks[..plan.chunk_count];
+            for (chunk, of_chunk) in of_chunks.iter_mut().enumerate() {
+                let first = (1 + chunk) * plan.point_count;
+                *of_chunk = Factors::new(factors, first, LAYERS);
+            }
+            let mut start = 0;
+            while start < data[0].len() {
+                let tile = start..data[0].len().min(start + plan.tile_len);
+                start = tile.end;
+                encode_tile::<LAYERS, ROWS, STREAM>(
+                    plan, factors, of_chunks, scratch, data, recovery, tile,
+                );
+            }
+        }
+
+        #[target_feature(enable = $features)]
         fn encode_tile<const LAYERS: usize, const ROWS: usize, const STREAM: bool>(
             plan: &Plan,
-            factors: &[Factor],
+            factors: &[Factor; FACTOR_COUNT],
+            of_chunks: &[Factors],
             scratch: &mut [u8],
             data: &[&[u8]],
             recovery: &mut [&mut [u8]],
@@ -82,9 +96,9 @@ macro_rules! transform_tier {
             }
             match plan.high_layers {
                 0 => {}
-                1 => high::<LAYERS, ROWS, 2>(plan, factors, rows, len),
-                2 => high::<LAYERS, ROWS, 4>(plan, factors, rows, len),
-                _ => high::<LAYERS, ROWS, 8>(plan, factors, rows, len),
+                1 => high::<ROWS, 2>(plan, factors, of_chunks, rows, len),
+                2 => high::<ROWS, 4>(plan, factors, of_chunks, rows, len),
+                _ => high::<ROWS, 8>(plan, factors, of_chunks, rows, len),
             }
             for (group, targets) in recovery.chunks_mut(ROWS).enumerate() {
                 let point = plan.point_count + group * ROWS;
@@ -107,12 +121,12 @@ macro_rules! transform_tier {
         /// The low layers of the inverse transform for the rows at `first` and after.
         #[target_feature(enable = $features)]
         fn low_inverse<const LAYERS: usize, const ROWS: usize, const IS_FIRST: bool>(
-            factors: &[Factor],
+            factors: &[Factor; FACTOR_COUNT],
             first: usize,
             sources: &[&[u8]; ROWS],
             target: &mut [u8],
         ) {
-            let factors = LowFactors::new(factors, first);
+            let factors = Factors::new(factors, first, 0);
             let len = sources[0].len();
             let stride = target.len() / ROWS;
             assert!(sources.iter().all(|source| source.len() == len) && len <= stride);
@@ -146,13 +160,13 @@ macro_rules! transform_tier {
         /// The low layers of the forward transform at the points `first` and after.
         #[target_feature(enable = $features)]
         fn low_forward<const LAYERS: usize, const ROWS: usize, const STREAM: bool>(
-            factors: &[Factor],
+            factors: &[Factor; FACTOR_COUNT],
             first: usize,
             source: &[u8],
             targets: &[*mut u8; ROWS],
             len: usize,
         ) {
-            let factors = LowFactors::new(factors, first);
+            let factors = Factors::new(factors, first, 0);
             let stride = source.len() / ROWS;
             assert!(len <= stride);
             let source = source.as_ptr();
@@ -184,85 +198,76 @@ macro_rules! transform_tier {
         /// The high layers, of the inverse transform and then of the forward one for every chunk
         /// of recovery rows. Row `r` of each low group meets row `r` of the others.
         #[target_feature(enable = $features)]
-        fn high<const LAYERS: usize, const ROWS: usize, const GROUPS: usize>(
+        fn high<const ROWS: usize, const GROUPS: usize>(
             plan: &Plan,
-            factors: &[Factor],
+            factors: &[Factor; FACTOR_COUNT],
+            of_chunks: &[Factors],
             rows: &mut [u8],
             len: usize,
         ) {
             let stride = plan.tile_len;
-            assert!(rows.len() >= plan.row_count * stride && len <= stride);
-            assert!(plan.row_count >= plan.recovery_rows.max(GROUPS * ROWS));
-            assert!(plan.recovery_rows.is_multiple_of(ROWS));
+            assert!(len <= stride && !of_chunks.is_empty());
+            assert!(rows.len() >= of_chunks.len() * GROUPS * ROWS * stride);
             let base = rows.as_mut_ptr();
-            let ones: &[Factor; 4] = factors.first_chunk().expect("128 factors");
+            // Those of the first points, at any layer.
+            let first: &[Factor; 4] = factors.first_chunk().expect("128 factors");
             for row in 0..ROWS {
-                let mut offset = 0;
-                while offset < len {
+                let mut offset = row * stride;
+                let end = offset + len;
+                while offset < end {
                     let mut inverted = [zero(); GROUPS];
                     for (group, vector) in inverted.iter_mut().enumerate() {
-                        let at = (group * ROWS + row) * stride + offset;
-                        // SAFETY: `at` is in a row below `GROUPS * ROWS`, before its `len`.
+                        let at = group * ROWS * stride + offset;
+                        // SAFETY: `at` is in a row of the first chunk, before its `len`.
                         *vector = unsafe { load(base.add(at)) };
                     }
-                    inverse::<GROUPS, 1, true>(&mut inverted, ones);
+                    inverse::<GROUPS, 1, true>(&mut inverted, first);
                     if GROUPS > 2 {
-                        inverse::<GROUPS, 2, true>(&mut inverted, ones);
+                        inverse::<GROUPS, 2, true>(&mut inverted, first);
                     }
                     if GROUPS > 4 {
-                        inverse::<GROUPS, 4, true>(&mut inverted, ones);
+                        inverse::<GROUPS, 4, true>(&mut inverted, first);
                     }
-                    let mut first = 0;
-                    while first < plan.recovery_rows {
-                        let point = plan.point_count + first;
+                    let mut at = offset;
+                    for factors in of_chunks {
                         let mut vectors = inverted;
                         if GROUPS > 4 {
-                            let factors = factors_at(factors, point, LAYERS + 2);
-                            forward::<GROUPS, 4>(&mut vectors, factors);
+                            forward::<GROUPS, 4>(&mut vectors, &factors.0[2]);
                         }
                         if GROUPS > 2 {
-                            let factors = factors_at(factors, point, LAYERS + 1);
-                            forward::<GROUPS, 2>(&mut vectors, factors);
+                            forward::<GROUPS, 2>(&mut vectors, &factors.0[1]);
                         }
-                        let factors = factors_at(factors, point, LAYERS);
-                        forward::<GROUPS, 1>(&mut vectors, factors);
-                        let row_count = plan.recovery_rows - first;
-                        for (group, vector) in vectors.into_iter().enumerate() {
-                            if group * ROWS < row_count {
-                                let at = (first + group * ROWS + row) * stride + offset;
-                                // SAFETY: `at` is in a row below `recovery_rows`, a multiple of
-                                // `ROWS`, before its `len`.
-                                unsafe { store(base.add(at), vector) };
-                            }
+                        forward::<GROUPS, 1>(&mut vectors, &factors.0[0]);
+                        for vector in vectors {
+                            // SAFETY: `at` is in a row of this chunk, before its `len`; `rows`
+                            // is as many chunks.
+                            unsafe { store(base.add(at), vector) };
+                            at += ROWS * stride;
                         }
-                        first += GROUPS * ROWS;
                     }
                     offset += 64 / PLANES;
                 }
             }
         }
 
-        /// The factors of a group's low layers, close together and out of the loop.
-        struct LowFactors([[Factor; LOW_ROWS_MAX / 2]; LOW_LAYERS_MAX]);
+        /// The factors of some layers for a group of rows, close together and out of the loops.
+        #[derive(Clone, Copy)]
+        struct Factors([[Factor; PASS_ROWS / 2]; PASS_LAYERS]);
 
-        impl LowFactors {
+        impl Factors {
+            /// Those of the rows at the point `first` and after, from the layer `layer` on.
             #[inline]
             #[target_feature(enable = $features)]
-            fn new(factors: &[Factor], first: usize) -> Self {
-                let mut layers = [[factors[0]; LOW_ROWS_MAX / 2]; LOW_LAYERS_MAX];
-                for (layer, of_layer) in layers.iter_mut().enumerate() {
-                    *of_layer = *factors_at(factors, first, layer);
+            fn new(factors: &[Factor; FACTOR_COUNT], first: usize, layer: usize) -> Self {
+                let mut layers = [[factors[0]; PASS_ROWS / 2]; PASS_LAYERS];
+                for (step, of_layer) in layers.iter_mut().enumerate() {
+                    // The remainder changes nothing: points are below 256.
+                    let start = (first >> (layer + step + 1)) % (POINTS_MAX / 2);
+                    let factors = factors[start..].first_chunk();
+                    *of_layer = *factors.expect("128 factors and three more");
                 }
                 Self(layers)
             }
-        }
-
-        /// The factors of a layer for the rows at `first` and after.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn factors_at(factors: &[Factor], first: usize, layer: usize) -> &[Factor; 4] {
-            let factors = &factors[first >> (layer + 1)..];
-            factors.first_chunk().expect("128 factors and three more")
         }
 
         /// One layer of the inverse transform. In the first rows of all the first factor is zero.
