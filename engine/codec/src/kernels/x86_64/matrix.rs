@@ -56,6 +56,9 @@ macro_rules! matrix_tier {
                     let mut sums = [[zero(); SPAN]; ROWS];
                     let mut factors = factors.iter();
                     for source in sources {
+                        if step == 0 {
+                            will_read(source.as_ptr().wrapping_add(column + AHEAD_BYTES));
+                        }
                         let mut span = [zero(); SPAN];
                         for (part, vector) in span.iter_mut().enumerate() {
                             let plane = step + part * (PLANES / SPAN);

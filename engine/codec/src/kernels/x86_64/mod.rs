@@ -4,6 +4,7 @@
 //! product, and how a share's column lies in vectors. The loops around them are those of the
 //! macros in `matrix` and `transform`, the same for all tiers.
 
+mod ahead;
 mod matrix;
 mod planes;
 mod transform;

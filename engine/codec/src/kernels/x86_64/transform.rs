@@ -16,6 +16,7 @@ macro_rules! transform_tier {
         use crate::kernels::transform::{
             CHUNKS_MAX, FACTOR_COUNT, PASS_LAYERS, PASS_ROWS, POINTS_MAX, Plan,
         };
+        use crate::kernels::x86_64::ahead::{AHEAD_BYTES, will_read, will_write};
 
         /// Computes the recovery shares of whole columns.
         ///
@@ -134,6 +135,9 @@ macro_rules! transform_tier {
             let target = target.as_mut_ptr();
             let mut column = 0;
             while column < len {
+                for source in sources {
+                    will_read(source.wrapping_add(column + AHEAD_BYTES));
+                }
                 for plane in 0..PLANES {
                     let mut rows = [zero(); ROWS];
                     for (row, source) in rows.iter_mut().zip(sources) {
@@ -172,6 +176,11 @@ macro_rules! transform_tier {
             let source = source.as_ptr();
             let mut column = 0;
             while column < len {
+                if !STREAM {
+                    for target in targets {
+                        will_write(target.wrapping_add(column + AHEAD_BYTES));
+                    }
+                }
                 for plane in (0..PLANES).rev() {
                     let offset = column + plane * (64 / PLANES);
                     let mut rows = [zero(); ROWS];
