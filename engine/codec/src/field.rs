@@ -20,11 +20,10 @@
 //! `u = l + fold(h)` and `v = h` by `c`, each alone: half the work of a product in GF(2^16), and
 //! plain byte arithmetic. `fold` is its own way back: `l = u + fold(v)`.
 //!
-//! A factor outside the subfield, `c = p + q * b_8`, makes four such products, since
-//! `b_8^2 = b_8 + b_7`:
+//! A factor outside the subfield, `c = p + q * b_8`, is two in it, since `b_8^2 = b_8 + b_7`:
 //!
 //! ```text
-//! c * (u + v * b_8)  =  (p u + q b_7 v)  +  (q u + (p + q) v) * b_8
+//! c * x  =  p * x + q * (b_8 * x)    and    b_8 * (u + v * b_8)  =  b_7 v + (u + v) * b_8
 //! ```
 //!
 //! This module knows nothing of shares, points or vectors. All of it follows from the code that
@@ -37,7 +36,11 @@ use reed_solomon_simd::engine::tables::{ExpLog, get_exp_log};
 pub(crate) const FOLD: [u8; 8] = [0x00, 0xcf, 0xab, 0x21, 0x8a, 0x9d, 0x27, 0x1f];
 
 /// The element `b_7`, which is `b_8^2 + b_8`.
+#[cfg(test)]
 const B7: u8 = 0x80;
+
+/// What the bits of a byte become when it is multiplied by `b_7`: `b_7` itself and so on.
+pub(crate) const B7_IMAGES: [u8; 8] = [0x80, 0xe7, 0x7d, 0xc6, 0xa2, 0x66, 0xe8, 0xc0];
 
 /// Order of the multiplicative group.
 const GROUP: u32 = GF_MODULUS as u32;
@@ -96,12 +99,10 @@ impl Field {
         images
     }
 
-    /// Multiplication by a symbol as a 2 by 2 matrix over the subfield: rows give `u`, then `v`,
-    /// of the product; columns take `u`, then `v`, of what is multiplied.
-    pub(crate) fn split_factor(self, factor: u16) -> [[u8; 2]; 2] {
+    /// The two elements of the subfield, `[p, q]`, with `factor = p + q * b_8`.
+    pub(crate) fn split(factor: u16) -> [u8; 2] {
         let [low, high] = factor.to_le_bytes();
-        let (p, q) = (low ^ fold(high), high);
-        [[p, self.mul_bytes(q, B7)], [q, p ^ q]]
+        [low ^ fold(high), high]
     }
 }
 
@@ -164,13 +165,11 @@ mod tests {
         let (field, naive) = (Field::new(), naive::Field::new());
         for step in 0..5_000_u32 {
             let (factor, symbol) = ((step * 7_919) as u16, ((step * 104_729) >> 3) as u16);
-            let [low, high] = symbol.to_le_bytes();
-            let halves = [low ^ fold(high), high];
-            let dot = |row: [u8; 2]| {
-                field.mul_bytes(row[0], halves[0]) ^ field.mul_bytes(row[1], halves[1])
-            };
-            let [u, v] = field.split_factor(factor).map(dot);
-            let product = u16::from_le_bytes([u ^ fold(v), v]);
+            let ([p, q], [u, v]) = (Field::split(factor), Field::split(symbol));
+            let product = |p: u8, [u, v]: [u8; 2]| [field.mul_bytes(p, u), field.mul_bytes(p, v)];
+            let times_b8 = [additive(&B7_IMAGES, v), u ^ v];
+            let ([a, b], [c, d]) = (product(p, [u, v]), product(q, times_b8));
+            let product = u16::from_le_bytes([a ^ c ^ fold(b ^ d), b ^ d]);
             assert_eq!(product, naive.mul(factor, symbol), "{factor} {symbol}");
         }
     }

@@ -7,10 +7,11 @@
 //! [`Level::of_process`]: the best one, or the one named by `STRAND_LEVEL`. A name that is
 //! unknown or not supported is an error and never a silent fallback: a program asks once at its
 //! start and shows the error, and a program that does not gets the same error from the first
-//! plan that it makes.
+//! encoder or plan that it makes.
 //!
-//! Today `RowPlan` obeys it. The stock crates below `Encoder`, sealing and hashing make their own
-//! choice.
+//! `Encoder` and `RowPlan` obey it. At `scalar` an encoder is the stock crate's: its portable
+//! engine on x86-64, elsewhere the one that it chooses (NEON). The stock crates below sealing and
+//! hashing make their own choice.
 
 use std::ffi::OsStr;
 use std::fmt;

@@ -1,12 +1,14 @@
 //! The portable tier: shifts, masks and exclusive or on words of eight bytes.
 //!
-//! A product is eight additions: where bit `i` of a byte is set, the coefficient's image of bit
-//! `i`. The masks "bit `i` is set" are made once for a piece of a source row and serve all target
-//! rows. Compilers turn the loops over words into vectors where there are any; nothing depends
-//! on a byte's value, so neither does the time.
+//! A product is eight additions: where bit `i` of a byte is set, the factor's image of bit `i`.
+//! The masks "bit `i` is set" are made once for a column of a source and serve all target rows.
+//! Compilers turn the loops over words into vectors where there are any; nothing depends on a
+//! byte's value, so neither does the time.
 
-use super::{Images, ROW_STEP};
-use crate::field::FOLD;
+use std::ops::Range;
+
+use super::Images;
+use crate::field::{B7_IMAGES, FOLD};
 
 /// The sums are in memory, so no need for groups.
 pub(super) const GROUP_ROWS_MAX: usize = usize::MAX;
@@ -14,37 +16,75 @@ pub(super) const GROUP_ROWS_MAX: usize = usize::MAX;
 /// One bit of each byte of a word.
 const ONES: u64 = 0x0101_0101_0101_0101;
 
-const WORDS: usize = ROW_STEP / 8;
+/// A column: four words of low bytes and four of high ones.
+type Column = [u64; 8];
 
+/// For each bit of a byte: all ones in the bytes that have it.
+type Masks<const WORDS: usize> = [[u64; WORDS]; 8];
+
+/// Overwrites the columns `range` of the targets; see [`Matrix`](super::Matrix).
 pub(super) fn multiply(
-    coefficients: &[Images],
-    row_count: usize,
-    row_len: usize,
-    source: &[u8],
-    target: &mut [u8],
+    factors: &[Images],
+    is_wide: bool,
+    sources: &[&[u8]],
+    targets: &mut [&mut [u8]],
+    range: Range<usize>,
 ) {
-    for start in (0..row_len).step_by(ROW_STEP) {
-        let step = start..start + ROW_STEP;
-        for target in target.chunks_exact_mut(row_len) {
-            target[step.clone()].fill(0);
+    for start in range.step_by(64) {
+        for target in targets.iter_mut() {
+            target[start..start + 64].fill(0);
         }
-        let columns = coefficients.chunks_exact(row_count);
-        for (column, source) in columns.zip(source.chunks_exact(row_len)) {
-            let masks = masks(&source[step.clone()]);
-            for (images, target) in column.iter().zip(target.chunks_exact_mut(row_len)) {
-                add_product(images, &masks, &mut target[step.clone()]);
+        let mut factors = factors.chunks_exact(targets.len());
+        for source in sources {
+            let column = folded(words(&source[start..start + 64]));
+            add_products(factors.next(), &column, targets, start);
+            if is_wide {
+                add_products(factors.next(), &times_b8(&column), targets, start);
             }
+        }
+        for target in targets.iter_mut() {
+            let target = &mut target[start..start + 64];
+            put(target, folded(words(target)));
         }
     }
 }
 
-/// For each bit: all ones in the bytes that have it.
-fn masks(bytes: &[u8]) -> [[u64; WORDS]; 8] {
-    let mut masks = [[0; WORDS]; 8];
+fn add_products(
+    factors: Option<&[Images]>,
+    column: &Column,
+    targets: &mut [&mut [u8]],
+    start: usize,
+) {
+    let masks = masks(column);
+    for (images, target) in factors.unwrap_or_default().iter().zip(targets) {
+        let target = &mut target[start..start + 64];
+        let mut sum = words(target);
+        add_product(images, &masks, &mut sum);
+        put(target, sum);
+    }
+}
+
+fn words(bytes: &[u8]) -> Column {
+    let mut column = [0; 8];
     let (words, _) = bytes.as_chunks::<8>();
+    for (word, bytes) in column.iter_mut().zip(words) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    column
+}
+
+fn put(target: &mut [u8], column: Column) {
+    let (target, _) = target.as_chunks_mut::<8>();
+    for (target, word) in target.iter_mut().zip(column) {
+        *target = word.to_le_bytes();
+    }
+}
+
+fn masks<const WORDS: usize>(words: &[u64; WORDS]) -> Masks<WORDS> {
+    let mut masks = [[0; WORDS]; 8];
     for (bit, masks) in masks.iter_mut().enumerate() {
         for (mask, word) in masks.iter_mut().zip(words) {
-            *mask = spread(u64::from_le_bytes(*word) >> bit & ONES);
+            *mask = spread(word >> bit & ONES);
         }
     }
     masks
@@ -55,49 +95,34 @@ fn spread(ones: u64) -> u64 {
     (ones << 8).wrapping_sub(ones)
 }
 
-fn add_product(images: &Images, masks: &[[u64; WORDS]; 8], target: &mut [u8]) {
-    let mut sum = [0; WORDS];
+fn add_product<const WORDS: usize>(images: &Images, masks: &Masks<WORDS>, sum: &mut [u64; WORDS]) {
     for (image, masks) in images.iter().zip(masks) {
         let image = u64::from(*image) * ONES;
         for (sum, mask) in sum.iter_mut().zip(masks) {
             *sum ^= mask & image;
         }
     }
-    let (target, _) = target.as_chunks_mut::<8>();
-    for (target, sum) in target.iter_mut().zip(sum) {
-        *target = (u64::from_le_bytes(*target) ^ sum).to_le_bytes();
-    }
 }
 
-pub(super) fn split(share: &[u8], low: &mut [u8], high: &mut [u8]) {
-    let (columns, _) = share.as_chunks::<64>();
-    let halves = low.chunks_exact_mut(32).zip(high.chunks_exact_mut(32));
-    for (column, (low, high)) in columns.iter().zip(halves) {
-        high.copy_from_slice(&column[32..]);
-        folded(&column[..32], high, low);
-    }
+/// Folds a column, or unfolds it: low bytes plus the fold of the high ones.
+fn folded(column: Column) -> Column {
+    let [a, b, c, d, high @ ..] = column;
+    let mut low = [a, b, c, d];
+    add_product(&FOLD, &masks::<4>(&high), &mut low);
+    joined(low, high)
 }
 
-pub(super) fn join(low: &[u8], high: &[u8], share: &mut [u8]) {
-    let (columns, _) = share.as_chunks_mut::<64>();
-    let halves = low.chunks_exact(32).zip(high.chunks_exact(32));
-    for (column, (low, high)) in columns.iter_mut().zip(halves) {
-        column[32..].copy_from_slice(high);
-        folded(low, high, &mut column[..32]);
-    }
+/// `(u + v b_8) b_8 = b_7 v + (u + v) b_8`.
+fn times_b8(column: &Column) -> Column {
+    let [a, b, c, d, high @ ..] = *column;
+    let mut low = [0; 4];
+    add_product(&B7_IMAGES, &masks::<4>(&high), &mut low);
+    let [e, f, g, h] = high;
+    joined(low, [a ^ e, b ^ f, c ^ g, d ^ h])
 }
 
-/// `target = low + fold(high)`.
-fn folded(low: &[u8], high: &[u8], target: &mut [u8]) {
-    let (low, _) = low.as_chunks::<8>();
-    let (high, _) = high.as_chunks::<8>();
-    let (target, _) = target.as_chunks_mut::<8>();
-    for ((low, high), target) in low.iter().zip(high).zip(target) {
-        let high = u64::from_le_bytes(*high);
-        let mut sum = u64::from_le_bytes(*low);
-        for (bit, image) in FOLD.into_iter().enumerate() {
-            sum ^= spread(high >> bit & ONES) & (u64::from(image) * ONES);
-        }
-        *target = sum.to_le_bytes();
-    }
+fn joined(low: [u64; 4], high: [u64; 4]) -> Column {
+    let [a, b, c, d] = low;
+    let [e, f, g, h] = high;
+    [a, b, c, d, e, f, g, h]
 }

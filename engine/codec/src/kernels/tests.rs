@@ -1,7 +1,10 @@
 //! One battery for all tiers: each against sums of products in the field, and each other.
 
+use super::factor::{affine, nibbles};
+use super::matrix::groups;
 use super::*;
-use crate::field::fold;
+use crate::field::Field;
+use crate::level::Level;
 
 /// Bytes that look random, of a period that no width divides.
 fn pattern(seed: usize, len: usize) -> Vec<u8> {
@@ -11,104 +14,166 @@ fn pattern(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| bytes[i % 251]).collect()
 }
 
-/// The head's formula, byte by byte.
-fn naive(coefficients: &[u8], row_len: usize, source: &[u8]) -> Vec<u8> {
-    let field = Field::new();
-    let column_count = source.len() / row_len;
-    let mut target = Vec::new();
-    for row in coefficients.chunks(column_count) {
-        for byte in 0..row_len {
-            let terms = row.iter().zip(source.chunks(row_len));
-            let products = terms.map(|(factor, row)| field.mul_bytes(*factor, row[byte]));
-            target.push(products.fold(0, |sum, product| sum ^ product));
-        }
-    }
-    target
+/// Shares as rows of symbols.
+fn symbols(share: &[u8]) -> Vec<u16> {
+    let columns = share.chunks(64);
+    let of_column = |column: &[u8]| -> Vec<u16> {
+        let pairs = column[..32].iter().zip(&column[32..]);
+        pairs
+            .map(|(&low, &high)| u16::from_le_bytes([low, high]))
+            .collect()
+    };
+    columns.flat_map(of_column).collect()
 }
 
-fn check_product(row_count: usize, column_count: usize, row_len: usize) {
-    // Zero and one are among the coefficients.
-    let mut coefficients = pattern(row_count, row_count * column_count);
+/// The head's formula, symbol by symbol.
+fn naive(coefficients: &[u16], sources: &[&[u8]]) -> Vec<Vec<u16>> {
+    let field = Field::new();
+    let sources: Vec<Vec<u16>> = sources.iter().map(|share| symbols(share)).collect();
+    let row = |row: &[u16]| {
+        let at = |symbol: usize| {
+            let terms = row.iter().zip(&sources);
+            let products = terms.map(|(factor, source)| field.mul(*factor, source[symbol]));
+            products.fold(0, |sum, product| sum ^ product)
+        };
+        (0..sources[0].len()).map(at).collect()
+    };
+    coefficients.chunks(sources.len()).map(row).collect()
+}
+
+/// Every level's product of the sources against the formula, into targets `offset` bytes into a
+/// buffer whose other bytes stay.
+fn check_product(coefficients: &[u16], sources: &[&[u8]], offset: usize) {
+    let expected = naive(coefficients, sources);
+    let len = sources[0].len();
+    for level in Level::available() {
+        let matrix = Matrix::new(level, sources.len(), coefficients);
+        let mut targets = vec![vec![0x5a; offset + len + 64]; expected.len()];
+        let mut slices: Vec<&mut [u8]> = targets
+            .iter_mut()
+            .map(|target| &mut target[offset..offset + len])
+            .collect();
+        matrix.apply(sources, &mut slices);
+        for (target, expected) in targets.iter().zip(&expected) {
+            let (before, rest) = target.split_at(offset);
+            let (written, after) = rest.split_at(len);
+            let place = (level, coefficients.len(), sources.len(), len, offset);
+            assert!(symbols(written) == *expected, "{place:?}");
+            let mut others = before.iter().chain(after);
+            assert!(others.all(|&byte| byte == 0x5a), "{place:?}");
+        }
+    }
+}
+
+fn check_random_product(row_count: usize, column_count: usize, len: usize, is_wide: bool) {
+    let pairs = pattern(row_count + len, 2 * row_count * column_count);
+    let mut coefficients: Vec<u16> = pairs
+        .chunks(2)
+        .map(|pair| u16::from_le_bytes([pair[0], if is_wide { pair[1] } else { 0 }]))
+        .collect();
+    // Zero and one are among them.
     coefficients[0] = 0;
     let last = coefficients.len() - 1;
     coefficients[last] = 1;
-    let source = pattern(column_count, column_count * row_len);
-    let expected = naive(&coefficients, row_len, &source);
-    for level in Level::available() {
-        let matrix = Matrix::new(level, column_count, &coefficients);
-        let mut target = vec![0x5a; row_count * row_len];
-        matrix.apply(row_len, &source, &mut target);
-        assert!(
-            target == expected,
-            "{level}, {row_count} x {column_count}, {row_len} bytes"
-        );
-    }
+    let sources = pattern(column_count, column_count * len + 3);
+    let sources: Vec<&[u8]> = sources[3..].chunks(len).collect();
+    check_product(&coefficients, &sources, row_count % 65);
 }
 
 #[test]
 fn products_are_sums_of_products() {
     // Every width of a group in every tier, and two and three groups.
-    for row_count in (1..=19).chain([24, 29, 64]) {
-        for column_count in [1, 2, 3, 29] {
-            check_product(row_count, column_count, 64);
+    for row_count in (1..=27).chain([48, 49, 64]) {
+        for column_count in [1, 2, 29] {
+            check_random_product(row_count, column_count, 64, false);
+            check_random_product(row_count, column_count, 128, true);
         }
     }
-    for row_len in [64, 128, 192, 256, 576, 1_024] {
-        check_product(5, 7, row_len);
-        check_product(9, 4, row_len);
-    }
-    check_product(128, 128, 64);
-}
-
-#[test]
-fn every_coefficient_multiplies_every_byte() {
-    let source: Vec<u8> = (0..=255).collect();
-    let coefficients: Vec<u8> = (0..=255).collect();
-    let expected = naive(&coefficients, 256, &source);
-    for level in Level::available() {
-        let mut target = vec![0; 256 * 256];
-        Matrix::new(level, 1, &coefficients).apply(256, &source, &mut target);
-        assert!(target == expected, "{level}");
+    for len in [64, 128, 192, 576, 1_024] {
+        check_random_product(5, 7, len, false);
+        check_random_product(9, 4, len, true);
+        // Two groups and more, and several tiles of each.
+        check_random_product(26, 64, len, false);
     }
 }
 
 #[test]
-fn nothing_is_read_or_written_outside_of_the_rows() {
+fn every_factor_multiplies_every_byte() {
+    let share: Vec<u8> = (0..=255).collect();
+    for is_wide in [false, true] {
+        let factors = (0..=255).map(|factor| factor << (8 * u16::from(is_wide)));
+        check_product(&factors.collect::<Vec<u16>>(), &[&share], 0);
+    }
+}
+
+#[test]
+fn nothing_outside_of_the_rows_is_written() {
     for offset in 0..64 {
-        let source = pattern(3, 64 + 3 * 192);
-        let source = &source[offset..offset + 3 * 192];
-        let coefficients = [2, 3, 5, 7, 11, 13];
-        let expected = naive(&coefficients, 192, source);
-        for level in Level::available() {
-            let mut target = vec![0x5a; 64 + 2 * 192];
-            let rows = offset..offset + 2 * 192;
-            Matrix::new(level, 3, &coefficients).apply(192, source, &mut target[rows.clone()]);
-            assert!(target[rows.clone()] == expected, "{level}, offset {offset}");
-            assert!(target[..rows.start].iter().all(|&byte| byte == 0x5a));
-            assert!(target[rows.end..].iter().all(|&byte| byte == 0x5a));
+        let sources = pattern(3, 64 + 3 * 192);
+        let sources: Vec<&[u8]> = sources[offset..offset + 3 * 192].chunks(192).collect();
+        check_product(&[2, 3, 5, 7, 11, 13], &sources, offset);
+        check_product(&[2, 3, 0x500, 7, 11, 0xd0d], &sources, offset);
+    }
+}
+
+/// The transform's rows are those of the matrix of the same code, at every level, for every shape
+/// of its layers and whatever lies around the rows.
+#[test]
+fn the_transform_is_the_matrix_of_its_points() {
+    for (data_count, recovery_count) in [
+        (2, 1),
+        (2, 254),
+        (3, 5),
+        (4, 6),
+        (5, 3),
+        (8, 248),
+        (9, 14),
+        (16, 14),
+        (17, 40),
+        (29, 51),
+        (29, 64),
+        (32, 65),
+        (33, 64),
+        (57, 70),
+        (64, 192),
+    ] {
+        for (len, offset) in [(64, 0), (128, 1), (192, 64), (1_024 + 64, 31)] {
+            check_transform(data_count, recovery_count, len, offset);
         }
     }
 }
 
-#[test]
-fn shares_split_and_join() {
-    for column_count in 0..20 {
-        for offset in [0, 1, 31, 32, 63] {
-            let bytes = pattern(column_count, offset + column_count * 64);
-            let share = &bytes[offset..];
-            for level in Level::available() {
-                let mut low = vec![0x5a; share.len() / 2];
-                let mut high = low.clone();
-                split(level, share, &mut low, &mut high);
-                for (i, (low, high)) in low.iter().zip(&high).enumerate() {
-                    let symbol = i / 32 * 64 + i % 32;
-                    assert_eq!(*high, share[symbol + 32], "{level}");
-                    assert_eq!(*low, share[symbol] ^ fold(*high), "{level}");
-                }
-                let mut joined = vec![0x5a; offset + share.len()];
-                join(level, &low, &high, &mut joined[offset..]);
-                assert!(joined[offset..] == *share, "{level}");
-                assert!(joined[..offset].iter().all(|&byte| byte == 0x5a));
+fn check_transform(data_count: u8, recovery_count: u8, len: usize, offset: usize) {
+    let sources = pattern(
+        usize::from(recovery_count),
+        usize::from(data_count) * len + offset,
+    );
+    let sources: Vec<&[u8]> = sources[offset..].chunks(len).collect();
+    let present: Vec<u8> = (0..data_count).collect();
+    let wanted: Vec<u8> = (data_count..=data_count + (recovery_count - 1)).collect();
+    let coefficients = crate::rs::lagrange::coefficients(data_count, &present, &wanted);
+    let mut expected = vec![vec![0; len]; wanted.len()];
+    let mut slices: Vec<&mut [u8]> = expected.iter_mut().map(Vec::as_mut_slice).collect();
+    let scalar = Level::available()[0];
+    Matrix::new(scalar, sources.len(), &coefficients).apply(&sources, &mut slices);
+    for level in Level::available() {
+        let Some(mut transform) = Transform::new(level, sources.len(), wanted.len()) else {
+            assert_eq!(level, scalar);
+            continue;
+        };
+        // Twice: what one call leaves in the scratch space does not show in the next.
+        for _ in 0..2 {
+            let mut targets = vec![vec![0x5a; offset + len + 64]; wanted.len()];
+            let mut slices: Vec<&mut [u8]> = targets
+                .iter_mut()
+                .map(|target| &mut target[offset..offset + len])
+                .collect();
+            transform.encode(&sources, &mut slices);
+            let place = (level, data_count, recovery_count, len, offset);
+            for (target, expected) in targets.iter().zip(&expected) {
+                assert!(target[offset..offset + len] == expected[..], "{place:?}");
+                let mut others = target[..offset].iter().chain(&target[offset + len..]);
+                assert!(others.all(|&byte| byte == 0x5a), "{place:?}");
             }
         }
     }
@@ -129,6 +194,18 @@ fn affine_matrices_multiply() {
     }
     // The manual's identity.
     assert_eq!(affine(&field.images(1)), 0x0102_0408_1020_4080);
+}
+
+#[test]
+fn tables_multiply() {
+    let field = Field::new();
+    for factor in 0..=255 {
+        let tables = nibbles(&field.images(factor));
+        for byte in 0..=255_u8 {
+            let product = tables.low[usize::from(byte & 15)] ^ tables.high[usize::from(byte >> 4)];
+            assert_eq!(product, field.mul_bytes(factor, byte));
+        }
+    }
 }
 
 #[test]

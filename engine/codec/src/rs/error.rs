@@ -59,14 +59,6 @@ pub enum CodeError {
         /// The index before it.
         previous: u8,
     },
-    /// Only data shares are rebuilt; recovery shares are encoded again.
-    #[error("wanted index {index} >= {required_count} data shares")]
-    WantedNotData {
-        /// The index given.
-        index: u8,
-        /// Data shares, `k`.
-        required_count: u8,
-    },
     /// A share that is present need not be rebuilt.
     #[error("wanted index {index} is present")]
     WantedPresent {

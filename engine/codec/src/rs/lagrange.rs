@@ -27,7 +27,7 @@ fn point(required: u8, index: u8) -> u16 {
 ///
 /// Indices are distinct, no wanted one is present, and `required` of them are: the caller
 /// checked.
-pub(super) fn coefficients(required: u8, present: &[u8], wanted: &[u8]) -> Vec<u16> {
+pub(crate) fn coefficients(required: u8, present: &[u8], wanted: &[u8]) -> Vec<u16> {
     let field = Field::new();
     let zeros = u16::from(required)..u16::from(required.next_power_of_two());
     let present = present.iter().map(|&index| point(required, index));

@@ -36,7 +36,7 @@
 
 mod encode;
 mod error;
-mod lagrange;
+pub(crate) mod lagrange;
 #[cfg(test)]
 pub(crate) mod naive;
 mod rows;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use reed_solomon_simd::engine::DefaultEngine;
-use reed_solomon_simd::rate::{LowRateDecoder, RateDecoder};
+use reed_solomon_simd::rate::{LowRateDecoder, LowRateEncoder, RateDecoder, RateEncoder};
 
 use super::*;
 use crate::level::Level;
@@ -51,9 +51,53 @@ fn encode(encoder: &mut Encoder, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
     recovery
 }
 
-/// Rebuilds every data share that is not in `present` at every level, and compares.
+/// The recovery shares by the stock encoder.
+fn stock_encode(data: &[&[u8]], recovery_count: usize) -> Vec<Vec<u8>> {
+    let engine = DefaultEngine::new();
+    let share_len = data[0].len();
+    let encoder = LowRateEncoder::new(data.len(), recovery_count, share_len, engine, None);
+    let mut encoder = encoder.unwrap();
+    for share in data {
+        encoder.add_original_shard(share).unwrap();
+    }
+    let result = encoder.encode().unwrap();
+    result.recovery_iter().map(<[u8]>::to_vec).collect()
+}
+
+/// The recovery shares at every level, written `offset` bytes into a line of cache, are those
+/// expected.
+fn check_encode(data: &[&[u8]], expected: &[Vec<u8>], offset: usize) {
+    let (required, share_len) = (data.len() as u8, data[0].len());
+    let total = required + expected.len() as u8;
+    for level in Level::available() {
+        let mut encoder = Encoder::with_level(level, required, total).unwrap();
+        assert_eq!(encoder.level(), level);
+        // Not zeros: every byte is to be overwritten, and none around.
+        let room = share_len.next_multiple_of(64) + 192;
+        let mut buffer = vec![0xa5; expected.len() * room + 64];
+        let start = buffer.as_ptr().align_offset(64);
+        let rows = buffer[start..].chunks_exact_mut(room).take(expected.len());
+        let mut targets: Vec<&mut [u8]> = rows
+            .map(|row| &mut row[64 + offset..][..share_len])
+            .collect();
+        encoder.encode_into(data, &mut targets).unwrap();
+        let place = (level, required, total, share_len, offset);
+        let rows = buffer[start..].chunks_exact(room).zip(expected);
+        for (index, (row, expected)) in rows.enumerate() {
+            let (before, rest) = row.split_at(64 + offset);
+            let (share, after) = rest.split_at(share_len);
+            assert!(share == expected, "row {index}, {place:?}");
+            assert!(
+                before.iter().chain(after).all(|&byte| byte == 0xa5),
+                "{place:?}"
+            );
+        }
+    }
+}
+
+/// Rebuilds every share that is not in `present` at every level, and compares.
 fn check_rebuild(required: u8, total: u8, shares: &[Vec<u8>], present: &[u8]) {
-    let wanted: Vec<u8> = (0..required)
+    let wanted: Vec<u8> = (0..total)
         .filter(|index| !present.contains(index))
         .rev()
         .collect();
@@ -179,6 +223,50 @@ fn a_row_depends_on_its_index_and_not_on_the_total() {
     }
 }
 
+/// Every required count with every total.
+#[test]
+fn every_shape_encodes_as_the_stock_encoder_does() {
+    for required in 1..=64_u8 {
+        let bytes = random_bytes(u64::from(required), usize::from(required) * 64);
+        let data: Vec<&[u8]> = bytes.chunks(64).collect();
+        // A row does not depend on the total.
+        let all = stock_encode(&data, usize::from(255 - required));
+        for count in 0..=all.len() {
+            check_encode(&data, &all[..count], count % 64);
+        }
+    }
+}
+
+#[test]
+fn every_length_encodes_as_the_stock_encoder_does() {
+    let bytes = random_bytes(9, 64 * 5 * 1_024);
+    for (required, recovery_count) in [(2, 3), (4, 6), (7, 9), (16, 14), (29, 64), (40, 215)] {
+        for share_len in (64..=3 * 1_024).step_by(64).chain([5 * 1_024]) {
+            // Sources at odd addresses, of all places in a line.
+            let start = share_len / 64 % 64;
+            let data: Vec<&[u8]> = bytes[start..]
+                .chunks_exact(share_len)
+                .take(required)
+                .collect();
+            let expected = stock_encode(&data, recovery_count);
+            check_encode(&data, &expected, 0);
+            check_encode(&data, &expected, 1 + share_len / 64 % 63);
+        }
+    }
+}
+
+/// From some length on, shares that lie well are written past the caches.
+#[test]
+fn long_shares_encode_as_the_stock_encoder_does() {
+    let share_len = 1_024 * 1_024 + 64;
+    let bytes = random_bytes(10, 9 * share_len);
+    let data: Vec<&[u8]> = bytes.chunks(share_len).collect();
+    let expected = stock_encode(&data, 5);
+    for offset in [0, 32] {
+        check_encode(&data, &expected, offset);
+    }
+}
+
 #[test]
 fn one_data_share_is_copied() {
     for total in [1, 2, 3, 255] {
@@ -251,14 +339,14 @@ fn every_length_rebuilds_as_the_stock_decoder_does() {
     }
 }
 
-/// Tiles differ in length with the number of rows; a share of theirs and a bit.
+/// Groups of rows take turns at tiles whose length depends on the number of sources; tiles and a
+/// bit.
 #[test]
 fn tiles_of_every_length_meet_without_a_seam() {
     for required in [2, 7, 29, 64_u8] {
         for wanted in [1, required / 2, required] {
             let present: Vec<u8> = (wanted..required + wanted).collect();
-            let rows = usize::from(required + wanted);
-            let tile_len = 64 * 1_024 / rows / 128 * 128;
+            let tile_len = (16 * 1_024 / usize::from(required)).next_multiple_of(64);
             for share_len in [tile_len - 64, tile_len, tile_len + 64, 2 * tile_len + 192] {
                 check_against_stock(required, 255, &present, share_len, 2);
             }
@@ -319,6 +407,20 @@ proptest! {
         let shares = stripe(required, total, column_count * 64, seed);
         check_rebuild(required, total, &shares, &present);
     }
+
+    #[test]
+    fn any_stripe_encodes_as_the_stock_encoder_does(
+        (required, recovery_count) in (2..=64_usize)
+            .prop_flat_map(|required| (Just(required), 1..=255 - required)),
+        column_count in 1..24_usize,
+        offsets in (0..64_usize, 0..64_usize),
+        seed in 0..1_000_000_u64,
+    ) {
+        let share_len = column_count * 64;
+        let bytes = random_bytes(seed, required * share_len + 64);
+        let data: Vec<&[u8]> = bytes[offsets.0..].chunks_exact(share_len).take(required).collect();
+        check_encode(&data, &stock_encode(&data, recovery_count), offsets.1);
+    }
 }
 
 #[test]
@@ -375,10 +477,10 @@ fn indices_that_make_no_plan_are_refused() {
         }
     );
     assert_eq!(
-        refused(&[0, 4, 5], &[3]),
-        CodeError::WantedNotData {
-            index: 3,
-            required_count: 3
+        refused(&[0, 4, 5], &[3, 6]),
+        CodeError::IndexOutOfRange {
+            index: 6,
+            total_count: 6
         }
     );
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use strand_codec::{CodeError, LEVEL_VARIABLE, Level, RowPlan};
+use strand_codec::{CodeError, Encoder, LEVEL_VARIABLE, Level, RowPlan};
 
 const EXPECTED: &str = "STRAND_TEST_EXPECTED_LEVEL";
 
@@ -14,11 +14,11 @@ fn a_process_works_at_the_level_of_its_environment() {
     let expected = std::env::var(EXPECTED);
     if let Ok(expected) = expected {
         let plan = RowPlan::new(2, 4, &[1, 3], &[0]);
-        let found = match (Level::of_process(), plan) {
-            (Ok(level), Ok(plan)) if plan.level() == level => level.to_string(),
-            (Err(error), Err(CodeError::Level(of_plan))) if of_plan == error => error.to_string(),
-            (level, plan) => panic!("{level:?}, but {plan:?}"),
-        };
+        let level = Level::of_process();
+        let refusal = level.map_err(CodeError::Level);
+        assert_eq!(plan.map(|plan| plan.level()), refusal);
+        assert_eq!(Encoder::new(2, 4).map(|encoder| encoder.level()), refusal);
+        let found = level.map_or_else(|error| error.to_string(), |level| level.to_string());
         assert_eq!(found, expected);
         return;
     }

@@ -1,77 +1,62 @@
 //! AVX-512 without GFNI: 64 products by look-up at a time.
-//!
-//! Splitting and joining, a small part of the work, are the AVX2 tier's.
 
 use core::arch::x86_64::*;
 
-use super::with_group_rows;
-use crate::kernels::Nibbles;
+use super::matrix::{matrix_tier, with_many_rows, with_rows, with_six_rows};
+use super::transform::transform_tier;
+use super::wide::{XOR3, wide_tier, zero};
+use crate::kernels::{B7_NIBBLES as B7, FOLD_NIBBLES, Nibbles};
 
-/// 8 sums, 2 halves of the source, tables and products: well within 32 registers; with more rows
-/// the coefficients of a group would crowd the source out of a small L1.
-pub(in crate::kernels) const GROUP_ROWS_MAX: usize = 8;
+/// 24 sums, the mask, two halves of the source, tables and products: within 32 registers.
+pub(in crate::kernels) const GROUP_ROWS_MAX: usize = 24;
 
-/// The exclusive or of three, as a table of three bits.
-const XOR3: i32 = 0b1001_0110;
+type Factor = Nibbles;
 
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(in crate::kernels) fn multiply(
-    coefficients: &[Nibbles],
-    row_count: usize,
-    row_len: usize,
-    source: &[u8],
-    target: &mut [u8],
-) {
-    with_group_rows!(row_count, wide group(coefficients, row_len, source, target));
+wide_tier!("avx512f,avx512bw");
+matrix_tier!("avx512f,avx512bw", with_many_rows);
+transform_tier!("avx512f,avx512bw");
+
+/// Bytes as two indices into tables of 16.
+#[derive(Clone, Copy)]
+struct Halves {
+    low: __m512i,
+    high: __m512i,
 }
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn group<const ROWS: usize>(
-    coefficients: &[Nibbles],
-    row_len: usize,
-    source: &[u8],
-    target: &mut [u8],
-) {
+fn prepare(bytes: Vector) -> Halves {
     let mask = _mm512_set1_epi8(0x0f);
-    let (columns, _) = coefficients.as_chunks::<ROWS>();
-    for step in 0..row_len / 64 {
-        let mut sums = [_mm512_setzero_si512(); ROWS];
-        for (column, source) in columns.iter().zip(source.chunks_exact(row_len)) {
-            let (source, _) = source.as_chunks::<64>();
-            let bytes = load(&source[step]);
-            let low = _mm512_and_si512(bytes, mask);
-            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
-            for (sum, tables) in sums.iter_mut().zip(column) {
-                let low = _mm512_shuffle_epi8(broadcast(&tables.low), low);
-                let high = _mm512_shuffle_epi8(broadcast(&tables.high), high);
-                *sum = _mm512_ternarylogic_epi64::<XOR3>(*sum, low, high);
-            }
-        }
-        for (sum, target) in sums.iter().zip(target.chunks_exact_mut(row_len)) {
-            let (target, _) = target.as_chunks_mut::<64>();
-            store(&mut target[step], *sum);
-        }
+    Halves {
+        low: _mm512_and_si512(bytes, mask),
+        high: _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask),
     }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn broadcast(bytes: &[u8; 16]) -> __m512i {
+#[target_feature(enable = "avx512f,avx512bw")]
+fn add_product(sum: Vector, factor: &Factor, source: Halves) -> Vector {
+    let low = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table(&factor.low)), source.low);
+    let high = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table(&factor.high)), source.high);
+    _mm512_ternarylogic_epi64::<XOR3>(sum, low, high)
+}
+
+/// Adds the fold of high bytes, given in both halves, to the low half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn add_fold(column: Vector, twice_high: Vector) -> Vector {
+    const LOW_LANES: u16 = 0x00ff;
+    let low = _mm512_maskz_broadcast_i32x4(LOW_LANES, table(&FOLD_NIBBLES.low));
+    let high = _mm512_maskz_broadcast_i32x4(LOW_LANES, table(&FOLD_NIBBLES.high));
+    let halves = prepare(twice_high);
+    let low = _mm512_shuffle_epi8(low, halves.low);
+    let high = _mm512_shuffle_epi8(high, halves.high);
+    _mm512_ternarylogic_epi64::<XOR3>(column, low, high)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn table(bytes: &[u8; 16]) -> __m128i {
     // SAFETY: the reference covers 16 readable bytes; `loadu` asks nothing of alignment.
-    let lane = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    _mm512_broadcast_i32x4(lane)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn load(bytes: &[u8; 64]) -> __m512i {
-    // SAFETY: the reference covers 64 readable bytes; `loadu` asks nothing of alignment.
-    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn store(bytes: &mut [u8; 64], vector: __m512i) {
-    // SAFETY: the reference covers 64 writable bytes; `storeu` asks nothing of alignment.
-    unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), vector) }
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }

@@ -1,49 +1,42 @@
-//! AVX-512 with GFNI: 64 products by one instruction each.
-//!
-//! Splitting and joining are the AVX2 tier's.
+//! AVX-512 with GFNI: 64 products by one instruction.
 
 use core::arch::x86_64::*;
 
-use super::avx512::{load, store};
-use super::with_group_rows;
-use crate::kernels::Affine;
+use super::matrix::{matrix_tier, with_many_rows, with_rows, with_six_rows};
+use super::transform::transform_tier;
+use super::wide::{wide_tier, zero};
+use crate::kernels::{Affine, B7_AFFINE as B7, FOLD_AFFINE};
 
-/// 8 sums and a source: eight independent chains hide the instruction's latency.
-pub(in crate::kernels) const GROUP_ROWS_MAX: usize = 8;
+/// 24 sums, a source, a matrix and products: within 32 registers.
+pub(in crate::kernels) const GROUP_ROWS_MAX: usize = 24;
 
+type Factor = Affine;
+
+wide_tier!("avx512f,avx512bw,gfni");
+matrix_tier!("avx512f,avx512bw,gfni", with_many_rows);
+transform_tier!("avx512f,avx512bw,gfni");
+
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
-pub(in crate::kernels) fn multiply(
-    coefficients: &[Affine],
-    row_count: usize,
-    row_len: usize,
-    source: &[u8],
-    target: &mut [u8],
-) {
-    with_group_rows!(row_count, wide group(coefficients, row_len, source, target));
+fn prepare(bytes: Vector) -> Vector {
+    bytes
 }
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
-fn group<const ROWS: usize>(
-    coefficients: &[Affine],
-    row_len: usize,
-    source: &[u8],
-    target: &mut [u8],
-) {
-    let (columns, _) = coefficients.as_chunks::<ROWS>();
-    for step in 0..row_len / 64 {
-        let mut sums = [_mm512_setzero_si512(); ROWS];
-        for (column, source) in columns.iter().zip(source.chunks_exact(row_len)) {
-            let (source, _) = source.as_chunks::<64>();
-            let bytes = load(&source[step]);
-            for (sum, matrix) in sums.iter_mut().zip(column) {
-                let matrix = _mm512_set1_epi64(matrix.cast_signed());
-                let product = _mm512_gf2p8affine_epi64_epi8::<0>(bytes, matrix);
-                *sum = _mm512_xor_si512(*sum, product);
-            }
-        }
-        for (sum, target) in sums.iter().zip(target.chunks_exact_mut(row_len)) {
-            let (target, _) = target.as_chunks_mut::<64>();
-            store(&mut target[step], *sum);
-        }
-    }
+fn add_product(sum: Vector, factor: &Factor, source: Vector) -> Vector {
+    let matrix = _mm512_set1_epi64(factor.cast_signed());
+    add(sum, _mm512_gf2p8affine_epi64_epi8::<0>(source, matrix))
+}
+
+/// Adds the fold of high bytes, given in both halves, to the low half.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,gfni")]
+fn add_fold(column: Vector, twice_high: Vector) -> Vector {
+    const FOLD: i64 = FOLD_AFFINE.cast_signed();
+    let matrix = _mm512_set_epi64(0, 0, 0, 0, FOLD, FOLD, FOLD, FOLD);
+    add(
+        column,
+        _mm512_gf2p8affine_epi64_epi8::<0>(twice_high, matrix),
+    )
 }
