@@ -5,7 +5,7 @@
 //! recovery shares of a stripe, [`PieceHasher`] and [`SegmentTree`] commit to all pieces.
 //! A download runs backwards: [`commitment_of_path`], [`share_hash`] or [`verify_slice`] name
 //! a liar before his bytes are used, [`RowPlan`] rebuilds missing data shares, [`Opener`]
-//! opens the chunks.
+//! opens the chunks. [`SegmentWriter`] and [`SegmentRestorer`] do it all in one pass, some columns at a time.
 //!
 //! **Invariant:** pure. No I/O, no clock, no randomness, no threads, no global state beyond
 //! lazily computed constants and the [`Level`] of the process. Every input that can come from a peer is answered with a typed
@@ -25,12 +25,14 @@
 mod field;
 mod kernels;
 mod level;
+mod pipeline;
 mod rs;
 mod seal;
 mod shape;
 mod tree;
 
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
+pub use pipeline::{RestoreError, SegmentRestorer, SegmentWriter, StripeCoder};
 pub use rs::{CodeError, Encoder, RowPlan};
 pub use seal::{
     Backend, ContentKey, KEY_COMMITMENT_BYTES, OpenError, Opener, SALT_BYTES, Sealer,

@@ -94,4 +94,33 @@ impl AeadKey {
         }
         Ok(&mut sealed[..body_len])
     }
+
+    /// Checks the tag at the end of `sealed` and opens what is before it into `plain`, which is [`TAG_BYTES`] shorter.
+    ///
+    /// On failure all of `plain` is zeroed.
+    pub(super) fn open_into(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), TagMismatch> {
+        assert_eq!(sealed.len(), plain.len() + TAG_BYTES);
+        let (body, tag) = sealed.split_at(plain.len());
+        let opened = match self {
+            Self::AwsLc(key) => {
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.open_separate_gather(nonce, Aad::empty(), body, tag, plain)
+                    .is_ok()
+            }
+            Self::Portable(key) => {
+                plain.copy_from_slice(body);
+                key.open_in_place(&nonce, plain, tag)
+            }
+        };
+        if !opened {
+            plain.fill(0);
+            return Err(TagMismatch);
+        }
+        Ok(())
+    }
 }

@@ -159,6 +159,31 @@ impl MessageKey {
             .map_err(|_| OpenError::Authentication)
     }
 
+    /// Opens chunk `index` into `plain`, which is [`TAG_BYTES`] shorter than `sealed`.
+    ///
+    /// # Errors
+    ///
+    /// As [`MessageKey::open_chunk`]; all of `plain` is zeroed then.
+    ///
+    /// # Panics
+    ///
+    /// If `plain` has another length than said.
+    pub fn open_chunk_into(
+        &self,
+        index: u64,
+        is_last: bool,
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), OpenError> {
+        if let Err(error) = check_chunk(index, is_last, sealed.len()) {
+            plain.fill(0);
+            return Err(error);
+        }
+        self.key
+            .open_into(self.nonce(index), sealed, plain)
+            .map_err(|_| OpenError::Authentication)
+    }
+
     /// Seals all chunks of a message.
     ///
     /// # Panics

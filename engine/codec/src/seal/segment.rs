@@ -168,6 +168,25 @@ impl Opener {
             .map(|plain| &*plain)
     }
 
+    /// Opens one chunk into `plain`, which is 16 bytes shorter than `sealed`; `is_last` as in [`Opener::open_chunk`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Opener::open_chunk`]; all of `plain` is zeroed then.
+    ///
+    /// # Panics
+    ///
+    /// If `plain` has another length than said.
+    pub fn open_chunk_into(
+        &self,
+        chunk_index: u64,
+        is_last: bool,
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<(), OpenError> {
+        self.0.open_chunk_into(chunk_index, is_last, sealed, plain)
+    }
+
     /// Opens the whole segment and appends its plaintext to `plain`.
     ///
     /// # Errors

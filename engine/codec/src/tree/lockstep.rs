@@ -90,8 +90,11 @@ impl LockstepHasher {
             });
             return trees.collect();
         }
-        let tops = self.merge(Above::Shares, share_count, 2);
-        let roots: Vec<Hash> = tops.chunks_exact(2).map(merge_root).collect();
+        let tops = merge(self.lanes, &self.shares, &mut self.levels, share_count, 2);
+        let roots: Vec<Hash> = tops[..2 * self.piece_count]
+            .chunks_exact(2)
+            .map(merge_root)
+            .collect();
         let shares = self.shares.chunks_exact(share_count);
         let trees = roots.into_iter().zip(shares);
         trees
@@ -148,45 +151,38 @@ impl LockstepHasher {
         // The node above a piece's only share is its root.
         let is_root = share_count == 1 && leaf_count > 1;
         let width = if is_root { 2 } else { 1 };
-        let tops = self.merge(Above::Leaves, leaf_count, width).to_vec();
-        for (piece, top) in tops.chunks_exact(width).enumerate() {
-            self.shares[piece * share_count + share] =
-                if is_root { merge_root(top) } else { top[0] };
+        let leaves = &self.leaves[..self.piece_count * leaf_count];
+        let tops = merge(self.lanes, leaves, &mut self.levels, leaf_count, width);
+        let shares = self.shares.iter_mut().skip(share).step_by(share_count);
+        for (hash, top) in shares.zip(tops.chunks_exact(width)) {
+            *hash = if is_root { merge_root(top) } else { top[0] };
         }
-    }
-
-    /// Merges `count` hashes of every piece, pair by pair and level by level, until each has `width`.
-    ///
-    /// An odd last one goes up as it is: that is the tree whose left subtrees are as large as they can be (section 2.1 of the paper).
-    fn merge(&mut self, above: Above, mut count: usize, width: usize) -> &[Hash] {
-        let [from, to] = &mut self.levels;
-        let (mut from, mut to) = (from, to);
-        let mut is_first = true;
-        while count > width || is_first {
-            let source: &[Hash] = match above {
-                Above::Leaves if is_first => &self.leaves,
-                Above::Shares if is_first => &self.shares,
-                _ => from,
-            };
-            let source = &source[..self.piece_count * count];
-            is_first = false;
-            if count <= width {
-                to[..source.len()].copy_from_slice(source);
-            } else {
-                merge_level(self.lanes, source, count, to);
-                count = count.div_ceil(2);
-            }
-            (from, to) = (to, from);
-        }
-        &from[..self.piece_count * count]
     }
 }
 
-/// Which hashes are merged.
-#[derive(Clone, Copy, Debug)]
-enum Above {
-    Leaves,
-    Shares,
+/// Merges `count` hashes of every piece, pair by pair and level by level, until each has `width`, and returns these in front.
+///
+/// An odd last one goes up as it is: that is the tree whose left subtrees are as large as they can be (section 2.1 of the paper).
+fn merge<'a>(
+    lanes: Lanes,
+    hashes: &'a [Hash],
+    levels: &'a mut [Vec<Hash>; 2],
+    mut count: usize,
+    width: usize,
+) -> &'a [Hash] {
+    if count <= width {
+        return hashes;
+    }
+    let [mut from, mut to] = levels.each_mut();
+    let piece_count = hashes.len() / count;
+    merge_level(lanes, hashes, count, from);
+    count = count.div_ceil(2);
+    while count > width {
+        merge_level(lanes, &from[..piece_count * count], count, to);
+        count = count.div_ceil(2);
+        (from, to) = (to, from);
+    }
+    from
 }
 
 /// One level up: `count` hashes of every piece become half as many.
