@@ -6,11 +6,12 @@
 //! last send has let go of them: a full segment needs 148 MB of them, and fresh memory costs page
 //! faults each time.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use strand_codec::{Encoder, Hash, PieceHasher, SegmentTree, Shape};
+use strand_codec::{Hash, SegmentTree, Shape, StripeCoder};
 use tokio::sync::watch;
 
 use crate::buffers::BufferStore;
@@ -58,32 +59,18 @@ impl Stripes {
 
     /// Codes and hashes everything. Blocking; ends early after [`Self::cancel`].
     pub(super) fn produce(&self, store: &Arc<BufferStore>) -> Result<(), String> {
-        let (required, total) = (self.shape.required(), self.shape.total());
-        let recovery_count = usize::from(total - required);
-        let mut encoder = Encoder::new(required, total).map_err(|error| error.to_string())?;
-        let mut hashers: Vec<_> = (0..total)
-            .map(|_| PieceHasher::new(self.shape.piece_len()))
-            .collect();
+        let recovery_count = usize::from(self.shape.total() - self.shape.required());
+        let mut coder = StripeCoder::new(&self.shape).map_err(|error| error.to_string())?;
         for stripe in 0..self.shape.share_count() {
             if self.is_cancelled.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            let share_len = self.shape.share_len(stripe);
-            let data: Vec<Bytes> = (0..required)
-                .map(|index| self.data_share(stripe, index))
-                .collect();
-            let data: Vec<&[u8]> = data.iter().map(|share| &share[..]).collect();
-            let mut lent = store.lend(recovery_count * share_len);
-            let mut recovery: Vec<&mut [u8]> = lent.chunks_exact_mut(share_len).collect();
-            encoder
-                .encode_into(&data, &mut recovery)
-                .map_err(|error| error.to_string())?;
-            let shares = data
-                .iter()
-                .copied()
-                .chain(recovery.iter().map(|share| &**share));
-            for (hasher, share) in hashers.iter_mut().zip(shares) {
-                hasher.push_share(share);
+            let data = &self.padded[self.stripe_bytes(stripe)];
+            let mut lent = store.lend(recovery_count * self.shape.share_len(stripe));
+            while coder.stripe() == stripe {
+                coder
+                    .step(data, &mut lent)
+                    .map_err(|error| error.to_string())?;
             }
             *self.recovery_of(stripe) = Some(Bytes::from_owner(lent));
             let stripe_count = stripe + 1;
@@ -95,10 +82,7 @@ impl Stripes {
                 });
             }
         }
-        let roots: Vec<Hash> = hashers
-            .into_iter()
-            .map(|hasher| hasher.finish().root)
-            .collect();
+        let roots: Vec<Hash> = coder.finish().iter().map(|tree| tree.root).collect();
         let tree = SegmentTree::new(&self.shape, &roots).map_err(|error| error.to_string())?;
         let _ = self.tree.set(tree);
         self.ready.send_modify(|ready| ready.is_whole = true);
@@ -148,13 +132,18 @@ impl Stripes {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn data_share(&self, stripe: u32, index: u8) -> Bytes {
+    /// Where the data shares of a stripe lie in the sealed segment.
+    fn stripe_bytes(&self, stripe: u32) -> Range<usize> {
         // Stripe j begins at k times the offset that its share has in a piece: shares before it
         // have the same lengths in all pieces.
-        let stripe_start =
-            self.shape.share_offset(stripe) as usize * usize::from(self.shape.required());
+        let required = usize::from(self.shape.required());
+        let start = self.shape.share_offset(stripe) as usize * required;
+        start..start + self.shape.share_len(stripe) * required
+    }
+
+    fn data_share(&self, stripe: u32, index: u8) -> Bytes {
         let share_len = self.shape.share_len(stripe);
-        let start = stripe_start + usize::from(index) * share_len;
+        let start = self.stripe_bytes(stripe).start + usize::from(index) * share_len;
         self.padded.slice(start..start + share_len)
     }
 }
