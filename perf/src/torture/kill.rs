@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use strand_blob::GetError;
+use piecestore::core::CoreExecutor;
+use piecestore::disk::RingDisk;
+use strand_blob::{GetError, Store};
 use strand_torture::Tally;
 
 use super::ward::{NOW_S, Pieces, options};
@@ -151,7 +153,7 @@ pub(super) fn compare(
         let pieces = Pieces::new();
         let mut wrong = Vec::new();
         for (number, known) in wanted {
-            if let Some(what) = wrong_with(&session, &pieces, number, known).await {
+            if let Some(what) = wrong_with(session.store(), &pieces, number, known).await {
                 wrong.push(what);
             }
         }
@@ -170,15 +172,14 @@ pub(super) fn compare(
     }
 }
 
-async fn wrong_with(
-    session: &Session,
+pub(super) async fn wrong_with(
+    store: &Store<RingDisk<CoreExecutor>>,
     pieces: &Pieces,
     number: u64,
     known: Known,
 ) -> Option<String> {
     let work = Arc::clone(pieces.of(number));
     let (satellite, id) = work.key(number);
-    let store = session.store();
     let found = match store.piece(&satellite, &id, NOW_S).await {
         Ok(piece) => store.read_shares(&piece, 0..piece.share_count()).await,
         Err(error) => Err(error),

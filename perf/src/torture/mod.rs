@@ -4,6 +4,8 @@
 //! proofs once (crash states, a fault at every operation, damage at rest, kills of a real process on a real disk, power cuts, planted bugs) and
 //! then runs the store from one seed after another. All but `kill` and `power` is decided by seeds: a violation names the arguments that show it again.
 
+mod full;
+mod image;
 mod kill;
 mod options;
 mod outcome;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 use strand_torture::node::{self, NodeOptions};
 use strand_torture::store::{forged, rot, seeds, states, sweep};
 use strand_torture::{Tally, bugs};
@@ -178,20 +181,7 @@ impl Torture<'_> {
             })?;
             self.take(tally, found);
         }
-        if self.options.does(What::Power) && !power::is_allowed() {
-            self.narrator.line("NO POWER CUTS: they take root");
-        } else if self.options.does(What::Power) {
-            self.narrator
-                .line("power cuts on file systems of their own");
-            let found = self.in_folder(|folder, program| {
-                power::run(folder, program, first, self.options.cuts, &self.narrator)
-            });
-            match found {
-                Ok(found) => self.take(tally, found),
-                // Not every machine lets root mount an image.
-                Err(error) => self.narrator.line(&format!("NO POWER CUTS: {error:#}")),
-            }
-        }
+        self.prove_on_real_kernels(tally, first)?;
         if self.options.does(What::Bugs) {
             self.narrator
                 .line("planted bugs: building a program with them");
@@ -212,6 +202,40 @@ impl Torture<'_> {
             }
         }
         Ok(outcome)
+    }
+
+    /// What takes root: file systems of its own.
+    fn prove_on_real_kernels(&self, tally: &mut Tally, seed: u64) -> Result<()> {
+        let options = self.options;
+        let wanted = [What::Power, What::Full];
+        let mut wanted = wanted.into_iter().filter(|&what| options.does(what));
+        if let Some(reason) = image::refusal() {
+            for what in wanted {
+                let name = what.to_possible_value();
+                let name = name.as_ref().map_or("", |name| name.get_name());
+                self.narrator.line(&format!("NOT DONE: {name}: {reason}"));
+            }
+            return Ok(());
+        }
+        wanted.try_for_each(|what| {
+            let found = self.in_folder(|folder, program| {
+                image::apart(|| self.prove_apart(what, folder, program, seed))
+            })?;
+            self.take(tally, found);
+            Ok(())
+        })
+    }
+
+    fn prove_apart(&self, what: What, folder: &Path, program: &Path, seed: u64) -> Result<Tally> {
+        let (options, narrator) = (self.options, &self.narrator);
+        let systems = &options.systems;
+        if what == What::Power {
+            narrator.line("power cuts on file systems of their own");
+            power::run(folder, program, seed, options.cuts, systems, narrator)
+        } else {
+            narrator.line("a small file system that is full");
+            full::run(folder, seed, options.rounds, systems, narrator)
+        }
     }
 
     /// Gives real processes a fresh folder, and removes it.

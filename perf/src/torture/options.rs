@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::image::System;
+
 /// `strand-perf torture`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -26,6 +28,12 @@ pub struct Options {
     /// Power cuts on each file system
     #[arg(long, default_value_t = 3)]
     pub cuts: u64,
+    /// File systems of the power cuts and of the full disk
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [System::Ext4, System::Xfs])]
+    pub(super) systems: Vec<System>,
+    /// How often a small file system is filled, on the file systems in turn
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u64,
     /// An existing folder on the disk for what is killed; it is used through a fresh folder in it
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -51,6 +59,8 @@ pub(super) enum What {
     Kill,
     /// A file system of its own, of which a copy is made at a random moment; takes root
     Power,
+    /// A small file system of its own that is filled, by the store and by somebody else; takes root
+    Full,
     /// Bugs planted on purpose: each must be noticed
     Bugs,
 }
