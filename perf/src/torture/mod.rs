@@ -5,11 +5,14 @@
 //! then runs the store from one seed after another. All but `kill` and `power` is decided by seeds: a violation names the arguments that show it again.
 
 mod full;
+mod fuse;
 mod image;
 mod kill;
 mod options;
 mod outcome;
+mod patient;
 mod power;
+mod sick_disk;
 mod ward;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +30,7 @@ use crate::narrator::Narrator;
 pub use options::Options;
 use options::What;
 pub use outcome::Outcome;
+pub use patient::patient_main;
 pub use ward::ward_main;
 
 /// Seeds whose crash states are all tried: together more than a thousand states.
@@ -207,7 +211,7 @@ impl Torture<'_> {
     /// What takes root: file systems of its own.
     fn prove_on_real_kernels(&self, tally: &mut Tally, seed: u64) -> Result<()> {
         let options = self.options;
-        let wanted = [What::Power, What::Full];
+        let wanted = [What::Power, What::Full, What::Fuse];
         let mut wanted = wanted.into_iter().filter(|&what| options.does(what));
         if let Some(reason) = image::refusal() {
             for what in wanted {
@@ -229,12 +233,23 @@ impl Torture<'_> {
     fn prove_apart(&self, what: What, folder: &Path, program: &Path, seed: u64) -> Result<Tally> {
         let (options, narrator) = (self.options, &self.narrator);
         let systems = &options.systems;
-        if what == What::Power {
-            narrator.line("power cuts on file systems of their own");
-            power::run(folder, program, seed, options.cuts, systems, narrator)
-        } else {
-            narrator.line("a small file system that is full");
-            full::run(folder, seed, options.rounds, systems, narrator)
+        match what {
+            What::Power => {
+                narrator.line("power cuts on file systems of their own");
+                power::run(folder, program, seed, options.cuts, systems, narrator)
+            }
+            What::Full => {
+                narrator.line("a small file system that is full");
+                full::run(folder, seed, options.rounds, systems, narrator)
+            }
+            _ if !Path::new("/dev/fuse").exists() => {
+                narrator.line("NOT DONE: fuse: there is no /dev/fuse");
+                Ok(Tally::default())
+            }
+            _ => {
+                narrator.line("a disk that fails on command");
+                fuse::run(folder, program, seed, options.truncations)
+            }
         }
     }
 

@@ -34,6 +34,9 @@ pub struct Options {
     /// How often a small file system is filled, on the file systems in turn
     #[arg(long, default_value_t = 3)]
     pub rounds: u64,
+    /// How often a file is cut short under the map of a process that reads it
+    #[arg(long, default_value_t = 24)]
+    pub truncations: u64,
     /// An existing folder on the disk for what is killed; it is used through a fresh folder in it
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -61,6 +64,8 @@ pub(super) enum What {
     Power,
     /// A small file system of its own that is filled, by the store and by somebody else; takes root
     Full,
+    /// A FUSE file system of its own that fails on command: reads, syncs, space, hangs, truncation under a map; takes root
+    Fuse,
     /// Bugs planted on purpose: each must be noticed
     Bugs,
 }
