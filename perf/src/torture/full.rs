@@ -28,7 +28,7 @@ use crate::random::Random;
 use crate::store::drive::{Load, Session, on_core};
 
 /// What the store may take of an image.
-const CAPACITY_BYTES: u64 = 128 << 20;
+const CAPACITY_BYTES: u64 = 96 << 20;
 
 /// Rounds between two openings.
 const ROUNDS_AN_OPENING: u64 = 2;
@@ -148,6 +148,7 @@ fn options() -> StoreOptions {
 
 /// Full by the limit, emptied, full by somebody else, emptied.
 async fn round(session: &Session, filling: &Rc<Filling>, foreign: &Path) -> Result<()> {
+    filling.wait_for_room(session).await?;
     filling.fill(session).await.context("up to the limit")?;
     let space = filling.store.space();
     ensure!(
@@ -371,6 +372,22 @@ impl Filling {
             }
         }
         anyhow::bail!("compaction has no end")
+    }
+
+    /// Until what was free when it was looked at last allows for all that the store may take.
+    async fn wait_for_room(&self, session: &Session) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let space = self.store.space();
+            if space.disk_free_bytes + space.file_bytes > CAPACITY_BYTES + LEFT_BYTES {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "the other file is gone, and its room is not there: {space:?}"
+            );
+            session.executor().sleep(REST).await;
+        }
     }
 
     async fn wait_for_deletes(&self, session: &Session) -> Result<()> {

@@ -47,12 +47,18 @@ impl System {
         }
     }
 
-    /// What makes one, and nothing that is left for later: ext4 would go on writing its tables for minutes.
+    /// What makes one, with nothing left for later (ext4 would go on writing its tables for minutes) and no room set aside for root.
     fn maker(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::Ext4 => (
                 "mkfs.ext4",
-                &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
+                &[
+                    "-q",
+                    "-m",
+                    "0",
+                    "-E",
+                    "lazy_itable_init=0,lazy_journal_init=0",
+                ],
             ),
             Self::Xfs => ("mkfs.xfs", &["-q"]),
             Self::Btrfs => ("mkfs.btrfs", &["-q"]),

@@ -23,8 +23,8 @@ use super::ward::NOW_S;
 use crate::store::drive::{NODE_ID, Session, on_core};
 use crate::store::work::Work;
 
-/// Bytes of each piece.
-pub(super) const BODY_BYTES: usize = 4_096;
+/// Bytes of each piece: two shares, so that its body is read apart from its header.
+const BODY_BYTES: usize = 20_000;
 
 /// Pieces that may be put: no two have the same body.
 pub(super) const PIECES_MAX: u64 = 256;
@@ -66,8 +66,8 @@ pub(super) struct Failed {
 /// Small blobs that are filled one after another.
 fn options() -> StoreOptions {
     let mut options = StoreOptions::new(NODE_ID, 1 << 30);
-    options.blob_bytes_max = 128 << 10;
-    options.group_bytes_max = 64 << 10;
+    options.blob_bytes_max = 256 << 10;
+    options.group_bytes_max = 128 << 10;
     options.append_points_max = 1;
     options.lanes_max = 1;
     options
