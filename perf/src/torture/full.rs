@@ -34,7 +34,7 @@ const CAPACITY_BYTES: u64 = 96 << 20;
 const ROUNDS_AN_OPENING: u64 = 2;
 
 /// Callers side by side.
-const CALLERS: usize = 16;
+const CALLERS: usize = 64;
 
 /// Refusals after which a disk is full.
 const REFUSALS: u64 = 64;
