@@ -82,7 +82,10 @@ fn file_systems_of_its_own_lose_nothing_when_power_goes_room_ends_or_the_disk_is
     let (said, code) = run(&[what.as_slice(), &sizes].concat());
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said["violations"], serde_json::json!([]));
-    assert!(said["acked_pieces_checked"].as_u64() > Some(1_000), "{said}");
+    assert!(
+        said["acked_pieces_checked"].as_u64() > Some(1_000),
+        "{said}"
+    );
     // Not every kernel that lets root mount has loop devices and FUSE; what was not done has no count.
     for key in ["power_cuts_ext4", "full_rounds", "truncations"] {
         match said.get(key) {
