@@ -19,7 +19,7 @@ use strand_torture::Tally;
 
 use super::patient::{Answer, Failed, PIECES_MAX, work};
 use super::power::make_folders;
-use super::sick_disk::{Fault, SickDisk};
+use super::sick_disk::{Fault, HANG_MAX, SickDisk};
 use crate::part::Part;
 use crate::random::Random;
 use crate::store::work::Work;
@@ -27,9 +27,9 @@ use crate::store::work::Work;
 /// How long the process may take for what it is told.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// A hang, and how soon whoever does not need the disk must have its answer.
+/// A hang, and until when whoever does not need the disk must have its answer: before the disk goes on by itself.
 const HANG: Duration = Duration::from_millis(1_500);
-const BESIDE_MAX: Duration = Duration::from_secs(1);
+const BESIDE_MAX: Duration = Duration::from_secs(HANG_MAX.as_secs() / 2);
 
 /// Pieces that are there before a fault.
 const STORED: u64 = 200;

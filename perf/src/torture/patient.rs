@@ -252,6 +252,8 @@ impl Patient {
                     }
                 }
             }
+            // What comes from memory waits for nothing.
+            self.executor.yield_now().await;
         }
     }
 

@@ -26,7 +26,7 @@ use fuser::{
 const BELIEVED: Duration = Duration::from_secs(1);
 
 /// No hang is longer, whatever becomes of whoever should end it.
-const HANG_MAX: Duration = Duration::from_secs(30);
+pub(super) const HANG_MAX: Duration = Duration::from_secs(30);
 
 /// What `statfs` says: there is room, until writes say otherwise.
 const BLOCKS: u64 = 1 << 28;
@@ -93,7 +93,7 @@ struct Health {
 }
 
 impl Health {
-    /// The error of a request, which waits first where the disk hangs. `wait` says whether it may.
+    /// The error of a request, if it meets one.
     fn meet(&self, asked: Asked<'_>) -> Option<i32> {
         let fault = lock(&self.fault);
         let errno = fault.as_ref().and_then(|fault| fault.errno_of(asked));
