@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! strand-torture store --seed S [--seeds N]     runs of the store from seeds
+//! strand-torture sim --seed S [--seeds N]       whole nodes in virtual time, and how fast that was
 //! strand-torture states [--seed S] [--seeds N]  every state that a crash could leave
 //! strand-torture sweep [--every N]              a fault at every operation
 //! strand-torture rot [--seed S] [--every N]     damage to bytes at rest, and forged records; --part NAME for one kind
@@ -15,9 +16,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use strand_torture::Tally;
 use strand_torture::bugs;
+use strand_torture::node::{self, NodeOptions};
 use strand_torture::store::{forged, rot, seeds, states, sweep};
 
 fn main() -> ExitCode {
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     bugs::check_picked()?;
     let (command, rest) = arguments.split_first().ok_or_else(|| {
-        anyhow::anyhow!("say what to do: store, states, sweep, rot, hunt, hunts or bugs")
+        anyhow::anyhow!("say what to do: store, sim, states, sweep, rot, hunt, hunts or bugs")
     })?;
     let number = |name: &str, usual: u64| -> anyhow::Result<u64> {
         let Some(at) = rest.iter().position(|argument| argument == name) else {
@@ -51,6 +54,22 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
             for seed in first..first + number("--seeds", 1)? {
                 tally.merge(seeds::run(seed));
             }
+        }
+        "sim" => {
+            let begun = Instant::now();
+            for seed in first..first + number("--seeds", 1)? {
+                let (found, hash) = node::run(seed, &NodeOptions::default());
+                if !found.violations.is_empty() {
+                    eprintln!("seed {seed}, hash {hash:016x}: {:#?}", found.violations);
+                }
+                tally.merge(found);
+            }
+            let simulated_s = tally
+                .counts
+                .get("sim_ms")
+                .map_or(0.0, |ms| *ms as f64 / 1_000.0);
+            let speedup = simulated_s / begun.elapsed().as_secs_f64();
+            eprintln!("{speedup:.0} times real time");
         }
         "states" => {
             for seed in first..first + number("--seeds", 1)? {

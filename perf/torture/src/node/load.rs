@@ -96,7 +96,7 @@ impl World {
         if ledger.entries.len() > ENTRIES_MAX {
             let gone = ledger.entries.iter().find(|(_, entry)| {
                 let is_over = entry.expiry_ms != 0 && entry.expiry_ms + 60_000 < now_ms;
-                !entry.is_busy && (entry.state == State::Deleted || is_over)
+                !entry.is_busy && (entry.state == State::Deleted || is_over || entry.is_over)
             });
             if let Some(key) = gone.map(|(&key, _)| key) {
                 ledger.forget(key);
@@ -127,7 +127,8 @@ impl World {
         } else {
             0
         };
-        self.ledger.borrow_mut().add(segment, expiry_ms)
+        let now_ms = self.executor.now_ms();
+        self.ledger.borrow_mut().add(segment, expiry_ms, now_ms)
     }
 
     /// The limit for a verb on a piece, and the piece.
@@ -243,7 +244,7 @@ impl World {
         if let (Ok(false), Some(before)) = (&answer, before) {
             let version = self.ledger.borrow().before(key).unwrap_or(before);
             let before = before.in_version_of(version);
-            self.judge(key, before, Found::Absent, excuses);
+            self.judge(key, before, Found::Absent, excuses, false);
         }
         let (is_acked, boot) = (answer.is_ok(), self.boot.get());
         self.ledger
@@ -272,7 +273,7 @@ impl World {
             Err(_) => None,
         };
         if let Some(found) = found {
-            self.judge(key, before, found, excuses);
+            self.judge(key, before, found, excuses, false);
         }
         self.ended("get", key, &answer, excuses)
     }
