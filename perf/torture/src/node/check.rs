@@ -27,7 +27,7 @@ pub(super) struct Excuses {
 impl World {
     /// What must hold at any moment, and what the store says by itself.
     pub(super) async fn watch(&self) {
-        loop {
+        while self.busy_time.get().is_none() {
             self.executor.sleep(Duration::from_secs(1)).await;
             self.look();
         }

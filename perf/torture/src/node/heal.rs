@@ -68,9 +68,9 @@ impl World {
         self.executor.sleep(IDLE).await;
         self.check_tidy().await;
         self.check_all().await;
+        self.check_end().await;
         self.busy_time.set(Some(self.executor.elapsed()));
         self.check_scrub().await;
-        self.check_end().await;
     }
 
     /// A check-in that failed again and again is tried once a minute.

@@ -23,6 +23,8 @@ pub(super) struct Ledger {
     pub(super) rot_reports: u64,
     /// Whom the store named as lost.
     told: BTreeSet<u64>,
+    /// Entries that were dropped.
+    pub(super) forgotten: u64,
 }
 
 /// One piece.
@@ -157,6 +159,7 @@ impl Ledger {
     /// Forgets a piece.
     pub(super) fn forget(&mut self, key: u64) {
         if let Some(entry) = self.entries.remove(&key) {
+            self.forgotten += 1;
             self.by_id.remove(entry.segment.id.as_bytes());
             self.acked_count -= usize::from(entry.state == State::Acked);
         }

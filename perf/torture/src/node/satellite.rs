@@ -248,15 +248,14 @@ impl World {
         }
         let runs = satellite.runs.borrow();
         let run = runs.iter().find(|run| run.number == outcome.run);
-        // What lies in no filter at all was counted as unwanted by none.
+        // What the ledger has forgotten may be back, if it was hurt, and nobody wants it.
+        let forgotten = self.ledger.borrow().forgotten;
         if let Some(run) = run
-            && outcome.trashed > run.excluded.len() as u64
+            && outcome.trashed > run.excluded.len() as u64 + forgotten
             && self.options.control == Control::None
         {
-            self.violate(format!(
-                "{} pieces were unwanted, and {outcome:?}",
-                run.excluded.len()
-            ));
+            let count = run.excluded.len();
+            self.violate(format!("{count} pieces were unwanted, and {outcome:?}"));
         }
         self.count("sim_outcomes", 1);
     }

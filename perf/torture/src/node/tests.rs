@@ -30,6 +30,14 @@ fn twenty_seeds_lose_nothing_and_heal() {
         ("sim_stops", 5),
         ("rotted", 5),
         ("acked_pieces_checked", 2_000),
+        ("sim_check_ins", 20 * 4),
+        ("sim_filters", 50),
+        ("sim_outcomes", 50),
+        ("sim_restores", 20),
+        ("sim_revived", 3),
+        ("sim_sleeps", 5),
+        ("sim_misdirected", 10),
+        ("sim_scrub_found", 15),
     ];
     for (name, count) in least {
         let found = all.counts.get(name).copied().unwrap_or_default();
@@ -116,4 +124,40 @@ fn a_disk_that_turns_back_in_time_is_noticed() {
 fn a_task_that_is_left_is_noticed() {
     let what = first_finding(Control::LeavesTask);
     assert!(what.contains("1 tasks"), "{what}");
+}
+
+#[test]
+fn writes_that_go_astray_unnoticed_are_noticed() {
+    let what = first_finding(Control::MisdirectsSecretly);
+    assert!(what.contains("no fault overlapped it"), "{what}");
+}
+
+#[test]
+fn a_filter_that_lacks_what_is_wanted_is_noticed() {
+    let what = first_finding(Control::OmitsWanted);
+    assert!(what.contains("in the trash"), "{what}");
+}
+
+#[test]
+fn a_filter_that_claims_a_later_moment_is_noticed() {
+    let what = first_finding(Control::ClaimsLaterMoment);
+    assert!(what.contains("in the trash"), "{what}");
+}
+
+#[test]
+fn a_trash_that_does_not_come_back_is_noticed() {
+    let what = first_finding(Control::RestoresNothing);
+    assert!(what.contains("in the trash"), "{what}");
+}
+
+#[test]
+fn a_trash_that_is_emptied_too_soon_is_noticed() {
+    let what = first_finding(Control::SleepsSecretly);
+    assert!(what.contains("too soon"), "{what}");
+}
+
+#[test]
+fn damage_that_the_scrub_does_not_find_is_noticed() {
+    let what = first_finding(Control::HidesRot);
+    assert!(what.contains("the satellite heard nothing of it"), "{what}");
 }
