@@ -75,7 +75,7 @@ impl World {
     fn circumstances(&self, before: Excuses, is_late: bool) -> Circumstances {
         let now = self.excuses();
         Circumstances {
-            now_ms: self.executor.now_ms() - self.slept_secretly.get(),
+            now_ms: self.executor.now_ms() - self.slept_secretly.get().as_millis() as u64,
             had_read_faults: before.faults.reads + now.faults.reads > 0,
             is_blurred: before.is_blurred || now.is_blurred,
             knows_time: before.knows_time && now.knows_time,

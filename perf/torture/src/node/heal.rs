@@ -61,6 +61,12 @@ impl World {
         // Whoever asked or restored has an answer.
         self.executor.sleep(IDLE).await;
         self.withdraw();
+        if self.options.control == Control::SleepsSecretly {
+            let time = Duration::from_secs(10 * 86_400);
+            self.executor.sleep_machines(time);
+            self.slept_secretly.set(time);
+            self.executor.sleep(CHECK_IN_INTERVAL).await;
+        }
         if !self.restore().await {
             self.violate("the owner does not get the trash back");
         }

@@ -86,8 +86,8 @@ impl Plan {
             has_poison: up_to(1) == 1,
             has_rot: up_to(1) == 1,
             has_wrong_clocks: up_to(2) == 0,
-            lost_read_permille: if up_to(2) == 0 { up_to(100) } else { 0 },
-            lost_write_permille: if up_to(2) == 0 { up_to(100) } else { 0 },
+            lost_read_permille: if up_to(1) == 0 { up_to(100) } else { 0 },
+            lost_write_permille: if up_to(1) == 0 { up_to(100) } else { 0 },
             satellite_permille: up_to(500),
             has_sleeps: up_to(1) == 1,
             torn_percent: (up_to(1) == 1).then(|| 80 + up_to(20)),
@@ -114,7 +114,7 @@ impl Plan {
             self.has_full_disks && one_in(6),
         );
         let is_wrong = self.has_wrong_clocks && one_in(4);
-        let (lost_reads, lost_writes) = (one_in(3), one_in(3));
+        let (lost_reads, lost_writes) = (one_in(2), one_in(2));
         let (sulks, sleeps) = (one_in(3), self.has_sleeps && one_in(8));
         let mut up_to = |most: u64| random.below(most + 1);
         if reads {

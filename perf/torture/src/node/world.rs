@@ -70,8 +70,8 @@ pub(super) struct World {
     pub(super) is_loading: Cell<bool>,
     /// Virtual time until nobody asked anything of the node any more.
     pub(super) busy_time: Cell<Option<Duration>>,
-    /// For [`Control::SleepsSecretly`]: milliseconds that the ledger does not know of.
-    pub(super) slept_secretly: Cell<u64>,
+    /// For [`Control::SleepsSecretly`]: time that the ledger does not know of.
+    pub(super) slept_secretly: Cell<Duration>,
     /// Nothing is wrong any more, so each verb must succeed.
     pub(super) is_strict: Cell<bool>,
     /// The disk has next to no room, or had so in this process of the node.
@@ -372,12 +372,6 @@ impl World {
         if let Some(time) = episode.sleep {
             self.count("sim_sleeps", 1);
             self.executor.sleep_machines(time);
-        }
-        if self.options.control == Control::SleepsSecretly && self.is_safety.get() {
-            self.executor
-                .sleep_machines(Duration::from_secs(10 * 86_400));
-            self.slept_secretly
-                .set(self.slept_secretly.get() + 10 * 86_400_000);
         }
         if episode.has_rot || self.options.control == Control::RotsSecretly {
             self.rot(|_| true);
