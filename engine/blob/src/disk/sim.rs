@@ -532,11 +532,7 @@ impl SimDisk {
         }
         write.bytes.truncate(written);
         write.has_ended = true;
-        overlay(
-            Rc::make_mut(&mut file.cached),
-            write.offset,
-            &write.bytes,
-        );
+        overlay(Rc::make_mut(&mut file.cached), write.offset, &write.bytes);
         state.free_bytes -= growth;
         Ok(())
     }

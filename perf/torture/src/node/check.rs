@@ -80,6 +80,7 @@ impl World {
             is_blurred: before.is_blurred || now.is_blurred,
             knows_time: before.knows_time && now.knows_time,
             is_late,
+            is_harmed: false,
         }
     }
 
@@ -141,9 +142,11 @@ impl World {
         excuses: Excuses,
         is_late: bool,
     ) {
-        let circumstances = self.circumstances(excuses, is_late);
+        let mut circumstances = self.circumstances(excuses, is_late);
+        circumstances.is_harmed = found == Found::Damaged && self.has_harmed_files();
+        // What the store knows of damage, the ledger hears first.
         if found != Found::Exact {
-            self.take_harms();
+            self.look();
         }
         let judged = self
             .ledger

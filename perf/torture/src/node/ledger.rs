@@ -115,6 +115,8 @@ pub(super) struct Circumstances {
     pub(super) knows_time: bool,
     /// It was read as of later than anything stays in the trash, so what is there is not in the trash.
     pub(super) is_late: bool,
+    /// Writes went astray in files that are there.
+    pub(super) is_harmed: bool,
 }
 
 /// Clocks of node and ledger agree to the millisecond; expiry is stored in seconds.
@@ -365,6 +367,8 @@ impl Ledger {
                 self.hurt(key, false);
                 Ok(false)
             }
+            // A write that failed may have left half of a piece that nobody was promised, and one that went astray makes it look durable.
+            Found::Damaged if before.state != State::Acked && circumstances.is_harmed => Ok(false),
             Found::Damaged => said("damaged, and no fault overlapped it"),
             Found::Absent if !is_steady || before.state != State::Acked || may_have_expired => {
                 Ok(false)

@@ -44,11 +44,7 @@ impl File {
             self.unsynced.retain(|write| !write.is_forsaken);
             self.cached = Rc::clone(&self.durable);
             for write in self.unsynced.iter().filter(|write| write.has_ended) {
-                overlay(
-                    Rc::make_mut(&mut self.cached),
-                    write.offset,
-                    &write.bytes,
-                );
+                overlay(Rc::make_mut(&mut self.cached), write.offset, &write.bytes);
             }
         }
     }
