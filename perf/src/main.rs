@@ -81,14 +81,7 @@ fn run_store(options: &store::Options) -> ExitCode {
     match store::run(options) {
         Ok(figures) if options.json => println!("{}", figures.json()),
         Ok(figures) => println!("{}", figures.table()),
-        Err(error) => {
-            let reason = format!("{error:#}");
-            if options.json {
-                println!("{}", serde_json::json!({ "reason": reason }));
-            }
-            eprintln!("strand-perf: {reason}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return say_why(&error, options.json),
     }
     ExitCode::SUCCESS
 }
@@ -96,14 +89,7 @@ fn run_store(options: &store::Options) -> ExitCode {
 fn run_torture(options: &torture::Options) -> ExitCode {
     let outcome = match torture::run(options) {
         Ok(outcome) => outcome,
-        Err(error) => {
-            let reason = format!("{error:#}");
-            if options.json {
-                println!("{}", serde_json::json!({ "reason": reason }));
-            }
-            eprintln!("strand-perf: {reason}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return say_why(&error, options.json),
     };
     if options.json {
         println!("{}", outcome.json());
@@ -111,6 +97,16 @@ fn run_torture(options: &torture::Options) -> ExitCode {
         println!("{}", outcome.table());
     }
     ExitCode::from(u8::from(!outcome.is_good()))
+}
+
+/// What could not be run at all, for people and, if wanted, for programs.
+fn say_why(error: &anyhow::Error, is_json: bool) -> ExitCode {
+    let reason = format!("{error:#}");
+    if is_json {
+        println!("{}", serde_json::json!({ "reason": reason }));
+    }
+    eprintln!("strand-perf: {reason}");
+    ExitCode::FAILURE
 }
 
 fn run_demo(options: &demo::Options) -> ExitCode {

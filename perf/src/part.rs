@@ -244,6 +244,14 @@ pub fn kill_all() {
     }
 }
 
+/// Ends this process as kill -9 does.
+pub(crate) fn kill_self() -> ! {
+    let sent = send_signal(std::process::id(), libc::SIGKILL);
+    // A signal that cannot be sent must not let the process go on.
+    eprintln!("cannot kill itself: {sent:?}");
+    std::process::abort()
+}
+
 /// Spawns into a process group of its own, so that ctrl-C reaches this process alone and it decides about its children.
 fn spawn_bound(command: &mut Command) -> io::Result<Child> {
     let parent = std::process::id();
@@ -272,7 +280,7 @@ fn die_with(parent: u32) -> io::Result<()> {
 
 fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    // SAFETY: kill touches no memory; the pid is a child that has not been waited for, so it names that child.
+    // SAFETY: kill touches no memory; the pid is a child that has not been waited for, so it names that child, or this process.
     if unsafe { libc::kill(pid, signal) } != 0 {
         return Err(io::Error::last_os_error());
     }

@@ -26,17 +26,15 @@ use options::What;
 pub use outcome::Outcome;
 pub use ward::ward_main;
 
-/// Seeds whose crash states are all tried: together more than a thousand states.
-const STATE_SEEDS: u64 = 3;
-
-/// One operation of so many fails, over all scenarios and failures: more than a thousand points.
-const SWEEP_EVERY: u64 = 7;
-
-/// Of the cheaply made kinds of damage one of so many is tried.
-const ROT_EVERY: u64 = 4;
-
 /// Time between two lines of progress.
 const TELL_PERIOD: Duration = Duration::from_secs(15);
+
+/// Seeds of the store between two further rounds of crash states, kills or cuts.
+const ROUND_SEEDS: u64 = 50;
+
+/// Kills and cuts of such a round.
+const ROUND_KILLS: u64 = 20;
+const ROUND_CUTS: u64 = 4;
 
 /// Room that kills need.
 const ROOM_BYTES: u64 = 4 << 30;
@@ -140,17 +138,17 @@ impl Torture<'_> {
         }
     }
 
-    /// The fixed proofs, then the store from seeds.
+    /// The fixed proofs, then the store from seeds, and between them more of what is drawn from seeds, until the time is over.
     fn prove(&self) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let tally = &mut outcome.tally;
-        let first = self.options.seed.unwrap_or_default();
+        let (sizes, first) = (self.options.sizes(), self.options.seed.unwrap_or_default());
         if self.options.does(What::States) {
             self.narrator.line("every state that a crash could leave");
             let count = if self.options.seed.is_some() {
                 1
             } else {
-                STATE_SEEDS
+                sizes.state_seeds
             };
             for seed in first..first + count {
                 self.take(tally, states::run(seed, states::Syncs::Honoured));
@@ -160,37 +158,25 @@ impl Torture<'_> {
             self.narrator.line("a fault at every operation");
             let found = match &self.options.scenario {
                 Some(name) => sweep::run_one(name, 1, 0),
-                None => sweep::run(SWEEP_EVERY, first),
+                None => sweep::run(sizes.sweep_every, first),
             };
             self.take(tally, found);
         }
         if self.options.does(What::Rot) {
             self.narrator
                 .line("damage to bytes at rest, and forged records");
-            self.take(tally, rot::run_thinned(first, ROT_EVERY));
+            self.take(tally, rot::run_thinned(first, sizes.rot_every));
             self.take(tally, forged::run(first));
         }
         if self.options.does(What::Kill) {
             self.narrator
                 .line("kills of a process that stores, on this disk");
-            let found = self.in_folder(|folder, program| {
-                kill::run(folder, program, first, self.options.kills)
-            })?;
-            self.take(tally, found);
+            self.kill(tally, first, sizes.kills)?;
         }
-        if self.options.does(What::Power) && !power::is_allowed() {
-            self.narrator.line("NO POWER CUTS: they take root");
-        } else if self.options.does(What::Power) {
+        if self.options.does(What::Power) {
             self.narrator
                 .line("power cuts on file systems of their own");
-            let found = self.in_folder(|folder, program| {
-                power::run(folder, program, first, self.options.cuts, &self.narrator)
-            });
-            match found {
-                Ok(found) => self.take(tally, found),
-                // Not every machine lets root mount an image.
-                Err(error) => self.narrator.line(&format!("NO POWER CUTS: {error:#}")),
-            }
+            self.cut(tally, first, sizes.cuts);
         }
         if self.options.does(What::Bugs) {
             self.narrator
@@ -205,13 +191,51 @@ impl Torture<'_> {
             ));
             outcome.hunted(&hunts);
         }
+        let tally = &mut outcome.tally;
         if self.options.does(What::Store) {
             self.narrator.line("the store, from one seed after another");
             for seed in self.seeds() {
-                self.take(&mut outcome.tally, seeds::run(seed));
+                self.take(tally, seeds::run(seed));
+                if (seed - first) % ROUND_SEEDS == ROUND_SEEDS - 1 && !self.is_over() {
+                    self.go_on((seed - first) / ROUND_SEEDS, tally)?;
+                }
             }
         }
         Ok(outcome)
+    }
+
+    /// More of what the fixed proofs drew from their first seeds.
+    fn go_on(&self, round: u64, tally: &mut Tally) -> Result<()> {
+        let (sizes, first) = (self.options.sizes(), self.options.seed.unwrap_or_default());
+        let seed = first + sizes.state_seeds + round;
+        match round % 3 {
+            0 if self.options.does(What::Kill) => self.kill(tally, seed, ROUND_KILLS)?,
+            1 if self.options.does(What::Power) => self.cut(tally, seed, ROUND_CUTS),
+            _ if self.options.does(What::States) => {
+                self.take(tally, states::run(seed, states::Syncs::Honoured));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn kill(&self, tally: &mut Tally, seed: u64, kills: u64) -> Result<()> {
+        let found = self.in_folder(|folder, program| kill::run(folder, program, seed, kills))?;
+        self.take(tally, found);
+        Ok(())
+    }
+
+    fn cut(&self, tally: &mut Tally, seed: u64, cuts: u64) {
+        if !power::is_allowed() {
+            return self.narrator.line("NO POWER CUTS: they take root");
+        }
+        let found = self
+            .in_folder(|folder, program| power::run(folder, program, seed, cuts, &self.narrator));
+        match found {
+            Ok(found) => self.take(tally, found),
+            // Not every machine lets root mount an image.
+            Err(error) => self.narrator.line(&format!("NO POWER CUTS: {error:#}")),
+        }
     }
 
     /// Gives real processes a fresh folder, and removes it.
