@@ -16,11 +16,9 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use strand_torture::Tally;
 use strand_torture::bugs;
-use strand_torture::node::{self, NodeOptions};
 use strand_torture::store::{forged, rot, seeds, states, sweep};
 
 fn main() -> ExitCode {
@@ -55,20 +53,14 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
                 tally.merge(seeds::run(seed));
             }
         }
+        #[cfg(feature = "node")]
         "sim" => {
-            let begun = Instant::now();
+            let begun = std::time::Instant::now();
             for seed in first..first + number("--seeds", 1)? {
-                let (found, hash) = node::run(seed, &NodeOptions::default());
-                if !found.violations.is_empty() {
-                    eprintln!("seed {seed}, hash {hash:016x}: {:#?}", found.violations);
-                }
-                tally.merge(found);
+                tally.merge(simulate(seed));
             }
-            let simulated_s = tally
-                .counts
-                .get("sim_ms")
-                .map_or(0.0, |ms| *ms as f64 / 1_000.0);
-            let speedup = simulated_s / begun.elapsed().as_secs_f64();
+            let simulated_ms = tally.counts.get("sim_ms").copied().unwrap_or_default();
+            let speedup = simulated_ms as f64 / 1_000.0 / begun.elapsed().as_secs_f64();
             eprintln!("{speedup:.0} times real time");
         }
         "states" => {
@@ -110,4 +102,15 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     }
     println!("{}", serde_json::to_string(&tally)?);
     Ok(ExitCode::from(u8::from(!tally.violations.is_empty())))
+}
+
+/// A whole node's life. What it finds is told at once.
+#[cfg(feature = "node")]
+fn simulate(seed: u64) -> Tally {
+    let options = strand_torture::node::NodeOptions::default();
+    let (tally, hash) = strand_torture::node::run(seed, &options);
+    if !tally.violations.is_empty() {
+        eprintln!("seed {seed}, hash {hash:016x}: {:#?}", tally.violations);
+    }
+    tally
 }
