@@ -55,7 +55,11 @@ impl World {
             self.count("told_lost", 1);
             let key = self.ledger.borrow().key_of(&id);
             if let Some(key) = key {
-                let told = self.ledger.borrow_mut().tell(key, had_read_faults);
+                let is_harmed = self.has_harmed_files();
+                let told = self
+                    .ledger
+                    .borrow_mut()
+                    .tell(key, had_read_faults, is_harmed);
                 told.unwrap_or_else(|what| self.violate(what));
             }
         }

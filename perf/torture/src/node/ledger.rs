@@ -301,12 +301,18 @@ impl Ledger {
     }
 
     /// The store says that it lost a piece.
-    pub(super) fn tell(&mut self, key: u64, had_read_faults: bool) -> Result<(), String> {
+    pub(super) fn tell(
+        &mut self,
+        key: u64,
+        had_read_faults: bool,
+        is_harmed: bool,
+    ) -> Result<(), String> {
         self.told.insert(key);
         let Some(entry) = self.entries.get(&key) else {
             return Ok(());
         };
-        if entry.hurt_at.is_some() || had_read_faults {
+        let was_half_written = is_harmed && entry.state != State::Acked;
+        if entry.hurt_at.is_some() || had_read_faults || was_half_written {
             self.hurt(key, false);
             return Ok(());
         }

@@ -247,7 +247,9 @@ impl World {
             let before = before.in_version_of(version);
             self.judge(key, before, Found::Absent, excuses, false);
         }
-        let (is_acked, boot) = (answer.is_ok(), self.boot.get());
+        // Of a piece that it could not read it may have found nothing to delete, and the next start finds it.
+        let is_sure = could_read || !matches!(answer, Ok(false));
+        let (is_acked, boot) = (answer.is_ok() && is_sure, self.boot.get());
         self.ledger
             .borrow_mut()
             .end(key, Change::Delete, is_acked, boot);
