@@ -12,6 +12,7 @@ use strand_blob::{BlobId, FileId, inspect};
 
 use super::Control;
 use super::world::World;
+use crate::store::guard::say;
 
 /// More than a group and its header: a record so far after another is in a later group, which says that the other is durable.
 const GROUP_BYTES_MAX: u64 = 80 << 10;
@@ -69,6 +70,7 @@ impl World {
         harm: Harm,
         records: &mut BTreeMap<BlobId, Vec<inspect::StoredRecord>>,
     ) {
+        say(|| format!("a write went astray: {harm:?}"));
         self.harms.borrow_mut().files.insert(harm.file);
         let FileId::Blob(blob) = harm.file else {
             return;

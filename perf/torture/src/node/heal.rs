@@ -178,6 +178,8 @@ impl World {
             return self.violate("the node does not start after an orderly stop");
         }
         self.check_all().await;
+        // What was read out of the trash is on its way back.
+        self.executor.sleep(Duration::from_secs(10)).await;
         if let Some(store) = self.store() {
             self.check_knowledge(&store).await;
         }

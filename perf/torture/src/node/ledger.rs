@@ -12,6 +12,8 @@ use piecestore::limits::CHECK_IN_WAIT;
 use piecestore::serve::simulated::Segment;
 use strand_blob::TRASH_S;
 
+use crate::store::guard::say;
+
 /// The ledger.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -39,6 +41,8 @@ pub(super) struct Entry {
     pub(super) is_unwanted: bool,
     /// Since when it may be in the trash: a filter without it was handed out.
     trash_from_ms: Option<u64>,
+    /// When, and to which process of the node, such a filter was handed out last.
+    excluded: (u64, u64),
     /// It was found to be gone when its time in the trash was over.
     pub(super) is_over: bool,
     pub(super) state: State,
@@ -125,6 +129,9 @@ const EXPIRY_MARGIN_MS: u64 = 2_000;
 /// A node's time lags by as much as the answer to its last check-in was under way.
 const TRASH_MARGIN_MS: u64 = CHECK_IN_WAIT.as_millis() as u64 + EXPIRY_MARGIN_MS;
 
+/// Longer than a process takes from a part of a filter to the end of its collection, a late answer and a slow disk included.
+const COLLECT_MS: u64 = 100_000;
+
 /// How long what is trashed can be had back.
 const TRASH_MS: u64 = TRASH_S as u64 * 1_000;
 
@@ -140,6 +147,7 @@ impl Ledger {
             issued_ms,
             is_unwanted: false,
             trash_from_ms: None,
+            excluded: (0, 0),
             is_over: false,
             state: State::Deleted,
             is_busy: false,
@@ -193,6 +201,7 @@ impl Ledger {
 
     /// A change begins. A put of what is there changes nothing.
     pub(super) fn begin(&mut self, key: u64, change: Change) {
+        say(|| format!("{change:?} of piece {key} begins"));
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -208,6 +217,7 @@ impl Ledger {
 
     /// It ended: acknowledged, or in doubt for as long as the process lives in which it was begun.
     pub(super) fn end(&mut self, key: u64, change: Change, is_acked: bool, boot: u64) {
+        say(|| format!("{change:?} of piece {key} ends, acknowledged: {is_acked}"));
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -235,9 +245,11 @@ impl Ledger {
     }
 
     /// A filter without this piece was handed out.
-    pub(super) fn exclude(&mut self, key: u64, now_ms: u64) {
+    pub(super) fn exclude(&mut self, key: u64, now_ms: u64, boot: u64) {
+        say(|| format!("a filter lacks piece {key}"));
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.trash_from_ms.get_or_insert(now_ms);
+            entry.excluded = (now_ms, boot);
         }
     }
 
@@ -250,11 +262,13 @@ impl Ledger {
         }
     }
 
-    /// What was in the trash when the owner asked is back, unless its time was over.
-    pub(super) fn restored(&mut self, asked_ms: u64) {
+    /// What was in the trash when the owner asked is back, unless its time was over, or the node may still have been collecting.
+    pub(super) fn restored(&mut self, asked_ms: u64, boot: u64) {
         for entry in self.entries.values_mut() {
+            let (handed_ms, to) = entry.excluded;
+            let is_collected = to < boot || handed_ms + COLLECT_MS < asked_ms;
             let is_back = |&from_ms: &u64| asked_ms + TRASH_MARGIN_MS < from_ms + TRASH_MS;
-            if entry.trash_from_ms.as_ref().is_some_and(is_back) {
+            if is_collected && entry.trash_from_ms.as_ref().is_some_and(is_back) {
                 entry.trash_from_ms = None;
             }
         }
@@ -272,6 +286,7 @@ impl Ledger {
 
     /// A fault overlapped this piece; one that the node cannot tell from a write that was cut off, if it `may_look_torn`.
     pub(super) fn hurt(&mut self, key: u64, may_look_torn: bool) {
+        say(|| format!("piece {key} is hurt, may look torn: {may_look_torn}"));
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.hurt_at.get_or_insert(self.rot_reports);
             entry.may_look_torn |= may_look_torn;
@@ -307,6 +322,7 @@ impl Ledger {
         had_read_faults: bool,
         is_harmed: bool,
     ) -> Result<(), String> {
+        say(|| format!("the store says that it lost piece {key}"));
         self.told.insert(key);
         let Some(entry) = self.entries.get(&key) else {
             return Ok(());

@@ -183,7 +183,8 @@ impl World {
                 Code::ReadOnly => faults(|faults| faults.poisonings) || before.boot != now.boot,
                 Code::Internal => {
                     let all = |faults: Faults| faults.reads + faults.writes + faults.poisonings;
-                    faults(all) || before.was_full || before.boot != now.boot
+                    let is_hit = self.has_harmed_files();
+                    faults(all) || before.was_full || before.boot != now.boot || is_hit
                 }
                 // The ledger judges those.
                 Code::NotFound | Code::Corrupt => verb == "get",

@@ -59,6 +59,9 @@ pub struct NodeOptions {
     pub gap: Duration,
     /// Mean virtual time between two ends of the node's process.
     pub life: Duration,
+    /// Whether writes go astray too, up to a tenth of them in an episode. What the ledger makes of that still raises false alarms, one in some thirty
+    /// seeds; reads go astray in any case, and writes in the seeds of the store alone.
+    pub writes_go_astray: bool,
     /// What is wrong with the world itself, to prove that it would be noticed.
     pub control: Control,
 }
@@ -98,6 +101,7 @@ impl Default for NodeOptions {
             strict: Duration::from_secs(60),
             gap: Duration::from_millis(75),
             life: Duration::from_secs(50),
+            writes_go_astray: false,
             control: Control::None,
         }
     }

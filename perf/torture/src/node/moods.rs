@@ -14,6 +14,7 @@ use super::plan::Episode;
 /// See the module's head.
 pub(super) struct DiskMoods {
     executor: SimExecutor,
+    writes_go_astray: bool,
     episode: Cell<Episode>,
     hangs_until: Cell<Duration>,
     /// A write or sync will fail for good.
@@ -37,9 +38,10 @@ pub(super) struct Faults {
 }
 
 impl DiskMoods {
-    pub(super) fn new(executor: SimExecutor) -> Self {
+    pub(super) fn new(executor: SimExecutor, writes_go_astray: bool) -> Self {
         Self {
             executor,
+            writes_go_astray,
             episode: Cell::new(Episode::calm()),
             hangs_until: Cell::default(),
             is_armed: Cell::default(),
@@ -108,7 +110,8 @@ impl Moods for DiskMoods {
                     self.count(|faults| faults.poisonings += 1);
                     return Some(Failure::Eio);
                 }
-                if op == Op::Write && self.happens(episode.lost_write_permille) {
+                let may_stray = self.writes_go_astray && op == Op::Write;
+                if may_stray && self.happens(episode.lost_write_permille) {
                     return Some(Failure::Misdirected);
                 }
                 // Only a write may fail without consequences.

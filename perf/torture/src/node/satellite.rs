@@ -269,7 +269,7 @@ impl World {
         let now_ms = self.executor.now_ms();
         let mut ledger = self.ledger.borrow_mut();
         for &key in &run.excluded {
-            ledger.exclude(key, now_ms);
+            ledger.exclude(key, now_ms, self.boot.get());
         }
         self.count("sim_filters", 1);
         Some(part)
@@ -381,7 +381,8 @@ impl World {
             return false;
         };
         if self.options.control == Control::RestoresNothing {
-            self.ledger.borrow_mut().restored(self.executor.now_ms());
+            let now_ms = self.executor.now_ms();
+            self.ledger.borrow_mut().restored(now_ms, self.boot.get());
             return true;
         }
         let (boot, begun) = (self.boot.get(), self.executor.elapsed());
@@ -402,7 +403,7 @@ impl World {
             return false;
         }
         self.count("sim_restores", 1);
-        self.ledger.borrow_mut().restored(asked_ms);
+        self.ledger.borrow_mut().restored(asked_ms, boot);
         true
     }
 }

@@ -8,6 +8,7 @@ fn short(control: Control) -> NodeOptions {
         safety: Duration::from_secs(40),
         strict: Duration::from_secs(15),
         life: Duration::from_secs(10),
+        writes_go_astray: true,
         control,
         ..NodeOptions::default()
     }

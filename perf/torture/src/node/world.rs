@@ -26,6 +26,7 @@ use super::plan::{Episode, FAIR, Plan};
 use super::satellite::Satellite;
 use super::{Control, NodeOptions};
 use crate::Tally;
+use crate::store::guard::say;
 
 const EPOCH: u32 = 7;
 
@@ -109,7 +110,7 @@ impl World {
             permits,
             plan: Plan::draw(&mut random),
             random: RefCell::new(random),
-            moods: Rc::new(DiskMoods::new(executor.clone())),
+            moods: Rc::new(DiskMoods::new(executor.clone(), options.writes_go_astray)),
             host: RefCell::default(),
             disk: RefCell::new(disk),
             clients: RefCell::default(),
@@ -255,6 +256,7 @@ impl World {
         host.is_blurred.set(faults.opening_reads > 0);
         match &*host.outcome.borrow() {
             Outcome::Opened(recovery) => {
+                say(|| format!("opened: {recovery:?}"));
                 self.ledger.borrow_mut().rot_reports += recovery.rotten.len() as u64;
                 self.count("sim_starts", 1);
             }
@@ -300,12 +302,19 @@ impl World {
 
     /// Ends the node's process, one way or another.
     pub(super) async fn end_host(&self) {
+        // What this process knows goes with it.
+        self.look();
         let Some(host) = self.host.take() else {
             return;
         };
         let is_calm = !self.is_safety.get();
-        // What this process knows goes with it.
-        self.look();
+        say(|| {
+            format!(
+                "process {} ends at {:?}",
+                self.boot.get(),
+                self.executor.elapsed()
+            )
+        });
         match self.below(10) {
             0..2 => {
                 if let Err(what) = host.stop(&self.executor).await

@@ -40,12 +40,28 @@ impl File {
 
     /// What a failed sync covered is no more in memory.
     pub(super) fn forget_failed(&mut self) {
-        if self.unsynced.iter().any(|write| write.is_forsaken) {
-            self.unsynced.retain(|write| !write.is_forsaken);
-            self.cached = Rc::clone(&self.durable);
-            for write in self.unsynced.iter().filter(|write| write.has_ended) {
-                overlay(Rc::make_mut(&mut self.cached), write.offset, &write.bytes);
-            }
+        let Some(last) = self.unsynced.iter().rfind(|write| write.is_forsaken) else {
+            return;
+        };
+        let (number, len) = (last.number, self.cached.len());
+        self.unsynced.retain(|write| !write.is_forsaken);
+        self.cached = Rc::clone(&self.durable);
+        for write in self.unsynced.iter().filter(|write| write.has_ended) {
+            overlay(Rc::make_mut(&mut self.cached), write.offset, &write.bytes);
+        }
+        // The file is as long as before, and a later sync makes that durable.
+        let start = self.cached.len();
+        if start < len {
+            let zeros = vec![0; len - start];
+            overlay(Rc::make_mut(&mut self.cached), start, &zeros);
+            self.unsynced.push(Write {
+                number,
+                offset: start,
+                meant_offset: start,
+                bytes: zeros,
+                has_ended: true,
+                is_forsaken: false,
+            });
         }
     }
 
