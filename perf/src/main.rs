@@ -61,18 +61,23 @@ fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
             // Its threads may still wait for input: leaving ends them.
             std::process::exit(uplink::cli_main(named))
         }
-        "ward" => match torture::ward_main(&arguments) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("ward: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        "ward" => end_of(name, torture::ward_main(&arguments)),
+        "patient" => end_of(name, torture::patient_main(&arguments)),
         _ => {
             eprintln!(
                 "strand-perf: there is no part `{name}`; there are piecestore, satellite and uplink"
             );
             ExitCode::from(2)
+        }
+    }
+}
+
+fn end_of(name: &str, ended: anyhow::Result<()>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

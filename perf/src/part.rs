@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,30 @@ impl Part {
             log: log.to_owned(),
             ended: None,
         })
+    }
+
+    /// [`start`](Self::start), but its standard input and output are the caller's, and `log` has its standard error.
+    pub fn start_piped(
+        name: &str,
+        mut command: Command,
+        log: &Path,
+    ) -> io::Result<(Self, ChildStdin, ChildStdout)> {
+        let file = OpenOptions::new().create(true).append(true).open(log)?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(file);
+        let mut child = spawn_bound(&mut command)?;
+        let part = Self {
+            name: name.to_owned(),
+            pid: child.id(),
+            log: log.to_owned(),
+            ended: None,
+        };
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(input), Some(output)) => Ok((part, input, output)),
+            _ => Err(io::Error::other("a child has no pipes")),
+        }
     }
 
     /// Its process id.

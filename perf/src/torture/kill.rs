@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use strand_blob::GetError;
+use piecestore::core::CoreExecutor;
+use piecestore::disk::RingDisk;
+use strand_blob::{GetError, Store};
 use strand_torture::Tally;
 
 use super::ward::{Lie, NOW_S, OPERATIONS, Pieces, Point, options};
@@ -279,7 +281,7 @@ pub(super) fn compare(
         let pieces = Pieces::new();
         let mut wrong = Vec::new();
         for (number, known) in wanted {
-            if let Some(what) = wrong_with(&session, &pieces, number, known).await {
+            if let Some(what) = wrong_with(session.store(), &pieces, number, known).await {
                 wrong.push(what);
             }
         }
@@ -298,15 +300,14 @@ pub(super) fn compare(
     }
 }
 
-async fn wrong_with(
-    session: &Session,
+pub(super) async fn wrong_with(
+    store: &Store<RingDisk<CoreExecutor>>,
     pieces: &Pieces,
     number: u64,
     known: Known,
 ) -> Option<String> {
     let work = Arc::clone(pieces.of(number));
     let (satellite, id) = work.key(number);
-    let store = session.store();
     let found = match store.piece(&satellite, &id, NOW_S).await {
         Ok(piece) => store.read_shares(&piece, 0..piece.share_count()).await,
         Err(error) => Err(error),

@@ -4,16 +4,22 @@
 //! proofs once (crash states, a fault at every operation, damage at rest, kills of a real process on a real disk, power cuts, planted bugs) and
 //! then runs the store from one seed after another. All but `kill` and `power` is decided by seeds: a violation names the arguments that show it again.
 
+mod full;
+mod fuse;
+mod image;
 mod kill;
 mod options;
 mod outcome;
+mod patient;
 mod power;
+mod sick_disk;
 mod ward;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 use strand_torture::node::{self, NodeOptions};
 use strand_torture::store::{forged, rot, seeds, states, sweep};
 use strand_torture::{Tally, bugs};
@@ -22,8 +28,9 @@ use crate::folder;
 use crate::narrator::Narrator;
 
 pub use options::Options;
-use options::What;
+use options::{Sizes, What};
 pub use outcome::Outcome;
+pub use patient::patient_main;
 pub use ward::ward_main;
 
 /// Time between two lines of progress.
@@ -173,10 +180,8 @@ impl Torture<'_> {
                 .line("kills of a process that stores, on this disk");
             self.kill(tally, first, sizes.kills)?;
         }
-        if self.options.does(What::Power) {
-            self.narrator
-                .line("power cuts on file systems of their own");
-            self.cut(tally, first, sizes.cuts);
+        for what in [What::Power, What::Full, What::Fuse] {
+            self.prove_apart(tally, what, first, sizes)?;
         }
         if self.options.does(What::Bugs) {
             self.narrator
@@ -204,13 +209,51 @@ impl Torture<'_> {
         Ok(outcome)
     }
 
+    /// What takes root: file systems of its own.
+    fn prove_apart(&self, tally: &mut Tally, what: What, seed: u64, sizes: Sizes) -> Result<()> {
+        let (narrator, systems) = (&self.narrator, &self.options.systems);
+        if !self.options.does(what) {
+            return Ok(());
+        }
+        let name = what.to_possible_value();
+        let name = name.as_ref().map_or("", |name| name.get_name());
+        let mut refusal = image::refusal();
+        if what == What::Fuse && !Path::new("/dev/fuse").exists() {
+            refusal = Some("there is no /dev/fuse".to_owned());
+        }
+        if let Some(reason) = refusal {
+            narrator.line(&format!("NOT DONE: {name}: {reason}"));
+            return Ok(());
+        }
+        let prove = |folder: &Path, program: &Path| match what {
+            What::Power => {
+                narrator.line("power cuts on file systems of their own");
+                power::run(folder, program, seed, sizes.cuts, systems, narrator)
+            }
+            What::Full => {
+                narrator.line("a small file system that is full");
+                full::run(folder, seed, sizes.rounds, systems, narrator)
+            }
+            _ => {
+                narrator.line("a disk that fails on command");
+                fuse::run(folder, program, seed, sizes.truncations)
+            }
+        };
+        let found = self.in_folder(|folder, program| image::apart(|| prove(folder, program)))?;
+        self.take(tally, found);
+        Ok(())
+    }
+
     /// More of what the fixed proofs drew from their first seeds.
     fn go_on(&self, round: u64, tally: &mut Tally) -> Result<()> {
         let (sizes, first) = (self.options.sizes(), self.options.seed.unwrap_or_default());
         let seed = first + sizes.state_seeds + round;
         match round % 3 {
             0 if self.options.does(What::Kill) => self.kill(tally, seed, ROUND_KILLS)?,
-            1 if self.options.does(What::Power) => self.cut(tally, seed, ROUND_CUTS),
+            1 => {
+                let cuts = ROUND_CUTS;
+                self.prove_apart(tally, What::Power, seed, Sizes { cuts, ..sizes })?;
+            }
             _ if self.options.does(What::States) => {
                 self.take(tally, states::run(seed, states::Syncs::Honoured));
             }
@@ -223,19 +266,6 @@ impl Torture<'_> {
         let found = self.in_folder(|folder, program| kill::run(folder, program, seed, kills))?;
         self.take(tally, found);
         Ok(())
-    }
-
-    fn cut(&self, tally: &mut Tally, seed: u64, cuts: u64) {
-        if !power::is_allowed() {
-            return self.narrator.line("NO POWER CUTS: they take root");
-        }
-        let found = self
-            .in_folder(|folder, program| power::run(folder, program, seed, cuts, &self.narrator));
-        match found {
-            Ok(found) => self.take(tally, found),
-            // Not every machine lets root mount an image.
-            Err(error) => self.narrator.line(&format!("NO POWER CUTS: {error:#}")),
-        }
     }
 
     /// Gives real processes a fresh folder, and removes it.

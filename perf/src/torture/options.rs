@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::image::System;
+
 /// `strand-perf torture`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -26,6 +28,15 @@ pub struct Options {
     /// Power cuts on each file system [default: 3, from 5 minutes on 20, and more while there is time]
     #[arg(long)]
     pub cuts: Option<u64>,
+    /// File systems of the power cuts and of the full disk
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [System::Ext4, System::Xfs])]
+    pub(super) systems: Vec<System>,
+    /// How often a small file system is filled, on the file systems in turn [default: 3, from 5 minutes on 50]
+    #[arg(long)]
+    pub rounds: Option<u64>,
+    /// How often a file is cut short under the map of a process that reads it [default: 24, from 5 minutes on 1,000]
+    #[arg(long)]
+    pub truncations: Option<u64>,
     /// An existing folder on the disk for what is killed; it is used through a fresh folder in it
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -45,6 +56,8 @@ pub(super) struct Sizes {
     pub(super) rot_every: u64,
     pub(super) kills: u64,
     pub(super) cuts: u64,
+    pub(super) rounds: u64,
+    pub(super) truncations: u64,
 }
 
 impl Sizes {
@@ -55,6 +68,8 @@ impl Sizes {
         rot_every: 4,
         kills: 12,
         cuts: 3,
+        rounds: 3,
+        truncations: 24,
     };
 
     /// Every point of failure, every damage, more than ten thousand crash states.
@@ -64,6 +79,8 @@ impl Sizes {
         rot_every: 1,
         kills: 100,
         cuts: 20,
+        rounds: 50,
+        truncations: 1_000,
     };
 
     /// Minutes from which on there is time for all of it.
@@ -87,6 +104,10 @@ pub(super) enum What {
     Kill,
     /// A file system of its own, of which a copy is made at a random moment; takes root
     Power,
+    /// A small file system of its own that is filled, by the store and by somebody else; takes root
+    Full,
+    /// A FUSE file system of its own that fails on command: reads, syncs, space, hangs, truncation under a map; takes root
+    Fuse,
     /// Bugs planted on purpose: each must be noticed
     Bugs,
 }
@@ -105,6 +126,8 @@ impl Options {
         Sizes {
             kills: self.kills.unwrap_or(usual.kills),
             cuts: self.cuts.unwrap_or(usual.cuts),
+            rounds: self.rounds.unwrap_or(usual.rounds),
+            truncations: self.truncations.unwrap_or(usual.truncations),
             ..usual
         }
     }

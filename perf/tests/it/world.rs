@@ -356,7 +356,7 @@ async fn run_nodes(core: Core, mut asks: Inbox<Ask>, disk_turn: DiskTurn) {
                         };
                         let node_id = seat.directory.config().node_id;
                         let node = Node::begin(&core, seat, budgets).unwrap();
-                        assert!(node.open(&core).await.unwrap(), "nobody stopped it");
+                        assert!(node.open().await.unwrap(), "nobody stopped it");
                         nodes.borrow_mut().insert(node_id, node);
                         drop(pass);
                     });

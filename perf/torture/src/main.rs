@@ -1,24 +1,19 @@
-//! `strand-torture`: the proofs of the store, one at a time, and the hunt for a planted bug.
+//! `strand-torture`: the hunt for planted bugs, and simulated nodes by themselves. All proofs together are `strand-perf torture`.
 //!
 //! ```text
-//! strand-torture store --seed S [--seeds N]     runs of the store from seeds
-//! strand-torture states [--seed S] [--seeds N]  every state that a crash could leave
-//! strand-torture sweep [--every N]              a fault at every operation
-//! strand-torture rot [--seed S] [--every N]     damage to bytes at rest, and forged records; --part NAME for one kind
+//! strand-torture sim --seed S [--seeds N]       whole nodes in virtual time, and how fast that was; --astray 1 lets writes go astray
 //! strand-torture hunt NAME [--seconds T]        looks for the planted bug NAME, in a build with the feature `planted-bugs`
 //! strand-torture hunts [--binary PATH]          hunts them all with that binary, or with one that it builds in target/torture
 //! strand-torture bugs                           lists the planted bugs
 //! ```
 //!
 //! Each prints one line of JSON. The code is 0 if nothing was violated, of a hunt if the bug was caught; 1 if not; 2 if the command is wrong.
-//! `STRAND_TORTURE_TRACE=1` tells every step of a `store` run.
+//! `STRAND_TORTURE_TRACE=1` tells what happened in a run from a seed.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use strand_torture::Tally;
 use strand_torture::bugs;
-use strand_torture::store::{forged, rot, seeds, states, sweep};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,9 +28,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     bugs::check_picked()?;
-    let (command, rest) = arguments.split_first().ok_or_else(|| {
-        anyhow::anyhow!("say what to do: store, states, sweep, rot, hunt, hunts or bugs")
-    })?;
+    let (command, rest) = arguments
+        .split_first()
+        .ok_or_else(|| anyhow::anyhow!("say what to do: sim, hunt, hunts or bugs"))?;
     let number = |name: &str, usual: u64| -> anyhow::Result<u64> {
         let Some(at) = rest.iter().position(|argument| argument == name) else {
             return Ok(usual);
@@ -44,38 +39,25 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
         text.parse()
             .map_err(|_| anyhow::anyhow!("{name} needs a number, not {text:?}"))
     };
-    let first = number("--seed", 0)?;
-    let mut tally = Tally::default();
     match command.as_str() {
-        "store" => {
-            for seed in first..first + number("--seeds", 1)? {
-                tally.merge(seeds::run(seed));
-            }
-        }
-        "states" => {
-            for seed in first..first + number("--seeds", 1)? {
-                tally.merge(states::run(seed, states::Syncs::Honoured));
-            }
-        }
-        "sweep" => tally = sweep::run(number("--every", 1)?, first),
-        "rot" => {
-            let part = rest.iter().position(|argument| argument == "--part");
-            if let Some(name) = part.and_then(|at| rest.get(at + 1)) {
-                tally = rot::run_part(first, name);
-            } else {
-                tally = rot::run_thinned(first, number("--every", 1)?);
-                tally.merge(forged::run(first));
-            }
+        #[cfg(feature = "node")]
+        "sim" => {
+            let first = number("--seed", 0)?;
+            let options = strand_torture::node::NodeOptions {
+                writes_go_astray: number("--astray", 0)? > 0,
+                ..strand_torture::node::NodeOptions::default()
+            };
+            simulate(first..first + number("--seeds", 1)?, &options)
         }
         "bugs" => {
             println!("{}", serde_json::to_string(&bugs::list())?);
-            return Ok(ExitCode::SUCCESS);
+            Ok(ExitCode::SUCCESS)
         }
         "hunt" => {
             let name = rest.first().map_or("", String::as_str);
             let hunt = bugs::hunt(name, number("--seconds", 20)?)?;
             println!("{}", serde_json::to_string(&hunt)?);
-            return Ok(ExitCode::from(u8::from(!hunt.is_caught)));
+            Ok(ExitCode::from(u8::from(!hunt.is_caught)))
         }
         "hunts" => {
             let binary = rest.iter().position(|argument| argument == "--binary");
@@ -85,10 +67,30 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
             };
             println!("{}", serde_json::to_string(&hunts)?);
             let is_good = hunts.uncaught.is_empty() && hunts.control.is_empty();
-            return Ok(ExitCode::from(u8::from(!is_good)));
+            Ok(ExitCode::from(u8::from(!is_good)))
         }
         other => anyhow::bail!("there is no command {other:?}"),
     }
-    println!("{}", serde_json::to_string(&tally)?);
-    Ok(ExitCode::from(u8::from(!tally.violations.is_empty())))
+}
+
+/// Whole nodes' lives. What one finds is told at once.
+#[cfg(feature = "node")]
+fn simulate(
+    seeds: std::ops::Range<u64>,
+    options: &strand_torture::node::NodeOptions,
+) -> anyhow::Result<ExitCode> {
+    let begun = std::time::Instant::now();
+    let mut all = strand_torture::Tally::default();
+    for seed in seeds {
+        let (tally, hash) = strand_torture::node::run(seed, options);
+        if !tally.violations.is_empty() {
+            eprintln!("seed {seed}, hash {hash:016x}: {:#?}", tally.violations);
+        }
+        all.merge(tally);
+    }
+    let simulated_ms = all.counts.get("sim_ms").copied().unwrap_or_default();
+    let speedup = simulated_ms as f64 / 1_000.0 / begun.elapsed().as_secs_f64();
+    eprintln!("{speedup:.0} times real time");
+    println!("{}", serde_json::to_string(&all)?);
+    Ok(ExitCode::from(u8::from(!all.violations.is_empty())))
 }

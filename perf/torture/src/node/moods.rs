@@ -14,6 +14,7 @@ use super::plan::Episode;
 /// See the module's head.
 pub(super) struct DiskMoods {
     executor: SimExecutor,
+    writes_go_astray: bool,
     episode: Cell<Episode>,
     hangs_until: Cell<Duration>,
     /// A write or sync will fail for good.
@@ -37,9 +38,10 @@ pub(super) struct Faults {
 }
 
 impl DiskMoods {
-    pub(super) fn new(executor: SimExecutor) -> Self {
+    pub(super) fn new(executor: SimExecutor, writes_go_astray: bool) -> Self {
         Self {
             executor,
+            writes_go_astray,
             episode: Cell::new(Episode::calm()),
             hangs_until: Cell::default(),
             is_armed: Cell::default(),
@@ -88,14 +90,18 @@ impl Moods for DiskMoods {
         match op {
             Op::Read | Op::List | Op::Open | Op::Status => {
                 let part = if is_opening { 20 } else { 1 };
-                if !self.happens(episode.read_permille / part) {
+                let failure = if self.happens(episode.read_permille / part) {
+                    Failure::Eio
+                } else if op == Op::Read && self.happens(episode.lost_read_permille / part) {
+                    Failure::Misdirected
+                } else {
                     return None;
-                }
+                };
                 self.count(|faults| {
                     faults.reads += 1;
                     faults.opening_reads += u64::from(is_opening);
                 });
-                Some(Failure::Eio)
+                Some(failure)
             }
             Op::Create | Op::Write | Op::Sync | Op::Remove => {
                 let may_poison = self.is_armed.get() && self.boot.get().poisonings == 0;
@@ -103,6 +109,10 @@ impl Moods for DiskMoods {
                     self.is_armed.set(false);
                     self.count(|faults| faults.poisonings += 1);
                     return Some(Failure::Eio);
+                }
+                let may_stray = self.writes_go_astray && op == Op::Write;
+                if may_stray && self.happens(episode.lost_write_permille) {
+                    return Some(Failure::Misdirected);
                 }
                 // Only a write may fail without consequences.
                 if op != Op::Write || !self.happens(episode.write_permille) {

@@ -59,31 +59,19 @@ fn end_of(record: &StoredRecord) -> u64 {
     record.body_and_trailer().end
 }
 
-/// Tries all damage; `seed` draws what is sampled.
-#[must_use]
-pub fn run(seed: u64) -> Tally {
-    run_thinned(seed, 1)
-}
-
-/// The same with one of so many of the cheaply made kinds.
+/// Tries all damage, of the cheaply made kinds one of so many; `seed` draws what is sampled.
 #[must_use]
 pub fn run_thinned(seed: u64, every: u64) -> Tally {
-    run_parts(seed, every, "", false)
+    run_parts(seed, every, false)
 }
 
 /// The same, no further than to the first violation.
 #[must_use]
 pub fn run_until_violated(seed: u64, every: u64) -> Tally {
-    run_parts(seed, every, "", true)
+    run_parts(seed, every, true)
 }
 
-/// The parts whose names begin so.
-#[must_use]
-pub fn run_part(seed: u64, name: &str) -> Tally {
-    run_parts(seed, 1, name, false)
-}
-
-fn run_parts(seed: u64, every: u64, prefix: &str, stops_early: bool) -> Tally {
+fn run_parts(seed: u64, every: u64, stops_early: bool) -> Tally {
     let mut tally = Tally::default();
     let replay = format!("--what rot --seed {seed}");
     let base = match guarded(Base::new) {
@@ -102,10 +90,7 @@ fn run_parts(seed: u64, every: u64, prefix: &str, stops_early: bool) -> Tally {
         ("pages", pages),
         ("truncations", truncations),
     ];
-    let wanted = parts
-        .into_iter()
-        .filter(|(name, _)| name.starts_with(prefix));
-    for (name, part) in wanted {
+    for (name, part) in parts {
         if stops_early && !tally.violations.is_empty() {
             break;
         }
