@@ -95,11 +95,14 @@ macro_rules! transform_tier {
                     low_inverse::<LAYERS, ROWS, false>(factors, first, &sources, target);
                 }
             }
-            match plan.high_layers {
-                0 => {}
-                1 => high::<ROWS, 2>(plan, factors, of_chunks, rows, len),
-                2 => high::<ROWS, 4>(plan, factors, of_chunks, rows, len),
-                _ => high::<ROWS, 8>(plan, factors, of_chunks, rows, len),
+            // High layers are those after all low ones.
+            if LAYERS == PASS_LAYERS {
+                match plan.high_layers {
+                    0 => {}
+                    1 => high::<2>(plan, factors, of_chunks, rows, len),
+                    2 => high::<4>(plan, factors, of_chunks, rows, len),
+                    _ => high::<8>(plan, factors, of_chunks, rows, len),
+                }
             }
             for (group, targets) in recovery.chunks_mut(ROWS).enumerate() {
                 let point = plan.point_count + group * ROWS;
@@ -207,7 +210,7 @@ macro_rules! transform_tier {
         /// The high layers, of the inverse transform and then of the forward one for every chunk
         /// of recovery rows. Row `r` of each low group meets row `r` of the others.
         #[target_feature(enable = $features)]
-        fn high<const ROWS: usize, const GROUPS: usize>(
+        fn high<const GROUPS: usize>(
             plan: &Plan,
             factors: &[Factor; FACTOR_COUNT],
             of_chunks: &[Factors],
@@ -216,17 +219,17 @@ macro_rules! transform_tier {
         ) {
             let stride = plan.tile_len;
             assert!(len <= stride && !of_chunks.is_empty());
-            assert!(rows.len() >= of_chunks.len() * GROUPS * ROWS * stride);
+            assert!(rows.len() >= of_chunks.len() * GROUPS * PASS_ROWS * stride);
             let base = rows.as_mut_ptr();
             // Those of the first points, at any layer.
             let first: &[Factor; 4] = factors.first_chunk().expect("128 factors");
-            for row in 0..ROWS {
+            for row in 0..PASS_ROWS {
                 let mut offset = row * stride;
                 let end = offset + len;
                 while offset < end {
                     let mut inverted = [zero(); GROUPS];
                     for (group, vector) in inverted.iter_mut().enumerate() {
-                        let at = group * ROWS * stride + offset;
+                        let at = group * PASS_ROWS * stride + offset;
                         // SAFETY: `at` is in a row of the first chunk, before its `len`.
                         *vector = unsafe { load(base.add(at)) };
                     }
@@ -251,7 +254,7 @@ macro_rules! transform_tier {
                             // SAFETY: `at` is in a row of this chunk, before its `len`; `rows`
                             // is as many chunks.
                             unsafe { store(base.add(at), vector) };
-                            at += ROWS * stride;
+                            at += PASS_ROWS * stride;
                         }
                     }
                     offset += 64 / PLANES;
