@@ -16,6 +16,9 @@
 
 use std::ops::Range;
 
+use super::factor::ALL_IMAGES;
+#[cfg(target_arch = "x86_64")]
+use super::factor::{ALL_AFFINE, ALL_NIBBLES};
 #[cfg(target_arch = "x86_64")]
 use super::{Affine, Nibbles, affine, nibbles, x86_64};
 use super::{Images, scalar};
@@ -61,7 +64,6 @@ impl Matrix {
         );
         let row_count = coefficients.len() / column_count;
         let is_wide = coefficients.iter().any(|&coefficient| coefficient > 255);
-        let field = Field::new();
         let mut ordered = Vec::with_capacity(coefficients.len() * (1 + usize::from(is_wide)));
         for rows in groups(row_count, group_rows_max(level, is_wide)) {
             for column in 0..column_count {
@@ -73,17 +75,15 @@ impl Matrix {
                 }
             }
         }
-        let images = ordered.into_iter().map(|factor| field.images(factor));
+        let ordered = ordered.into_iter();
         let factors = match level.tier() {
-            Tier::Scalar => Factors::Images(images.collect()),
+            Tier::Scalar => Factors::Images(ALL_IMAGES.of(ordered, |images| *images)),
             #[cfg(target_arch = "x86_64")]
             Tier::Ssse3 | Tier::Avx2 | Tier::Avx512 => {
-                Factors::Nibbles(images.map(|images| nibbles(&images)).collect())
+                Factors::Nibbles(ALL_NIBBLES.of(ordered, nibbles))
             }
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2Gfni | Tier::Avx512Gfni => {
-                Factors::Affine(images.map(|images| affine(&images)).collect())
-            }
+            Tier::Avx2Gfni | Tier::Avx512Gfni => Factors::Affine(ALL_AFFINE.of(ordered, affine)),
         };
         Self {
             level,

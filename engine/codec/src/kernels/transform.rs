@@ -39,11 +39,13 @@
     )
 )]
 
+#[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
-use super::{Affine, Nibbles, affine, nibbles, x86_64};
-use crate::field::Field;
+use super::factor::{ALL_AFFINE, ALL_NIBBLES, All};
+#[cfg(target_arch = "x86_64")]
+use super::{Affine, Images, Nibbles, affine, nibbles, x86_64};
 use crate::level::{Level, Tier};
 use crate::shape::COLUMN_BYTES;
 
@@ -214,21 +216,22 @@ impl Transform {
     }
 }
 
-/// The factors of a process, made at their first use.
+/// The factors of the transform, once for a process.
 #[cfg(target_arch = "x86_64")]
-fn factors<T>(make: impl Fn(&[u8; 8]) -> T) -> [T; FACTOR_COUNT] {
-    let field = Field::new();
-    std::array::from_fn(|half| make(&field.images((2 * half) as u8)))
+fn even_factors<T: Copy>(all: &All<T>, form: fn(&Images) -> T) -> [T; FACTOR_COUNT] {
+    let symbols = (0..FACTOR_COUNT).map(|half| (2 * half) as u8);
+    let factors = all.of(symbols, form);
+    std::array::from_fn(|half| factors[half])
 }
 
 #[cfg(target_arch = "x86_64")]
 fn nibble_factors() -> &'static [Nibbles; FACTOR_COUNT] {
     static FACTORS: OnceLock<[Nibbles; FACTOR_COUNT]> = OnceLock::new();
-    FACTORS.get_or_init(|| factors(nibbles))
+    FACTORS.get_or_init(|| even_factors(&ALL_NIBBLES, nibbles))
 }
 
 #[cfg(target_arch = "x86_64")]
 fn affine_factors() -> &'static [Affine; FACTOR_COUNT] {
     static FACTORS: OnceLock<[Affine; FACTOR_COUNT]> = OnceLock::new();
-    FACTORS.get_or_init(|| factors(affine))
+    FACTORS.get_or_init(|| even_factors(&ALL_AFFINE, affine))
 }

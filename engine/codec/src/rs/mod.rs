@@ -24,10 +24,16 @@
 //!
 //! # Who does the work
 //!
-//! [`Encoder`] is the crate's own encoder. [`RowPlan`] is ours: `lagrange` finds what each present
-//! share contributes to each wanted one, and `kernels` multiplies, in GF(2^8) as long as the
-//! points are below 256 (`field`). The crate's decoder is its oracle in the tests. Both take any
-//! range of columns, so callers may cut as they like without changing a byte.
+//! All of it is ours, in GF(2^8) as long as the points are below 256 (`field`), and reads and
+//! writes the caller's shares. [`Encoder`] makes all recovery shares by the transform of
+//! `kernels`; at the level `scalar` it is the crate's own encoder. [`RowPlan`] makes any shares
+//! from any `k`: `lagrange` finds what each present share contributes to each wanted one, and
+//! `kernels` multiplies. The crate's encoder and decoder are the oracles of the tests. Both take
+//! any range of columns, so callers may cut as they like without changing a byte.
+//!
+//! A plan stays a matrix however many rows it makes: a transform that decodes has to multiply
+//! by the places of the losses, go there and back over 128 points and take a derivative between,
+//! some 450 pairs of rows and 50 products; 19 rows of 29 are 551 products without anything else.
 //!
 //! Frozen by docs/format.md section 3, "Recovery shares".
 //!

@@ -66,7 +66,7 @@ macro_rules! matrix_tier {
                         for (part, vector) in span.iter_mut().enumerate() {
                             let plane = step + part * (PLANES / SPAN);
                             // SAFETY: `multiply` found all sources to have the whole column.
-                            *vector = unsafe { read(source.as_ptr().add(column), plane) };
+                            *vector = unsafe { read(source.as_ptr().wrapping_add(column), plane) };
                         }
                         let Some(of_source) = factors.next() else {
                             break;
@@ -83,7 +83,7 @@ macro_rules! matrix_tier {
                         for (part, vector) in span.into_iter().enumerate().rev() {
                             let plane = step + part * (PLANES / SPAN);
                             // SAFETY: the pointer is that of a target with the whole column.
-                            unsafe { write::<false>(pointer.add(column), plane, vector) };
+                            unsafe { write::<false>(pointer.wrapping_add(column), plane, vector) };
                         }
                     }
                 }

@@ -145,7 +145,7 @@ macro_rules! transform_tier {
                     let mut rows = [zero(); ROWS];
                     for (row, source) in rows.iter_mut().zip(sources) {
                         // SAFETY: all sources are `len` bytes, whole columns.
-                        *row = unsafe { read(source.add(column), plane) };
+                        *row = unsafe { read(source.wrapping_add(column), plane) };
                     }
                     inverse::<ROWS, 1, IS_FIRST>(&mut rows, &factors.0[0]);
                     if LAYERS > 1 {
@@ -157,7 +157,7 @@ macro_rules! transform_tier {
                     let offset = column + plane * (64 / PLANES);
                     for (row, vector) in rows.into_iter().enumerate() {
                         // SAFETY: `target` is `ROWS` rows of `stride` bytes, no fewer than `len`.
-                        unsafe { store(target.add(row * stride + offset), vector) };
+                        unsafe { store(target.wrapping_add(row * stride + offset), vector) };
                     }
                 }
                 column += 64;
@@ -189,7 +189,7 @@ macro_rules! transform_tier {
                     let mut rows = [zero(); ROWS];
                     for (row, vector) in rows.iter_mut().enumerate() {
                         // SAFETY: `source` is `ROWS` rows of `stride` bytes, no fewer than `len`.
-                        *vector = unsafe { load(source.add(row * stride + offset)) };
+                        *vector = unsafe { load(source.wrapping_add(row * stride + offset)) };
                     }
                     if LAYERS > 2 {
                         forward::<ROWS, 4>(&mut rows, &factors.0[2]);
@@ -200,7 +200,7 @@ macro_rules! transform_tier {
                     forward::<ROWS, 1>(&mut rows, &factors.0[0]);
                     for (target, vector) in targets.iter().zip(rows) {
                         // SAFETY: the caller cut all targets to `len` bytes, whole columns.
-                        unsafe { write::<STREAM>(target.add(column), plane, vector) };
+                        unsafe { write::<STREAM>(target.wrapping_add(column), plane, vector) };
                     }
                 }
                 column += 64;
@@ -231,7 +231,7 @@ macro_rules! transform_tier {
                     for (group, vector) in inverted.iter_mut().enumerate() {
                         let at = group * PASS_ROWS * stride + offset;
                         // SAFETY: `at` is in a row of the first chunk, before its `len`.
-                        *vector = unsafe { load(base.add(at)) };
+                        *vector = unsafe { load(base.wrapping_add(at)) };
                     }
                     inverse::<GROUPS, 1, true>(&mut inverted, first);
                     if GROUPS > 2 {
@@ -253,7 +253,7 @@ macro_rules! transform_tier {
                         for vector in vectors {
                             // SAFETY: `at` is in a row of this chunk, before its `len`; `rows`
                             // is as many chunks.
-                            unsafe { store(base.add(at), vector) };
+                            unsafe { store(base.wrapping_add(at), vector) };
                             at += PASS_ROWS * stride;
                         }
                     }
