@@ -4,7 +4,9 @@ use std::sync::OnceLock;
 
 use crate::field::Field;
 #[cfg(any(test, target_arch = "x86_64"))]
-use crate::field::{B7_IMAGES, FOLD, additive};
+use crate::field::additive;
+#[cfg(target_arch = "x86_64")]
+use crate::field::{B7_IMAGES, FOLD};
 
 /// A factor as the bytes that the bits of a byte become.
 pub(in crate::kernels) type Images = [u8; 8];
@@ -23,19 +25,19 @@ pub(in crate::kernels) struct Nibbles {
 pub(in crate::kernels) type Affine = u64;
 
 /// `fold`, as the products of a factor.
-#[cfg(any(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) const FOLD_NIBBLES: Nibbles = nibbles(&FOLD);
 
 /// `fold`, as the matrix of a factor.
-#[cfg(any(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) const FOLD_AFFINE: Affine = affine(&FOLD);
 
 /// The factor `b_7`.
-#[cfg(any(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) const B7_NIBBLES: Nibbles = nibbles(&B7_IMAGES);
 
 /// The factor `b_7`.
-#[cfg(any(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) const B7_AFFINE: Affine = affine(&B7_IMAGES);
 
 /// A form of every factor, made at its first use: a plan of some hundred factors is then look-ups.

@@ -112,13 +112,14 @@ macro_rules! transform_tier {
                     group * ROWS
                 };
                 let source = &rows[source * plan.tile_len..][..ROWS * plan.tile_len];
-                let sink = sink.as_mut_ptr();
-                let mut targets = targets.iter_mut();
-                let targets: [*mut u8; ROWS] = core::array::from_fn(|_| {
-                    let target = targets.next();
-                    target.map_or(sink, |share| share[tile.clone()].as_mut_ptr())
-                });
-                low_forward::<LAYERS, ROWS, STREAM>(factors, point, source, &targets, len);
+                low_forward::<LAYERS, ROWS, STREAM>(
+                    factors,
+                    point,
+                    source,
+                    targets,
+                    sink,
+                    tile.clone(),
+                );
             }
         }
 
@@ -134,6 +135,7 @@ macro_rules! transform_tier {
             let len = sources[0].len();
             let stride = target.len() / ROWS;
             assert!(sources.iter().all(|source| source.len() == len) && len <= stride);
+            assert!(len.is_multiple_of(64));
             let sources = sources.map(<[u8]>::as_ptr);
             let target = target.as_mut_ptr();
             let mut column = 0;
@@ -164,18 +166,28 @@ macro_rules! transform_tier {
             }
         }
 
-        /// The low layers of the forward transform at the points `first` and after.
+        /// The low layers of the forward transform at the points `first` and after, into the
+        /// columns `tile` of the targets; what they are fewer than `ROWS` goes to the sink.
         #[target_feature(enable = $features)]
         fn low_forward<const LAYERS: usize, const ROWS: usize, const STREAM: bool>(
             factors: &[Factor; FACTOR_COUNT],
             first: usize,
             source: &[u8],
-            targets: &[*mut u8; ROWS],
-            len: usize,
+            targets: &mut [&mut [u8]],
+            sink: &mut [u8],
+            tile: core::ops::Range<usize>,
         ) {
             let factors = Factors::new(factors, first, 0);
             let stride = source.len() / ROWS;
-            assert!(len <= stride);
+            let len = tile.len();
+            assert!(len <= stride && len.is_multiple_of(64));
+            let mut pointers = [sink[..len].as_mut_ptr(); ROWS];
+            for (pointer, target) in pointers.iter_mut().zip(targets) {
+                *pointer = target[tile.clone()].as_mut_ptr();
+            }
+            let is_aligned = |pointer: &*mut u8| pointer.addr().is_multiple_of(64);
+            assert!(!STREAM || pointers.iter().all(is_aligned));
+            let targets = pointers;
             let source = source.as_ptr();
             let mut column = 0;
             while column < len {
@@ -198,8 +210,9 @@ macro_rules! transform_tier {
                         forward::<ROWS, 2>(&mut rows, &factors.0[1]);
                     }
                     forward::<ROWS, 1>(&mut rows, &factors.0[0]);
-                    for (target, vector) in targets.iter().zip(rows) {
-                        // SAFETY: the caller cut all targets to `len` bytes, whole columns.
+                    for (target, vector) in targets.into_iter().zip(rows) {
+                        // SAFETY: all targets are `len` bytes, whole columns, and aligned if it
+                        // streams.
                         unsafe { write::<STREAM>(target.wrapping_add(column), plane, vector) };
                     }
                 }
