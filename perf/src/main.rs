@@ -65,18 +65,23 @@ fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
             // Its threads may still wait for input: leaving ends them.
             std::process::exit(uplink::cli_main(named))
         }
-        "ward" => match torture::ward_main(&arguments) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("ward: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        "ward" => end_of(name, torture::ward_main(&arguments)),
+        "patient" => end_of(name, torture::patient_main(&arguments)),
         _ => {
             eprintln!(
                 "strand-perf: there is no part `{name}`; there are piecestore, satellite and uplink"
             );
             ExitCode::from(2)
+        }
+    }
+}
+
+fn end_of(name: &str, ended: anyhow::Result<()>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -109,14 +114,7 @@ fn say<T>(
     match figures {
         Ok(figures) if in_json => println!("{}", json(&figures)),
         Ok(figures) => println!("{}", table(&figures)),
-        Err(error) => {
-            let reason = format!("{error:#}");
-            if in_json {
-                println!("{}", serde_json::json!({ "reason": reason }));
-            }
-            eprintln!("strand-perf: {reason}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return say_why(&error, in_json),
     }
     ExitCode::SUCCESS
 }
@@ -124,14 +122,7 @@ fn say<T>(
 fn run_torture(options: &torture::Options) -> ExitCode {
     let outcome = match torture::run(options) {
         Ok(outcome) => outcome,
-        Err(error) => {
-            let reason = format!("{error:#}");
-            if options.json {
-                println!("{}", serde_json::json!({ "reason": reason }));
-            }
-            eprintln!("strand-perf: {reason}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return say_why(&error, options.json),
     };
     if options.json {
         println!("{}", outcome.json());
@@ -139,6 +130,16 @@ fn run_torture(options: &torture::Options) -> ExitCode {
         println!("{}", outcome.table());
     }
     ExitCode::from(u8::from(!outcome.is_good()))
+}
+
+/// What could not be run at all, for people and, if wanted, for programs.
+fn say_why(error: &anyhow::Error, is_json: bool) -> ExitCode {
+    let reason = format!("{error:#}");
+    if is_json {
+        println!("{}", serde_json::json!({ "reason": reason }));
+    }
+    eprintln!("strand-perf: {reason}");
+    ExitCode::FAILURE
 }
 
 fn run_demo(options: &demo::Options) -> ExitCode {

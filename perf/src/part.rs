@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,30 @@ impl Part {
             log: log.to_owned(),
             ended: None,
         })
+    }
+
+    /// [`start`](Self::start), but its standard input and output are the caller's, and `log` has its standard error.
+    pub fn start_piped(
+        name: &str,
+        mut command: Command,
+        log: &Path,
+    ) -> io::Result<(Self, ChildStdin, ChildStdout)> {
+        let file = OpenOptions::new().create(true).append(true).open(log)?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(file);
+        let mut child = spawn_bound(&mut command)?;
+        let part = Self {
+            name: name.to_owned(),
+            pid: child.id(),
+            log: log.to_owned(),
+            ended: None,
+        };
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(input), Some(output)) => Ok((part, input, output)),
+            _ => Err(io::Error::other("a child has no pipes")),
+        }
     }
 
     /// Its process id.
@@ -244,6 +268,14 @@ pub fn kill_all() {
     }
 }
 
+/// Ends this process as kill -9 does.
+pub(crate) fn kill_self() -> ! {
+    let sent = send_signal(std::process::id(), libc::SIGKILL);
+    // A signal that cannot be sent must not let the process go on.
+    eprintln!("cannot kill itself: {sent:?}");
+    std::process::abort()
+}
+
 /// Spawns into a process group of its own, so that ctrl-C reaches this process alone and it decides about its children.
 fn spawn_bound(command: &mut Command) -> io::Result<Child> {
     let parent = std::process::id();
@@ -272,7 +304,7 @@ fn die_with(parent: u32) -> io::Result<()> {
 
 fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    // SAFETY: kill touches no memory; the pid is a child that has not been waited for, so it names that child.
+    // SAFETY: kill touches no memory; the pid is a child that has not been waited for, so it names that child, or this process.
     if unsafe { libc::kill(pid, signal) } != 0 {
         return Err(io::Error::last_os_error());
     }

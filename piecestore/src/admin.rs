@@ -104,12 +104,12 @@ impl Board {
     }
 
     /// Asks to have the trash back; the number by which to ask how it went. The admin thread's side.
-    pub(crate) fn ask_restore(&self) -> u64 {
+    pub fn ask_restore(&self) -> u64 {
         self.restore.begin()
     }
 
     /// How that went, once it is over. The admin thread's side.
-    pub(crate) fn restored(&self, question: u64) -> Option<String> {
+    pub fn restored(&self, question: u64) -> Option<String> {
         self.restore.look(question)
     }
 

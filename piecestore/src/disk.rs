@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl, fstatfs};
 use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer, WriteOperation};
 
 use crate::core::executor::{Executor, timeout};
@@ -35,6 +35,9 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the names in a folder may take to read: 22,000 files of a slow disk, each looked at on its own.
 const LIST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What `statfs` calls FUSE. It takes operations that must not wait and lets them wait for its server all the same.
+const FUSE: rustix::fs::FsWord = 0x6573_5546;
 
 /// How often something is looked at that no completion announces.
 const POLL_PERIOD: Duration = Duration::from_millis(5);
@@ -75,7 +78,7 @@ impl<E: Executor> RingDisk<E> {
     ///
     /// # Errors
     ///
-    /// If the thread that watches the disk cannot be started.
+    /// If the disk cannot say what file system it has, or the thread that watches it cannot be started.
     pub fn in_folder(
         ring: Rc<Ring>,
         executor: E,
@@ -83,12 +86,16 @@ impl<E: Executor> RingDisk<E> {
         path: &Path,
         folder: OwnedFd,
     ) -> std::io::Result<Self> {
+        let queue = Rc::<DiskQueue>::default();
+        if fstatfs(&folder)?.f_type == FUSE {
+            queue.never_inline();
+        }
         Ok(Self {
             ring,
             executor,
             path: path.to_owned(),
             files: Rc::clone(files),
-            queue: Rc::default(),
+            queue,
             watch: Rc::new(DiskWatch::start(path, &folder)?),
             directory: Rc::new(folder),
             checkpoints: None,

@@ -146,6 +146,35 @@ impl Reports {
         self.news.notified().await;
     }
 
+    /// Hears from the store what was lost of that satellite's pieces, and what came back.
+    pub fn hear<D: Disk>(&self, node: NodeId, satellite: NodeId, store: &Store<D>) {
+        let ours = |names: Vec<([u8; 32], [u8; 32])>| {
+            let is_ours = |name: &([u8; 32], [u8; 32])| name.0 == *satellite.as_bytes();
+            names
+                .into_iter()
+                .filter(is_ours)
+                .map(|name| name.1)
+                .collect::<Vec<_>>()
+        };
+        let (lost, revived) = (ours(store.take_lost()), ours(store.take_revived()));
+        for id in &revived {
+            let piece = strand_protocol::PieceId::from(*id);
+            tracing::warn!(%node, %piece, "a piece was read out of the trash; it is back for good, and the satellite will hear of it");
+        }
+        let is_lost = self.lost.borrow_mut().add(lost);
+        let is_revived = self.revived.borrow_mut().add(revived);
+        if is_lost || is_revived {
+            self.news.notify();
+        }
+    }
+
+    /// Lost pieces that the satellite has not taken yet.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn lost_waiting(&self) -> Vec<[u8; 32]> {
+        self.lost.borrow().ids.iter().copied().collect()
+    }
+
     /// The announced run, unless it is done.
     fn due(&self) -> Option<Announced> {
         let announced = self.announced.get()?;
@@ -228,38 +257,13 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
     /// Collects until it is dropped.
     pub async fn run(&self) {
         loop {
-            self.listen();
+            self.reports.hear(self.node, self.satellite, self.store);
             self.answer_owner().await;
             if let Some(announced) = self.reports.due() {
                 self.collect(announced).await;
             }
             let pause = self.executor.sleep(GC_LOOK_PERIOD);
             future::or(pause, self.reports.work.notified()).await;
-        }
-    }
-
-    /// Hears from the store what was lost and what came back.
-    fn listen(&self) {
-        let ours = |names: Vec<([u8; 32], [u8; 32])>| {
-            let is_ours = |name: &([u8; 32], [u8; 32])| name.0 == *self.satellite.as_bytes();
-            names
-                .into_iter()
-                .filter(is_ours)
-                .map(|name| name.1)
-                .collect::<Vec<_>>()
-        };
-        let (lost, revived) = (
-            ours(self.store.take_lost()),
-            ours(self.store.take_revived()),
-        );
-        for id in &revived {
-            let piece = strand_protocol::PieceId::from(*id);
-            tracing::warn!(node = %self.node, %piece, "a piece was read out of the trash; it is back for good, and the satellite will hear of it");
-        }
-        let is_lost = self.reports.lost.borrow_mut().add(lost);
-        let is_revived = self.reports.revived.borrow_mut().add(revived);
-        if is_lost || is_revived {
-            self.reports.news.notify();
         }
     }
 

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod check_in;
 pub mod cli;
 pub mod config;
+pub mod contact;
 pub mod directory;
 mod file_names;
 pub mod gc;

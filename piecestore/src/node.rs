@@ -4,24 +4,23 @@
 //! no other. A node is in the network from [`Node::begin`] on, and says that it is busy until [`Node::open`] has its index.
 //! [`Node::stop`] refuses new requests, lets those begun end, and closes what was opened, in the opposite order.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_lite::future;
-use strand_blob::{OpenError, Store, StoreOptions};
+use strand_blob::{OpenError, StoreOptions};
 
 use crate::admin::Board;
 use crate::budget::Budget;
-use crate::check_in::{EndpointLine, ReportedSpace, Reporter, Standing};
+use crate::contact::Contact;
 use crate::core::executor::{Clock, Executor};
 use crate::core::{Core, CoreExecutor, Notify};
 use crate::directory::{CheckpointsError, Directory};
 use crate::disk::RingDisk;
-use crate::gc::{Collector, Reports};
 use crate::hardware::DiskTurn;
 use crate::jobs::{JobKind, JobOpening, compact_all};
-use crate::limits::{OPENING_GRACE, SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
+use crate::limits::{SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
 use crate::quic::BindError;
 use crate::scrub::scrub_running;
 use crate::serving::{Serving, ServingOptions};
@@ -30,19 +29,14 @@ use crate::status::{
 };
 use crate::watch::DiskState;
 
-type NodeStore = Store<RingDisk<CoreExecutor>>;
-
 /// A running node.
 pub struct Node {
     directory: Directory,
     board: Arc<Board>,
     serving: Serving<RingDisk<CoreExecutor>, CoreExecutor>,
     budgets: Budgets,
-    standing: Rc<RefCell<Standing>>,
-    reports: Rc<Reports>,
+    contact: Contact,
     is_spinning: bool,
-    stop_check_in: Rc<Notify>,
-    stop_collector: Rc<Notify>,
     stop_job: Rc<Notify>,
     turn: DiskTurn,
     has_said_trouble: Cell<bool>,
@@ -127,28 +121,26 @@ impl Node {
             config.listen,
             options,
         )?;
+        let contact = Contact::new(config.clone(), Arc::clone(&board));
         let node = Self {
             directory,
             board,
             serving,
             budgets,
-            standing: Rc::default(),
-            reports: Rc::default(),
+            contact,
             is_spinning,
-            stop_check_in: Rc::default(),
-            stop_collector: Rc::default(),
             stop_job: Rc::default(),
             turn,
             has_said_trouble: Cell::new(false),
             disk,
             disk_state: Cell::default(),
         };
-        node.start_check_ins(core);
+        node.contact.begin_check_ins(&node.serving, random_byte);
         Ok(node)
     }
 
     /// Recovers the store, and begins to serve and to look after it. False: the node was told to stop meanwhile.
-    pub async fn open(&self, core: &Core) -> Result<bool, NodeError> {
+    pub async fn open(&self) -> Result<bool, NodeError> {
         let config = self.directory.config();
         let node_id = config.node_id;
         let mut options = StoreOptions::new(*node_id.as_bytes(), config.capacity.bytes());
@@ -166,8 +158,7 @@ impl Node {
             tracing::error!(node = %node_id, ?rot, "found damaged at start; what it held is lost to this node");
         }
         tracing::debug!(node = %node_id, ?recovery, "store recovered");
-        self.reports.opened();
-        self.start_collector(core, store);
+        self.contact.begin_collecting(&self.serving, store);
         Ok(true)
     }
 
@@ -302,111 +293,11 @@ impl Node {
 
     /// Closes connections, check-ins and the store. What was acked is durable already; what was not is dropped.
     pub async fn stop(&self) {
-        self.stop_check_in.notify();
-        self.stop_collector.notify();
+        self.contact.stop();
         self.stop_job.notify();
         self.serving.stop().await;
         // The next start removes it if this fails.
         let _ = std::fs::remove_file(self.directory.path().join(crate::admin::SOCKET_FILE));
-    }
-
-    fn line_to_satellite(&self, core: &Core) -> EndpointLine<CoreExecutor> {
-        let satellite = &self.directory.config().satellite;
-        EndpointLine::new(
-            self.serving.endpoint().clone(),
-            core.executor(),
-            satellite.id,
-            satellite.address.clone(),
-        )
-    }
-
-    fn start_check_ins(&self, core: &Core) {
-        let Some(pass) = self.serving.tasks().enter() else {
-            return;
-        };
-        let config = self.directory.config().clone();
-        let executor = core.executor();
-        let permission = Rc::clone(self.serving.service().permission());
-        let standing = Rc::clone(&self.standing);
-        let local_address = self.serving.endpoint().local_addr();
-        let line = self.line_to_satellite(core);
-        let (service, opening) = (
-            Rc::clone(self.serving.service()),
-            Rc::clone(self.serving.opening()),
-        );
-        let reports = Rc::clone(&self.reports);
-        let stop = Rc::clone(&self.stop_check_in);
-        let started_ms = self.serving.started_ms();
-        executor.spawn(async move {
-            let _pass = pass;
-            let reporter = Reporter {
-                line: &line,
-                config: &config,
-                local_address,
-                started_ms,
-                permission: &permission,
-                standing: &standing,
-                reports: &reports,
-                executor: &executor,
-                clock: &executor,
-            };
-            let space = || match service.store() {
-                Some(store) => {
-                    let space = store.space();
-                    ReportedSpace {
-                        capacity_bytes: space.capacity_bytes,
-                        used_bytes: space.file_bytes,
-                        // A store that takes nothing has nothing to offer.
-                        free_bytes: if store.is_read_only() {
-                            0
-                        } else {
-                            space.free_bytes()
-                        },
-                    }
-                }
-                // Nothing is put here meanwhile.
-                None => ReportedSpace {
-                    capacity_bytes: config.capacity.bytes(),
-                    used_bytes: opening.bytes_total(),
-                    free_bytes: 0,
-                },
-            };
-            let reporting = async {
-                // Most stores are open by then, and the first check-in has their figures.
-                future::or(executor.sleep(OPENING_GRACE), reports.until_opened()).await;
-                reporter.run(space, random_byte).await;
-            };
-            future::or(reporting, stop.notified()).await;
-        });
-    }
-
-    fn start_collector(&self, core: &Core, store: Rc<NodeStore>) {
-        let Some(pass) = self.serving.tasks().enter() else {
-            return;
-        };
-        let (node, satellite) = {
-            let config = self.directory.config();
-            (config.node_id, config.satellite.id)
-        };
-        let executor = core.executor();
-        let permission = Rc::clone(self.serving.service().permission());
-        let line = self.line_to_satellite(core);
-        let (reports, board) = (Rc::clone(&self.reports), Arc::clone(&self.board));
-        let stop = Rc::clone(&self.stop_collector);
-        executor.spawn(async move {
-            let _pass = pass;
-            let collector = Collector {
-                node,
-                satellite,
-                store: &store,
-                line: &line,
-                permission: &permission,
-                reports: &reports,
-                board: &board,
-                executor: &executor,
-            };
-            future::or(collector.run(), stop.notified()).await;
-        });
     }
 
     fn status(&self, core: &Core, core_index: usize) -> Status {
@@ -433,10 +324,10 @@ impl Node {
             core_index,
             started_ms: self.serving.started_ms(),
             uptime_s: now_ms.saturating_sub(self.serving.started_ms()) / 1000,
-            standing: self.standing.borrow().clone(),
+            standing: self.contact.standing(),
             clock_offset_ms: permission.clock_offset_ms(),
             serials: permission.serial_count(),
-            collection: self.reports.figures(),
+            collection: self.contact.reports().figures(),
             opening: OpeningFigures::new(self.serving.opening(), store.is_some()),
             read_only,
             read_only_reason: poison_cause.as_ref().map(disk_trouble).unwrap_or_default(),

@@ -355,7 +355,7 @@ async fn start_node(
         Err(error) => return say(failed(error)),
     };
     nodes.borrow_mut().push(Rc::clone(&node));
-    let mut opening = pin!(node.open(core));
+    let mut opening = pin!(node.open());
     let opened = match timeout(&core.executor(), OPENING_GRACE, opening.as_mut()).await {
         Some(opened) => opened,
         None => {

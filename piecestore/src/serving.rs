@@ -154,6 +154,10 @@ impl<D: Disk, E: Executor + Clock> Serving<D, E> {
         self.tasks.close().await;
     }
 
+    pub(crate) fn executor(&self) -> &E {
+        &self.executor
+    }
+
     /// Its end of the network.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint<E> {

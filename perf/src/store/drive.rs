@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use piecestore::core::executor::Executor;
 use piecestore::core::{Core, CoreExecutor, CoreOptions, Gate, start};
 use piecestore::disk::RingDisk;
-use strand_blob::{Store, StoreCounters, StoreOptions};
+use strand_blob::{Disk, Store, StoreCounters, StoreOptions};
 
 use super::cpu;
 use super::work::Work;
@@ -34,9 +34,9 @@ const WARM_PASS_MAX: Duration = Duration::from_secs(4);
 const LOOK_PIECES: u64 = 256;
 
 /// An open store on its core.
-pub(crate) struct Session {
+pub(crate) struct Session<D: Disk = RingDisk<CoreExecutor>> {
     core: Core,
-    store: Rc<Store<RingDisk<CoreExecutor>>>,
+    store: Rc<Store<D>>,
 }
 
 /// How callers use a store.
@@ -102,6 +102,14 @@ where
     start(CoreOptions::default(), main)?.join()?
 }
 
+/// The disk of a store in a folder, which may be new.
+pub(crate) fn disk_in(core: &Core, folder: &Path) -> Result<RingDisk<CoreExecutor>> {
+    let checkpoints = checkpoint_folder(folder);
+    fs::create_dir_all(&checkpoints)?;
+    let checkpoints = fs::File::open(checkpoints)?.into();
+    Ok(core.disk(folder)?.with_checkpoints(checkpoints))
+}
+
 impl Session {
     /// Opens the folder, which may be new.
     pub(crate) async fn open(
@@ -110,10 +118,19 @@ impl Session {
         options: StoreOptions,
         now_s: u32,
     ) -> Result<Self> {
-        let checkpoints = checkpoint_folder(folder);
-        fs::create_dir_all(&checkpoints)?;
-        let checkpoints = fs::File::open(checkpoints)?.into();
-        let disk = core.disk(folder)?.with_checkpoints(checkpoints);
+        let disk = disk_in(&core, folder)?;
+        Self::open_on(core, disk, options, now_s).await
+    }
+}
+
+impl<D: Disk> Session<D> {
+    /// Opens the store on a disk.
+    pub(crate) async fn open_on(
+        core: Core,
+        disk: D,
+        options: StoreOptions,
+        now_s: u32,
+    ) -> Result<Self> {
         // The same at every opening: digests of indexes can be compared only if their fingerprints have one key.
         let mut random = Random::new(0, "store");
         let mut fill_random = |bytes: &mut [u8]| {
@@ -134,7 +151,7 @@ impl Session {
         Ok(Self { core, store })
     }
 
-    pub(crate) fn store(&self) -> &Rc<Store<RingDisk<CoreExecutor>>> {
+    pub(crate) fn store(&self) -> &Rc<Store<D>> {
         &self.store
     }
 
@@ -160,7 +177,7 @@ impl Session {
     ) -> Result<(Run, IndexPeaks)> {
         let peaks = Rc::new(Cell::new(IndexPeaks::default()));
         let (store, work, seen) = (Rc::clone(&self.store), Arc::clone(work), Rc::clone(&peaks));
-        let look = move |store: &Store<RingDisk<CoreExecutor>>| {
+        let look = move |store: &Store<D>| {
             let counters = store.counters();
             let mut peaks = seen.get();
             peaks.bytes = peaks.bytes.max(counters.index_bytes);

@@ -1,20 +1,24 @@
 //! Kills: a process that stores on a real disk is killed at a random moment, and what it had acknowledged is looked for.
 //!
+//! Every second life ends at a named point instead ([`Point`]). A control kills a process whose disk answers before it writes, until something is lost.
+//!
 //! Each life goes on where the one before was cut off. After every kill the store is opened here: all that the last lives acknowledged, and a
 //! sample of what is older, must be there bit-exact, and what was deleted must not. At the end everything is compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use strand_blob::GetError;
+use anyhow::{Context, Result, ensure};
+use piecestore::core::CoreExecutor;
+use piecestore::disk::RingDisk;
+use strand_blob::{GetError, Store};
 use strand_torture::Tally;
 
-use super::ward::{NOW_S, Pieces, options};
+use super::ward::{Lie, NOW_S, OPERATIONS, Pieces, Point, options};
 use crate::part::Part;
 use crate::random::Random;
 use crate::store::drive::{Session, on_core};
@@ -37,51 +41,177 @@ pub(super) enum Known {
     Deleted,
 }
 
-/// Kills so often; `seed` draws the moments.
-pub(super) fn run(folder: &Path, program: &Path, seed: u64, kills: u64) -> Result<Tally> {
-    let store = folder.join("blobs");
-    fs::create_dir_all(&store)?;
-    let mut tally = Tally::default();
-    let mut random = Random::new(seed, "kills");
-    let mut ledger = BTreeMap::new();
-    let mut next = 0;
-    for kill in 1..=kills {
-        let log = folder.join(format!("life-{kill}.log"));
-        let mut command = Command::new(program);
+/// How long a life may take to come to its point; some lives never do.
+const POINT_WAIT: Duration = Duration::from_secs(2);
+
+/// Lives of the control at most.
+const CONTROL_LIVES_MAX: u64 = 10;
+
+/// A process that stores, about to be started.
+pub(super) struct Ward<'a> {
+    pub(super) program: &'a Path,
+    pub(super) store: &'a Path,
+    pub(super) log: &'a Path,
+    /// Number of its first piece.
+    pub(super) first: u64,
+    pub(super) point: Option<Point>,
+    pub(super) lie: Option<Lie>,
+}
+
+impl Ward<'_> {
+    pub(super) fn start(&self) -> Result<Part> {
+        let mut command = Command::new(self.program);
         command
             .args(["part", "ward"])
-            .arg(&store)
-            .arg(next.to_string());
-        let mut part = Part::start("ward", command, &log)?;
-        // Every fourth is killed early, most while they open.
-        if kill % 4 != 0 {
-            wait_until_open(&mut part, &log)?;
+            .arg(self.store)
+            .arg(self.first.to_string());
+        if let Some(point) = self.point {
+            command.arg("--point").arg(point.argument());
+        }
+        if let Some(lie) = self.lie {
+            command.args(["--lie", lie.name()]);
+        }
+        Ok(Part::start("ward", command, self.log)?)
+    }
+
+    /// Starts it and lets it store for a while.
+    pub(super) fn start_and_wait(&self, random: &mut Random, is_early: bool) -> Result<Part> {
+        let mut part = self.start()?;
+        if !is_early {
+            wait_until_open(&mut part, self.log)?;
         }
         std::thread::sleep(Duration::from_millis(random.below(LIFE_MS_MAX) as u64));
-        anyhow::ensure!(
+        ensure!(
             part.is_running()?,
             "the process that stores ended by itself: {}",
             part.log_tail()
         );
-        part.kill()?;
-        let before = next;
-        next = read_lines(&log, &mut ledger, next)?;
+        Ok(part)
+    }
+}
+
+/// Kills so often; `seed` draws the moments.
+pub(super) fn run(folder: &Path, program: &Path, seed: u64, kills: u64) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let mut lives = Lives::begin(folder, program, "blobs")?;
+    let mut random = Random::new(seed, "kills");
+    let mut reached = BTreeSet::new();
+    let first_point = random.below(2 * OPERATIONS.len());
+    for kill in 1..=kills {
+        let number = first_point + kill as usize / 2;
+        let passes = random.below(Point::passes_max(number)) as u64;
+        let point = kill
+            .is_multiple_of(2)
+            .then(|| Point::numbered(number, passes));
+        let ward = lives.ward(kill, point, None);
+        if let Some(point) = point {
+            if ends_there(&mut ward.start()?)? {
+                reached.insert(point.name());
+            }
+        } else {
+            // Every fourth is killed early, most while they open.
+            ward.start_and_wait(&mut random, kill % 4 == 1)?.kill()?;
+        }
         tally.add("kills", 1);
-        let wanted = wanted_of(&ledger, before, kill == kills);
-        let when = format!("after kill {kill}");
-        let replay = format!("--what kill --seed {seed}");
-        compare(&store, wanted, &when, &replay, &mut tally);
+        let when = match point {
+            Some(point) => format!("after kill {kill} ({})", point.argument()),
+            None => format!("after kill {kill}"),
+        };
+        let replay = format!("--what kill --seed {seed} --kills {kills}");
+        lives.compare(kill == kills, &when, &replay, &mut tally)?;
         if !tally.violations.is_empty() {
             break;
         }
     }
+    tally.add("kill_points", reached.len() as u64);
+    if kills > 0 && !loses_with_a_lie(folder, program, &mut random)? {
+        let what = "a disk that answers before it writes lost nothing in kills";
+        tally.violate(what, format!("--what kill --seed {seed}"));
+    }
     Ok(tally)
 }
 
+/// Waits for a process that ends itself; whether it came to its point. Otherwise it is killed.
+fn ends_there(part: &mut Part) -> Result<bool> {
+    let begun = Instant::now();
+    while part.is_running()? && begun.elapsed() < POINT_WAIT {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let is_there = !part.is_running()?;
+    let ended = part.kill()?;
+    ensure!(
+        ended.signal == Some(libc::SIGKILL),
+        "the process that stores ended by itself: {}",
+        part.log_tail()
+    );
+    Ok(is_there)
+}
+
+/// The control: a process whose disk is hasty must lose something.
+fn loses_with_a_lie(folder: &Path, program: &Path, random: &mut Random) -> Result<bool> {
+    let mut lives = Lives::begin(folder, program, "hasty")?;
+    for kill in 1..=CONTROL_LIVES_MAX {
+        let ward = lives.ward(kill, None, Some(Lie::Hasty));
+        ward.start_and_wait(random, false)?.kill()?;
+        let mut found = Tally::default();
+        lives.compare(false, "", "", &mut found)?;
+        if !found.violations.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Processes that store in one folder, one after another, and what they said.
+struct Lives<'a> {
+    program: &'a Path,
+    store: PathBuf,
+    /// What the process says that runs.
+    log: PathBuf,
+    ledger: BTreeMap<u64, Known>,
+    next: u64,
+}
+
+impl<'a> Lives<'a> {
+    fn begin(folder: &Path, program: &'a Path, name: &str) -> Result<Self> {
+        let store = folder.join(name);
+        fs::create_dir_all(&store)?;
+        Ok(Self {
+            program,
+            store,
+            log: PathBuf::new(),
+            ledger: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    /// The next process.
+    fn ward(&mut self, life: u64, point: Option<Point>, lie: Option<Lie>) -> Ward<'_> {
+        self.log = self.store.with_extension(format!("{life}.log"));
+        Ward {
+            program: self.program,
+            store: &self.store,
+            log: &self.log,
+            first: self.next,
+            point,
+            lie,
+        }
+    }
+
+    /// Holds what the last process said against what is there.
+    fn compare(&mut self, is_all: bool, when: &str, replay: &str, tally: &mut Tally) -> Result<()> {
+        let before = self.next;
+        self.next = read_lines(&self.log, &mut self.ledger, before)?;
+        let wanted = wanted_of(&self.ledger, before, is_all);
+        compare(&self.store, wanted, when, replay, tally);
+        Ok(())
+    }
+}
+
 pub(super) fn wait_until_open(part: &mut Part, log: &Path) -> Result<()> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while !fs::read_to_string(log)?.starts_with("open\n") {
-        anyhow::ensure!(
+        ensure!(
             begun.elapsed() < OPEN_MAX && part.is_running()?,
             "the process that stores did not open its store: {}",
             part.log_tail()
@@ -151,7 +281,7 @@ pub(super) fn compare(
         let pieces = Pieces::new();
         let mut wrong = Vec::new();
         for (number, known) in wanted {
-            if let Some(what) = wrong_with(&session, &pieces, number, known).await {
+            if let Some(what) = wrong_with(session.store(), &pieces, number, known).await {
                 wrong.push(what);
             }
         }
@@ -170,15 +300,14 @@ pub(super) fn compare(
     }
 }
 
-async fn wrong_with(
-    session: &Session,
+pub(super) async fn wrong_with(
+    store: &Store<RingDisk<CoreExecutor>>,
     pieces: &Pieces,
     number: u64,
     known: Known,
 ) -> Option<String> {
     let work = Arc::clone(pieces.of(number));
     let (satellite, id) = work.key(number);
-    let store = session.store();
     let found = match store.piece(&satellite, &id, NOW_S).await {
         Ok(piece) => store.read_shares(&piece, 0..piece.share_count()).await,
         Err(error) => Err(error),

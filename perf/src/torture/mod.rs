@@ -4,16 +4,22 @@
 //! proofs once (crash states, a fault at every operation, damage at rest, kills of a real process on a real disk, power cuts, planted bugs) and
 //! then runs the store from one seed after another. All but `kill` and `power` is decided by seeds: a violation names the arguments that show it again.
 
+mod full;
+mod fuse;
+mod image;
 mod kill;
 mod options;
 mod outcome;
+mod patient;
 mod power;
+mod sick_disk;
 mod ward;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 use strand_torture::node::{self, NodeOptions};
 use strand_torture::store::{forged, rot, seeds, states, sweep};
 use strand_torture::{Tally, bugs};
@@ -22,21 +28,20 @@ use crate::folder;
 use crate::narrator::Narrator;
 
 pub use options::Options;
-use options::What;
+use options::{Sizes, What};
 pub use outcome::Outcome;
+pub use patient::patient_main;
 pub use ward::ward_main;
-
-/// Seeds whose crash states are all tried: together more than a thousand states.
-const STATE_SEEDS: u64 = 3;
-
-/// One operation of so many fails, over all scenarios and failures: more than a thousand points.
-const SWEEP_EVERY: u64 = 7;
-
-/// Of the cheaply made kinds of damage one of so many is tried.
-const ROT_EVERY: u64 = 4;
 
 /// Time between two lines of progress.
 const TELL_PERIOD: Duration = Duration::from_secs(15);
+
+/// Seeds of the store between two further rounds of crash states, kills or cuts.
+const ROUND_SEEDS: u64 = 50;
+
+/// Kills and cuts of such a round.
+const ROUND_KILLS: u64 = 20;
+const ROUND_CUTS: u64 = 4;
 
 /// Room that kills need.
 const ROOM_BYTES: u64 = 4 << 30;
@@ -140,17 +145,17 @@ impl Torture<'_> {
         }
     }
 
-    /// The fixed proofs, then the store from seeds.
+    /// The fixed proofs, then the store from seeds, and between them more of what is drawn from seeds, until the time is over.
     fn prove(&self) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let tally = &mut outcome.tally;
-        let first = self.options.seed.unwrap_or_default();
+        let (sizes, first) = (self.options.sizes(), self.options.seed.unwrap_or_default());
         if self.options.does(What::States) {
             self.narrator.line("every state that a crash could leave");
             let count = if self.options.seed.is_some() {
                 1
             } else {
-                STATE_SEEDS
+                sizes.state_seeds
             };
             for seed in first..first + count {
                 self.take(tally, states::run(seed, states::Syncs::Honoured));
@@ -160,37 +165,23 @@ impl Torture<'_> {
             self.narrator.line("a fault at every operation");
             let found = match &self.options.scenario {
                 Some(name) => sweep::run_one(name, 1, 0),
-                None => sweep::run(SWEEP_EVERY, first),
+                None => sweep::run(sizes.sweep_every, first),
             };
             self.take(tally, found);
         }
         if self.options.does(What::Rot) {
             self.narrator
                 .line("damage to bytes at rest, and forged records");
-            self.take(tally, rot::run_thinned(first, ROT_EVERY));
+            self.take(tally, rot::run_thinned(first, sizes.rot_every));
             self.take(tally, forged::run(first));
         }
         if self.options.does(What::Kill) {
             self.narrator
                 .line("kills of a process that stores, on this disk");
-            let found = self.in_folder(|folder, program| {
-                kill::run(folder, program, first, self.options.kills)
-            })?;
-            self.take(tally, found);
+            self.kill(tally, first, sizes.kills)?;
         }
-        if self.options.does(What::Power) && !power::is_allowed() {
-            self.narrator.line("NO POWER CUTS: they take root");
-        } else if self.options.does(What::Power) {
-            self.narrator
-                .line("power cuts on file systems of their own");
-            let found = self.in_folder(|folder, program| {
-                power::run(folder, program, first, self.options.cuts, &self.narrator)
-            });
-            match found {
-                Ok(found) => self.take(tally, found),
-                // Not every machine lets root mount an image.
-                Err(error) => self.narrator.line(&format!("NO POWER CUTS: {error:#}")),
-            }
+        for what in [What::Power, What::Full, What::Fuse] {
+            self.prove_apart(tally, what, first, sizes)?;
         }
         if self.options.does(What::Bugs) {
             self.narrator
@@ -205,13 +196,76 @@ impl Torture<'_> {
             ));
             outcome.hunted(&hunts);
         }
+        let tally = &mut outcome.tally;
         if self.options.does(What::Store) {
             self.narrator.line("the store, from one seed after another");
             for seed in self.seeds() {
-                self.take(&mut outcome.tally, seeds::run(seed));
+                self.take(tally, seeds::run(seed));
+                if (seed - first) % ROUND_SEEDS == ROUND_SEEDS - 1 && !self.is_over() {
+                    self.go_on((seed - first) / ROUND_SEEDS, tally)?;
+                }
             }
         }
         Ok(outcome)
+    }
+
+    /// What takes root: file systems of its own.
+    fn prove_apart(&self, tally: &mut Tally, what: What, seed: u64, sizes: Sizes) -> Result<()> {
+        let (narrator, systems) = (&self.narrator, &self.options.systems);
+        if !self.options.does(what) {
+            return Ok(());
+        }
+        let name = what.to_possible_value();
+        let name = name.as_ref().map_or("", |name| name.get_name());
+        let mut refusal = image::refusal();
+        if what == What::Fuse && !Path::new("/dev/fuse").exists() {
+            refusal = Some("there is no /dev/fuse".to_owned());
+        }
+        if let Some(reason) = refusal {
+            narrator.line(&format!("NOT DONE: {name}: {reason}"));
+            return Ok(());
+        }
+        let prove = |folder: &Path, program: &Path| match what {
+            What::Power => {
+                narrator.line("power cuts on file systems of their own");
+                power::run(folder, program, seed, sizes.cuts, systems, narrator)
+            }
+            What::Full => {
+                narrator.line("a small file system that is full");
+                full::run(folder, seed, sizes.rounds, systems, narrator)
+            }
+            _ => {
+                narrator.line("a disk that fails on command");
+                fuse::run(folder, program, seed, sizes.truncations)
+            }
+        };
+        let found = self.in_folder(|folder, program| image::apart(|| prove(folder, program)))?;
+        self.take(tally, found);
+        Ok(())
+    }
+
+    /// More of what the fixed proofs drew from their first seeds.
+    fn go_on(&self, round: u64, tally: &mut Tally) -> Result<()> {
+        let (sizes, first) = (self.options.sizes(), self.options.seed.unwrap_or_default());
+        let seed = first + sizes.state_seeds + round;
+        match round % 3 {
+            0 if self.options.does(What::Kill) => self.kill(tally, seed, ROUND_KILLS)?,
+            1 => {
+                let cuts = ROUND_CUTS;
+                self.prove_apart(tally, What::Power, seed, Sizes { cuts, ..sizes })?;
+            }
+            _ if self.options.does(What::States) => {
+                self.take(tally, states::run(seed, states::Syncs::Honoured));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn kill(&self, tally: &mut Tally, seed: u64, kills: u64) -> Result<()> {
+        let found = self.in_folder(|folder, program| kill::run(folder, program, seed, kills))?;
+        self.take(tally, found);
+        Ok(())
     }
 
     /// Gives real processes a fresh folder, and removes it.

@@ -2,96 +2,47 @@
 //!
 //! The copy is what a machine finds whose power failed then: all that had reached the device, and nothing that the file system
 //! still held in memory. It is mounted, which replays its journal, and opened; what had been acknowledged must be there. While the image is copied the
-//! process is stopped and the file system's own clock is far from its next commit, so that the copy is of one moment. That takes root.
+//! process is stopped, and a copy counts only if the device was not written meanwhile, so that it is of one moment. That takes root.
+//! A control does the same over a disk that never syncs, until something is lost.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use strand_torture::Tally;
 
-use super::kill::{compare, read_lines, wait_until_open, wanted_of};
+use super::image::{Mounted, System};
+use super::kill::{Known, Ward, compare, read_lines, wanted_of};
+use super::ward::Lie;
 use crate::narrator::Narrator;
-use crate::part::Part;
 use crate::random::Random;
 use crate::store::drive::checkpoint_folder;
 
 /// Bytes of an image: sparse, and never nearly full.
 const IMAGE_BYTES: u64 = 2 << 30;
 
-/// Longest life before a cut.
-const LIFE_MS_MAX: usize = 500;
+/// Cuts of the control at most.
+const CONTROL_CUTS_MAX: usize = 5;
 
-/// Until what was on its way when the process was stopped has ended.
-const SETTLE: Duration = Duration::from_millis(100);
-
-/// File systems: what makes one, its name, and what puts off its own commits.
-const SYSTEMS: [(&str, &str, &str); 2] = [
-    ("mkfs.ext4", "ext4", "loop,commit=300"),
-    ("mkfs.xfs", "xfs", "loop,nouuid"),
-];
-
-/// A mounted image; unmounted when this goes.
-struct Mounted {
-    path: PathBuf,
-}
-
-impl Mounted {
-    fn new(image: &Path, path: &Path, options: &str) -> Result<Self> {
-        fs::create_dir_all(path)?;
-        let mut command = Command::new("mount");
-        command.args(["-o", options]).arg(image).arg(path);
-        finish(command)?;
-        let path = path.to_owned();
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let mut command = Command::new("umount");
-        command.arg("-l").arg(&self.path);
-        if let Err(error) = finish(command) {
-            eprintln!("cannot unmount {}: {error:#}", self.path.display());
-        }
-    }
-}
-
-/// Whether this process may mount.
-pub(super) fn is_allowed() -> bool {
-    let asked = Command::new("id").arg("-u").output();
-    asked.is_ok_and(|said| said.stdout.trim_ascii() == b"0")
-}
-
-/// Cuts so often on each file system that this machine can make; `seed` draws the moments.
+/// Cuts so often on each of the file systems that this machine can make; `seed` draws the moments.
 pub(super) fn run(
     folder: &Path,
     program: &Path,
     seed: u64,
     cuts: u64,
+    systems: &[System],
     narrator: &Narrator,
 ) -> Result<Tally> {
     let mut tally = Tally::default();
-    for (maker, name, options) in SYSTEMS {
-        let has_maker = Command::new(maker).arg("-V").output().is_ok();
-        if !has_maker {
-            narrator.line(&format!(
-                "no power cuts on {name}: {maker} is not installed"
-            ));
-            continue;
-        }
+    for &system in systems {
+        let name = system.name();
         let ground = folder.join(name);
-        fs::create_dir_all(&ground)?;
-        let image = ground.join("disk.img");
-        fs::File::create(&image)?.set_len(IMAGE_BYTES)?;
-        let mut make = Command::new(maker);
-        make.arg("-q").arg(&image);
-        finish(make)?;
-        let disk = Mounted::new(&image, &ground.join("disk"), options)?;
-        cut_on(&ground, &disk, program, seed, cuts, options, &mut tally)?;
+        match Mounted::make(&ground, system, IMAGE_BYTES)? {
+            Ok(disk) => cut_on(&ground, &disk, program, (seed, cuts), system, &mut tally)?,
+            Err(reason) => narrator.line(&format!("NO POWER CUTS on {name}: {reason}")),
+        }
+        fs::remove_file(ground.join("disk.img"))?;
     }
     Ok(tally)
 }
@@ -100,69 +51,119 @@ fn cut_on(
     ground: &Path,
     disk: &Mounted,
     program: &Path,
-    seed: u64,
-    cuts: u64,
-    options: &str,
+    (seed, cuts): (u64, u64),
+    system: System,
     tally: &mut Tally,
 ) -> Result<()> {
-    let store = disk.path.join("blobs");
-    // As setup does it for a node: the folders are durable before anything is stored in them.
-    for folder in [store.clone(), checkpoint_folder(&store)] {
-        fs::create_dir_all(&folder)?;
-        fs::File::open(&folder)?.sync_all()?;
-    }
-    fs::File::open(&disk.path)?.sync_all()?;
     let mut random = Random::new(seed, "power cuts");
-    let mut ledger = BTreeMap::new();
-    let mut next = 0;
+    let mut lives = Lives::begin(ground, disk, program, system, "blobs")?;
+    let name = system.name();
+    let replay = format!("--what power --systems {name} --seed {seed}");
     for cut in 1..=cuts {
-        let log = ground.join(format!("life-{cut}.log"));
-        let mut command = Command::new(program);
-        command
-            .args(["part", "ward"])
-            .arg(&store)
-            .arg(next.to_string());
-        let mut part = Part::start("ward", command, &log)?;
-        wait_until_open(&mut part, &log)?;
-        std::thread::sleep(Duration::from_millis(random.below(LIFE_MS_MAX) as u64));
-        ensure!(
-            part.is_running()?,
-            "the process that stores ended by itself: {}",
-            part.log_tail()
-        );
-        part.signal(libc::SIGSTOP)?;
-        std::thread::sleep(SETTLE);
-        let copy = ground.join("cut.img");
-        let mut copying = Command::new("cp");
-        copying
-            .arg("--sparse=always")
-            .arg(ground.join("disk.img"))
-            .arg(&copy);
-        finish(copying)?;
-        part.kill()?;
-        let before = next;
-        next = read_lines(&log, &mut ledger, next)?;
+        let when = format!("after power cut {cut} on {name}");
+        let is_last = cut == cuts;
+        lives.cut(None, &mut random, is_last, (&when, &replay), tally)?;
         tally.add("power_cuts", 1);
-        let found = Mounted::new(&copy, &ground.join("cut"), options)?;
-        let when = format!("after power cut {cut} on {}", ground.display());
-        let wanted = wanted_of(&ledger, before, cut == cuts);
-        let replay = format!("--what power --seed {seed}");
-        compare(&found.path.join("blobs"), wanted, &when, &replay, tally);
-        drop(found);
-        fs::remove_file(&copy)?;
+        tally.add(count_name(system), 1);
         if !tally.violations.is_empty() {
-            break;
+            return Ok(());
         }
+    }
+    let mut lives = Lives::begin(ground, disk, program, system, "unsynced")?;
+    for _ in 0..CONTROL_CUTS_MAX {
+        let mut found = Tally::default();
+        let lie = Some(Lie::Unsynced);
+        lives.cut(lie, &mut random, false, ("", ""), &mut found)?;
+        if !found.violations.is_empty() {
+            return Ok(());
+        }
+    }
+    if cuts > 0 {
+        let what = format!("a disk that never syncs lost nothing in power cuts on {name}");
+        tally.violate(what, replay);
     }
     Ok(())
 }
 
-fn finish(mut command: Command) -> Result<()> {
-    let name = format!("{:?}", command.get_program());
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {name}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{name} failed: {}", said.trim());
+/// Processes that store in one folder of an image, one after another, and what they said.
+struct Lives<'a> {
+    ground: &'a Path,
+    disk: &'a Mounted,
+    program: &'a Path,
+    system: System,
+    name: &'static str,
+    ledger: BTreeMap<u64, Known>,
+    next: u64,
+}
+
+impl<'a> Lives<'a> {
+    fn begin(
+        ground: &'a Path,
+        disk: &'a Mounted,
+        program: &'a Path,
+        system: System,
+        name: &'static str,
+    ) -> Result<Self> {
+        make_folders(disk.path(), &disk.path().join(name))?;
+        Ok(Self {
+            ground,
+            disk,
+            program,
+            system,
+            name,
+            ledger: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    /// Lets a process store, cuts the power, and looks for what it had acknowledged.
+    fn cut(
+        &mut self,
+        lie: Option<Lie>,
+        random: &mut Random,
+        is_all: bool,
+        (when, replay): (&str, &str),
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let log = self.ground.join(format!("{}-{}.log", self.name, self.next));
+        let ward = Ward {
+            program: self.program,
+            store: &self.disk.path().join(self.name),
+            log: &log,
+            first: self.next,
+            point: None,
+            lie,
+        };
+        let mut part = ward.start_and_wait(random, false)?;
+        part.signal(libc::SIGSTOP)?;
+        let copy = self.ground.join("cut.img");
+        self.disk.copy_to(&copy)?;
+        part.kill()?;
+        let before = self.next;
+        self.next = read_lines(&log, &mut self.ledger, before)?;
+        let found = Mounted::mount(&copy, &self.ground.join("cut"), self.system)
+            .with_context(|| format!("{when}: the file system"))?;
+        let wanted = wanted_of(&self.ledger, before, is_all);
+        compare(&found.path().join(self.name), wanted, when, replay, tally);
+        drop(found);
+        Ok(fs::remove_file(&copy)?)
+    }
+}
+
+/// As setup does it for a node: the folders are durable before anything is stored in them.
+pub(super) fn make_folders(disk: &Path, store: &Path) -> Result<()> {
+    for folder in [store.to_owned(), checkpoint_folder(store)] {
+        fs::create_dir_all(&folder)?;
+        fs::File::open(&folder)?.sync_all()?;
+    }
+    fs::File::open(disk)?.sync_all()?;
     Ok(())
+}
+
+fn count_name(system: System) -> &'static str {
+    match system {
+        System::Ext4 => "power_cuts_ext4",
+        System::Xfs => "power_cuts_xfs",
+        System::Btrfs => "power_cuts_btrfs",
+    }
 }

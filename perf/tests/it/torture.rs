@@ -59,3 +59,40 @@ fn one_scenario_of_the_sweep_is_run_whole() {
     assert!(said["io_fault_points"].as_u64() > Some(20), "{said}");
     assert!(said.get("sim_seeds").is_none());
 }
+
+/// Whether this process may have mounts of its own; says so if not.
+fn may_mount() -> bool {
+    let mut command = Command::new("unshare");
+    let tried = command.args(["--mount", "true"]).status();
+    let may = tried.is_ok_and(|status| status.success());
+    if !may {
+        eprintln!("SKIPPED: file systems of a test's own take root");
+    }
+    may
+}
+
+#[test]
+fn file_systems_of_its_own_lose_nothing_when_power_goes_room_ends_or_the_disk_is_sick() {
+    if !may_mount() {
+        return;
+    }
+    let _turn = turn();
+    let sizes = ["--cuts", "1", "--rounds", "1", "--truncations", "3"];
+    let what = ["--what", "power,full,fuse", "--systems", "ext4"];
+    let (said, code) = run(&[what.as_slice(), &sizes].concat());
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said["violations"], serde_json::json!([]));
+    assert!(
+        said["acked_pieces_checked"].as_u64() > Some(1_000),
+        "{said}"
+    );
+    // Not every kernel that lets root mount has loop devices and FUSE; what was not done has no count.
+    for key in ["power_cuts_ext4", "full_rounds", "truncations"] {
+        match said.get(key) {
+            Some(count) => assert!(count.as_u64() > Some(0), "{key}: {said}"),
+            None => eprintln!("SKIPPED: no {key} here"),
+        }
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains("strand-torture-"), "left behind: {mounts}");
+}

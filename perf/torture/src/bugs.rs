@@ -231,7 +231,8 @@ pub fn build_and_hunt_all(workspace: &Path) -> anyhow::Result<Hunts> {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build
         .args(["build", "--quiet", "--locked", "-p", "strand-torture"])
-        .args(["--features", "planted-bugs", "--target-dir"])
+        .args(["--no-default-features", "--features", "planted-bugs"])
+        .arg("--target-dir")
         .arg(&target)
         .current_dir(workspace)
         .env_remove("STRAND_BUG")

@@ -5,6 +5,7 @@
 //! acknowledged is bit-exact, or it is reported damaged *and* a fault that was injected overlaps it.
 
 pub mod bugs;
+#[cfg(feature = "node")]
 pub mod node;
 pub mod store;
 pub mod tally;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! strand-torture store --seed S [--seeds N]     runs of the store from seeds
+//! strand-torture sim --seed S [--seeds N]       whole nodes in virtual time, and how fast that was
 //! strand-torture states [--seed S] [--seeds N]  every state that a crash could leave
 //! strand-torture sweep [--every N]              a fault at every operation
 //! strand-torture rot [--seed S] [--every N]     damage to bytes at rest, and forged records; --part NAME for one kind
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     bugs::check_picked()?;
     let (command, rest) = arguments.split_first().ok_or_else(|| {
-        anyhow::anyhow!("say what to do: store, states, sweep, rot, hunt, hunts or bugs")
+        anyhow::anyhow!("say what to do: store, sim, states, sweep, rot, hunt, hunts or bugs")
     })?;
     let number = |name: &str, usual: u64| -> anyhow::Result<u64> {
         let Some(at) = rest.iter().position(|argument| argument == name) else {
@@ -51,6 +52,16 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
             for seed in first..first + number("--seeds", 1)? {
                 tally.merge(seeds::run(seed));
             }
+        }
+        #[cfg(feature = "node")]
+        "sim" => {
+            let begun = std::time::Instant::now();
+            for seed in first..first + number("--seeds", 1)? {
+                tally.merge(simulate(seed));
+            }
+            let simulated_ms = tally.counts.get("sim_ms").copied().unwrap_or_default();
+            let speedup = simulated_ms as f64 / 1_000.0 / begun.elapsed().as_secs_f64();
+            eprintln!("{speedup:.0} times real time");
         }
         "states" => {
             for seed in first..first + number("--seeds", 1)? {
@@ -91,4 +102,15 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     }
     println!("{}", serde_json::to_string(&tally)?);
     Ok(ExitCode::from(u8::from(!tally.violations.is_empty())))
+}
+
+/// A whole node's life. What it finds is told at once.
+#[cfg(feature = "node")]
+fn simulate(seed: u64) -> Tally {
+    let options = strand_torture::node::NodeOptions::default();
+    let (tally, hash) = strand_torture::node::run(seed, &options);
+    if !tally.violations.is_empty() {
+        eprintln!("seed {seed}, hash {hash:016x}: {:#?}", tally.violations);
+    }
+    tally
 }

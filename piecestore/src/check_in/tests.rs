@@ -163,7 +163,8 @@ fn a_corrected_clock_is_believed_and_reported_at_the_next_check_ins() {
         now_ms: began_ms + AHEAD_MS,
         ..answer()
     };
-    let corrected = |executor: &SimExecutor, _: &Reports| executor.set_wall_ahead_ms(AHEAD_MS);
+    let corrected =
+        |executor: &SimExecutor, _: &Reports| executor.set_wall_ahead_ms(AHEAD_MS as i64);
     let (calls, ..) = report_with(0, checked_in, None, 130, Some((30, corrected)));
     let reported: Vec<_> = calls
         .iter()

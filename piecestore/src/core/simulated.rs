@@ -34,7 +34,7 @@ pub struct SimExecutor {
     state: Rc<State>,
     process: u64,
     /// The machine's clock was ahead by so much when the process began.
-    ahead_ms: u64,
+    ahead_ms: i64,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -42,7 +42,9 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 struct State {
     start: Instant,
     /// The machine's clock was set forward by so much.
-    wall_ahead_ms: Cell<u64>,
+    wall_ahead_ms: Cell<i64>,
+    /// Time that no timer saw, since all machines slept.
+    slept_ms: Cell<u64>,
     elapsed: Cell<Duration>,
     random: Cell<u64>,
     next_process: Cell<u64>,
@@ -114,6 +116,7 @@ impl SimExecutor {
         let state = State {
             start: Instant::now(),
             wall_ahead_ms: Cell::new(0),
+            slept_ms: Cell::new(0),
             elapsed: Cell::new(Duration::ZERO),
             random: Cell::new(seed),
             next_process: Cell::new(1),
@@ -143,9 +146,18 @@ impl SimExecutor {
         mixed ^ (mixed >> 31)
     }
 
-    /// Sets the machine's clock to so much after what it would be.
-    pub fn set_wall_ahead_ms(&self, ms: u64) {
+    /// Sets the machine's clock to so much after what it would be; before, if negative.
+    pub fn set_wall_ahead_ms(&self, ms: i64) {
         self.state.wall_ahead_ms.set(ms);
+    }
+
+    /// All machines sleep for so long: the time of day goes on, by every clock, and no timer does.
+    pub fn sleep_machines(&self, time: Duration) {
+        let slept_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 4);
+        self.state
+            .slept_ms
+            .set(self.state.slept_ms.get() + slept_ms);
+        self.note(slept_ms);
     }
 
     /// Virtual time since the start.
@@ -408,11 +420,13 @@ impl Executor for SimExecutor {
 impl Clock for SimExecutor {
     fn now_ms(&self) -> u64 {
         let elapsed_ms = u64::try_from(self.state.elapsed.get().as_millis());
-        EPOCH_MS + self.ahead_ms + elapsed_ms.unwrap_or(u64::MAX / 2)
+        let true_ms = EPOCH_MS + self.state.slept_ms.get() + elapsed_ms.unwrap_or(u64::MAX / 4);
+        true_ms.saturating_add_signed(self.ahead_ms)
     }
 
     fn wall_ms(&self) -> u64 {
-        self.now_ms() - self.ahead_ms + self.state.wall_ahead_ms.get()
+        let ahead_ms = self.state.wall_ahead_ms.get() - self.ahead_ms;
+        self.now_ms().saturating_add_signed(ahead_ms)
     }
 }
 
@@ -521,6 +535,12 @@ mod tests {
         let after = executor.process();
         assert_eq!(after.now_ms(), before.now_ms() + 5_000);
         assert_eq!(after.wall_ms(), before.wall_ms());
+        executor.set_wall_ahead_ms(-7_000);
+        assert_eq!(after.wall_ms() + 12_000, after.now_ms());
+        let (now, now_ms) = (before.now(), before.now_ms());
+        executor.sleep_machines(Duration::from_secs(3));
+        assert_eq!((before.now(), before.now_ms()), (now, now_ms + 3_000));
+        assert_eq!(after.wall_ms() + 7_000, before.now_ms());
     }
 
     #[test]

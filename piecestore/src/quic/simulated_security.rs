@@ -52,6 +52,8 @@ const CLIENT_FINISHED: u8 = 4;
 pub struct SimIdentity {
     node_id: NodeId,
     draws: Arc<Draws>,
+    /// The protocol that it serves, whatever the endpoint asks for.
+    served: Option<&'static [u8]>,
 }
 
 /// Numbers that follow from a seed.
@@ -71,6 +73,16 @@ impl SimIdentity {
         Self {
             node_id,
             draws: Arc::new(Draws(AtomicU64::new(seed))),
+            served: None,
+        }
+    }
+
+    /// The same, serving another protocol than a node's: for a satellite.
+    #[must_use]
+    pub fn serving(self, alpn: &'static [u8]) -> Self {
+        Self {
+            served: Some(alpn),
+            ..self
         }
     }
 }
@@ -93,7 +105,10 @@ impl Security for SimIdentity {
 
     fn server_config(&self, alpn: &'static [u8]) -> Result<ServerConfig, TlsError> {
         let token_key = Arc::new(Key(self.draws.next()));
-        let mut config = ServerConfig::new(Arc::new(self.end(alpn, None)), token_key);
+        let mut config = ServerConfig::new(
+            Arc::new(self.end(self.served.unwrap_or(alpn), None)),
+            token_key,
+        );
         config.time_source(Arc::new(StillTime));
         Ok(config)
     }

@@ -152,6 +152,7 @@ pub struct DiskQueue {
     in_flight_count: Cell<usize>,
     abandoned_count: Cell<usize>,
     waiters: RefCell<Vec<Waker>>,
+    is_never_inline: Cell<bool>,
 }
 
 /// Operations of one disk in flight: enough for any queue depth that helps, and a quarter of the ring's slots.
@@ -216,6 +217,12 @@ impl DiskQueue {
         self.abandoned_count.get()
     }
 
+    /// From now on the kernel does not try an operation before a thread of its own takes it: for file systems whose try waits for the disk, and the
+    /// whole core with it.
+    pub fn never_inline(&self) {
+        self.is_never_inline.set(true);
+    }
+
     fn has_room(&self) -> bool {
         self.in_flight_count.get() < DISK_IN_FLIGHT_MAX
     }
@@ -272,7 +279,12 @@ impl Files {
         // The entry points into the operation where it now lies; only names, buffers and lists of runs are
         // pointed to, and those are allocations of their own.
         if let Slot::InFlight { operation, .. } = &mut self.slots[index] {
-            queue.push_back(operation.entry().user_data(Kind::File.tag(index)));
+            let entry = operation.entry().user_data(Kind::File.tag(index));
+            queue.push_back(if disk.is_never_inline.get() {
+                entry.flags(squeue::Flags::ASYNC)
+            } else {
+                entry
+            });
         }
         index
     }

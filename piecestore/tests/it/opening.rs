@@ -184,7 +184,7 @@ fn a_node_that_is_stopped_while_its_store_is_opened_leaves_it() {
             let ended = Gate::new();
             let pass = ended.enter().unwrap();
             executor.spawn(async move {
-                answer.set(opening.open(&core).await.ok());
+                answer.set(opening.open().await.ok());
                 drop(pass);
             });
             executor.sleep(Duration::from_millis(200)).await;

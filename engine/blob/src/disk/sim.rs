@@ -103,14 +103,19 @@ impl SimDisk {
     /// A disk with these files, all durable.
     #[must_use]
     pub fn from_all_files(seed: u64, files: impl IntoIterator<Item = (FileId, Vec<u8>)>) -> Self {
+        let files = files.into_iter();
+        Self::from_shared(seed, files.map(|(id, bytes)| (id, Rc::new(bytes))))
+    }
+
+    fn from_shared(seed: u64, files: impl IntoIterator<Item = (FileId, Rc<Vec<u8>>)>) -> Self {
         let files = files
             .into_iter()
             .map(|(id, bytes)| {
                 (
                     id,
                     File {
-                        meant: bytes.clone(),
-                        durable: bytes.clone(),
+                        meant: Rc::clone(&bytes),
+                        durable: Rc::clone(&bytes),
                         cached: bytes,
                         is_created: true,
                         ..File::default()
@@ -158,7 +163,7 @@ impl SimDisk {
         }
         let (free_bytes, has_memory) = (state.free_bytes, state.has_memory);
         drop(state);
-        let disk = Self::from_all_files(random.next(), files);
+        let disk = Self::from_shared(random.next(), files);
         disk.set_free_bytes(free_bytes);
         disk.state.borrow_mut().has_memory = has_memory;
         disk
@@ -190,8 +195,8 @@ impl SimDisk {
                     let kept = [sectors, 0, random.below(sectors + 1)][random.below(3) as usize];
                     write.bytes.truncate(kept as usize * SECTOR_BYTES);
                     write.has_ended = true;
-                    overlay(cached, write.offset, &write.bytes);
-                    overlay(meant, write.meant_offset, &write.bytes);
+                    overlay(Rc::make_mut(cached), write.offset, &write.bytes);
+                    overlay(Rc::make_mut(meant), write.meant_offset, &write.bytes);
                 }
                 !write.bytes.is_empty()
             });
@@ -226,7 +231,7 @@ impl SimDisk {
             .files
             .iter()
             .filter(|(_, file)| file.has_name())
-            .map(|(&id, file)| (id, file.cached.clone()))
+            .map(|(&id, file)| (id, file.cached.to_vec()))
             .collect()
     }
 
@@ -242,8 +247,8 @@ impl SimDisk {
             .files
             .get_mut(&id)
             .unwrap_or_else(|| panic!("no {id:?} to edit"));
-        edit(&mut file.durable);
-        edit(&mut file.cached);
+        edit(Rc::make_mut(&mut file.durable));
+        edit(Rc::make_mut(&mut file.cached));
     }
 
     /// Takes a file's name away behind the store's back.
@@ -418,7 +423,8 @@ impl SimDisk {
             }
         };
         if let Some(file) = self.state.borrow_mut().files.get_mut(&id) {
-            overlay(&mut file.meant, offset as usize, &bytes[..written]);
+            let meant = Rc::make_mut(&mut file.meant);
+            overlay(meant, offset as usize, &bytes[..written]);
         }
         let result = self.end_write(id, number, written);
         let failed = failure
@@ -464,7 +470,7 @@ impl SimDisk {
         unsynced.retain(|write| {
             let is_covered = covered.contains(&write.number);
             if is_covered {
-                overlay(durable, write.offset, &write.bytes);
+                overlay(Rc::make_mut(durable), write.offset, &write.bytes);
             }
             !is_covered
         });
@@ -520,13 +526,13 @@ impl SimDisk {
             write.bytes.truncate(fitting.min(written));
             write.has_ended = true;
             let (offset, bytes) = (write.offset, write.bytes.clone());
-            overlay(&mut file.cached, offset, &bytes);
+            overlay(Rc::make_mut(&mut file.cached), offset, &bytes);
             state.free_bytes = 0;
             return Err(DiskError::NoSpace);
         }
         write.bytes.truncate(written);
         write.has_ended = true;
-        overlay(&mut file.cached, write.offset, &write.bytes);
+        overlay(Rc::make_mut(&mut file.cached), write.offset, &write.bytes);
         state.free_bytes -= growth;
         Ok(())
     }

@@ -6,9 +6,10 @@ use piecestore::core::executor::{Clock, Executor};
 use piecestore::serve::simulated::{Permits, Segment};
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::testing::{Knowledge, Random};
-use strand_blob::{GetError, ScrubCursor, Store, Traffic};
+use strand_blob::{GetError, ScrubCursor, Store, TRASH_S, Traffic};
+use strand_protocol::NodeId;
 
-use super::host::store_options;
+use super::host::{NODE, store_options};
 use super::ledger::{Before, Circumstances, Found};
 use super::moods::Faults;
 use super::world::World;
@@ -19,13 +20,14 @@ pub(super) struct Excuses {
     pub(super) boot: u64,
     pub(super) faults: Faults,
     pub(super) is_blurred: bool,
+    pub(super) knows_time: bool,
     pub(super) was_full: bool,
 }
 
 impl World {
     /// What must hold at any moment, and what the store says by itself.
     pub(super) async fn watch(&self) {
-        loop {
+        while self.busy_time.get().is_none() {
             self.executor.sleep(Duration::from_secs(1)).await;
             self.look();
         }
@@ -39,12 +41,25 @@ impl World {
         if !space.adds_up() {
             self.violate(format!("space does not add up: {space:?}"));
         }
+        self.take_harms();
+        let Some(host) = self.running() else {
+            return;
+        };
         let had_read_faults = self.moods.faults().reads > 0;
-        for (_, id) in store.take_lost() {
+        let reports = host.reports();
+        reports.hear(NodeId::from(NODE), self.permits.satellite, &store);
+        for id in reports.lost_waiting() {
+            if !self.heard.borrow_mut().insert(id) {
+                continue;
+            }
             self.count("told_lost", 1);
             let key = self.ledger.borrow().key_of(&id);
             if let Some(key) = key {
-                let told = self.ledger.borrow_mut().tell(key, had_read_faults);
+                let is_harmed = self.has_harmed_files();
+                let told = self
+                    .ledger
+                    .borrow_mut()
+                    .tell(key, had_read_faults, is_harmed);
                 told.unwrap_or_else(|what| self.violate(what));
             }
         }
@@ -55,17 +70,21 @@ impl World {
             boot: self.boot.get(),
             faults: self.moods.faults(),
             is_blurred: self.running().is_some_and(|host| host.is_blurred.get()),
+            knows_time: self.running().is_some_and(|host| host.expiry_time_s() > 0),
             was_full: self.was_full.get(),
         }
     }
 
     /// What may be found now by who began when `before` were the excuses.
-    pub(super) fn circumstances(&self, before: Excuses) -> Circumstances {
+    fn circumstances(&self, before: Excuses, is_late: bool) -> Circumstances {
         let now = self.excuses();
         Circumstances {
-            now_ms: self.executor.now_ms(),
+            now_ms: self.executor.now_ms() - self.slept_secretly.get().as_millis() as u64,
             had_read_faults: before.faults.reads + now.faults.reads > 0,
             is_blurred: before.is_blurred || now.is_blurred,
+            knows_time: before.knows_time && now.knows_time,
+            is_late,
+            is_harmed: false,
         }
     }
 
@@ -88,16 +107,28 @@ impl World {
             };
             let known = {
                 let ledger = self.ledger.borrow();
-                let segment = ledger.entries.get(&key).map(|entry| entry.segment.clone());
-                ledger.before(key).zip(segment)
+                let entry = ledger.entries.get(&key);
+                let entry = entry.map(|entry| (entry.segment.clone(), entry.expiry_ms != 0));
+                ledger.before(key).zip(entry)
             };
-            let Some((before, segment)) = known else {
+            let Some((before, (segment, expires))) = known else {
                 continue;
             };
             let excuses = self.excuses();
-            let read = read(&store, &segment, &self.permits, host.expiry_time_s()).await;
+            // Who reads what is in the trash brings it back; later than it can be there, what is wanted is still read.
+            let may_be_trashed = self.ledger.borrow().may_be_trashed(key);
+            if may_be_trashed && !self.is_strict.get() && self.below(8) > 0 {
+                continue;
+            }
+            let is_late = !may_be_trashed && !expires;
+            let now_s = if is_late {
+                (self.executor.now_ms() / 1000) as u32 + TRASH_S + 3_600
+            } else {
+                host.expiry_time_s()
+            };
+            let read = read(&store, &segment, &self.permits, now_s).await;
             match read {
-                Ok(found) => self.judge(key, before, found, excuses),
+                Ok(found) => self.judge(key, before, found, excuses, is_late),
                 Err(error) => {
                     if self.moods.faults().reads == 0 {
                         self.violate(format!("piece {key}: {error}, and no fault was injected"));
@@ -107,8 +138,20 @@ impl World {
         }
     }
 
-    pub(super) fn judge(&self, key: u64, before: Before, found: Found, excuses: Excuses) {
-        let circumstances = self.circumstances(excuses);
+    pub(super) fn judge(
+        &self,
+        key: u64,
+        before: Before,
+        found: Found,
+        excuses: Excuses,
+        is_late: bool,
+    ) {
+        let mut circumstances = self.circumstances(excuses, is_late);
+        circumstances.is_harmed = found == Found::Damaged && self.has_harmed_files();
+        // What the store knows of damage, the ledger hears first.
+        if found != Found::Exact {
+            self.look();
+        }
         let judged = self
             .ledger
             .borrow_mut()
@@ -143,7 +186,9 @@ impl World {
         }
         self.look();
         let space = store.space();
-        if space.file_bytes != host.disk.blob_bytes() || space.reserved_bytes != 0 {
+        // A write that went astray may have made a file longer.
+        let is_long = !self.has_harmed_files() && space.file_bytes != host.disk.blob_bytes();
+        if is_long || space.reserved_bytes != 0 {
             let found = host.disk.blob_bytes();
             self.violate(format!("the files have {found} bytes: {space:?}"));
         }
@@ -158,10 +203,19 @@ impl World {
         let mut random = Random::new(self.seed);
         let mut fill = |bytes: &mut [u8]| random.fill(bytes);
         let opened = Box::pin(Store::open(disk, options, 0, &mut fill)).await;
-        let has_rot = self.tally.borrow().counts.contains_key("rotted");
+        let has_rot = self.tally.borrow().counts.contains_key("rotted") || self.has_harmed_files();
+        let now_s = (self.executor.now_ms() / 1000) as u32;
+        let is_over = |&(_, _, since_s): &(_, _, u32)| now_s.saturating_sub(since_s) > TRASH_S;
         match opened {
             Ok((rebuilt, _)) => {
-                if !has_rot && Knowledge::of(store) != Knowledge::of(&rebuilt) {
+                // What a compaction took out of the trash is in it again for who reads the blobs (docs/reliability.md).
+                let (found, wanted) = (Knowledge::of(store), Knowledge::of(&rebuilt));
+                let is_same = if wanted.trash.iter().any(is_over) {
+                    found.live == wanted.live && found.blobs == wanted.blobs
+                } else {
+                    found == wanted
+                };
+                if !has_rot && !is_same {
                     self.violate("the index is another one when it is rebuilt");
                 }
             }

@@ -1,10 +1,13 @@
 //! The liveness phase: no fault comes any more, and everything must be as it should.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use piecestore::core::executor::Executor;
-use strand_protocol::limits::CONNECT_TIMEOUT;
+use piecestore::limits::{CHECK_IN_WAIT, SCRUB_REST_MAX, UPKEEP_PAUSE};
+use strand_blob::inspect;
+use strand_protocol::limits::{CHECK_IN_INTERVAL, CONNECT_TIMEOUT};
 
 use super::Control;
 use super::plan::Episode;
@@ -17,6 +20,8 @@ impl World {
     /// No fault comes any more: everything must be as it should, and soon.
     pub(super) async fn heal(self: &Rc<Self>) {
         self.enter(Episode::calm());
+        // The owner sets the machine's clock right.
+        self.executor.set_wall_ahead_ms(0);
         // What was begun ends; the disk is at rest.
         self.executor.sleep(Duration::from_secs(10)).await;
         let is_well = self.until_opened(HEAL_WAIT).await
@@ -30,6 +35,9 @@ impl World {
             if !self.until_opened(HEAL_WAIT).await {
                 return self.violate("the node does not start again");
             }
+        }
+        if !self.until_checked_in().await {
+            return self.violate("the node does not check in again");
         }
         if !self.until_connected().await {
             return self.violate("a client does not connect again");
@@ -50,11 +58,84 @@ impl World {
         }
         self.executor.sleep(self.options.strict).await;
         self.is_loading.set(false);
+        // Whoever asked or restored has an answer.
+        self.executor.sleep(IDLE).await;
+        self.withdraw();
+        if self.options.control == Control::SleepsSecretly {
+            let time = Duration::from_secs(10 * 86_400);
+            self.executor.sleep_machines(time);
+            self.slept_secretly.set(time);
+            self.executor.sleep(CHECK_IN_INTERVAL).await;
+        }
+        if !self.restore().await {
+            self.violate("the owner does not get the trash back");
+        }
         self.check_all().await;
         self.executor.sleep(IDLE).await;
         self.check_tidy().await;
         self.check_all().await;
         self.check_end().await;
+        self.busy_time.set(Some(self.executor.elapsed()));
+        self.check_scrub().await;
+    }
+
+    /// A check-in that failed again and again is tried once a minute.
+    async fn until_checked_in(&self) -> bool {
+        let deadline = self.executor.elapsed() + CHECK_IN_INTERVAL + 2 * CHECK_IN_WAIT;
+        while self.executor.elapsed() < deadline {
+            if self.running().is_some_and(|host| host.has_checked_in()) {
+                return true;
+            }
+            self.executor.sleep(Duration::from_secs(1)).await;
+        }
+        false
+    }
+
+    /// Bytes rot while the node is left alone: its own scrub finds them within its time, and its satellite hears of it.
+    async fn check_scrub(&self) {
+        let (Some(store), Some(satellite)) = (self.store(), self.satellite.borrow().clone()) else {
+            return self.violate("the node is gone");
+        };
+        let newest = self.newest_records();
+        let key = self.rot(|record| {
+            let ledger = self.ledger.borrow();
+            let key = ledger.key_of(&record.id);
+            key.is_some_and(|key| ledger.is_firm(key))
+                && newest.get(&record.id) == Some(&record.sequence)
+        });
+        let Some(key) = key else {
+            return;
+        };
+        let Some(id) = self.ledger.borrow().id_of(key) else {
+            return;
+        };
+        let steps = self.disk.borrow().files().len() as u32 + 2;
+        let bound = steps * (SCRUB_REST_MAX + UPKEEP_PAUSE) + CHECK_IN_INTERVAL + CHECK_IN_WAIT;
+        let begun = self.executor.elapsed();
+        while !satellite.has_heard_of(&id) {
+            if self.executor.elapsed() > begun + bound {
+                let s = bound.as_secs();
+                let known = store.counters().damaged;
+                return self.violate(format!(
+                    "piece {key} rotted, and the satellite heard nothing of it in {s} s; the store knows of {known}"
+                ));
+            }
+            self.executor.sleep(Duration::from_secs(10)).await;
+        }
+        self.count("sim_scrub_found", 1);
+        self.check(&[key]).await;
+    }
+
+    /// The highest sequence of each piece on the disk.
+    fn newest_records(&self) -> BTreeMap<[u8; 32], u64> {
+        let mut newest = BTreeMap::new();
+        for bytes in self.disk.borrow().files().values() {
+            for record in inspect::records(bytes).unwrap_or_default() {
+                let sequence = newest.entry(record.id).or_insert(record.sequence);
+                *sequence = record.sequence.max(*sequence);
+            }
+        }
+        newest
     }
 
     pub(super) async fn until_connected(&self) -> bool {

@@ -1,14 +1,19 @@
 //! The node's process: its start, and its three ends.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use piecestore::admin::Board;
 use piecestore::budget::Budget;
+use piecestore::config::Config;
+use piecestore::contact::Contact;
 use piecestore::core::Counters;
 use piecestore::core::executor::{Clock, Executor, timeout};
 use piecestore::core::simulated::SimExecutor;
+use piecestore::gc::Reports;
 use piecestore::hardware::DiskTurn;
 use piecestore::quic::Driver;
 use piecestore::quic::simulated::{SimDatagram, SimNetwork};
@@ -23,8 +28,13 @@ use strand_protocol::NodeId;
 /// Who the node is.
 pub(super) const NODE: [u8; 32] = [2; 32];
 
-/// How often a node checks in.
-const CHECK_IN_PERIOD: Duration = Duration::from_secs(60);
+/// Whom it works for, and where that answers.
+pub(super) const SATELLITE: [u8; 32] = [1; 32];
+pub(super) const SATELLITE_ADDRESS: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 2, 1)), 7_777);
+
+/// What its owner lets it use.
+const CAPACITY_BYTES: u64 = 256 << 20;
 
 /// How long an orderly stop may take.
 const STOP_WAIT: Duration = Duration::from_secs(60);
@@ -35,6 +45,9 @@ pub(super) struct Host {
     datagram: Rc<SimDatagram>,
     driver: Driver<SimExecutor>,
     serving: Serving<SimDisk, SimExecutor>,
+    contact: Contact,
+    /// Where the owner asks to have the trash back.
+    pub(super) board: Arc<Board>,
     pub(super) disk: SimDisk,
     pub(super) outcome: RefCell<Outcome>,
     /// Reads failed while it was opened: it may know less than there is.
@@ -63,11 +76,27 @@ pub(super) struct Start<'a> {
 
 /// A store so small that blobs fill and die within minutes.
 pub(super) fn store_options() -> StoreOptions {
-    let mut options = StoreOptions::new(NODE, 256 << 20);
+    let mut options = StoreOptions::new(NODE, CAPACITY_BYTES);
     options.blob_bytes_max = 256 << 10;
     options.blob_records_max = 48;
     options.group_bytes_max = 64 << 10;
     options
+}
+
+/// What the owner of the node wrote down.
+fn config(listen: SocketAddr) -> Config {
+    let text = format!("{}@{SATELLITE_ADDRESS}", NodeId::from(SATELLITE));
+    let (Ok(satellite), Ok(capacity)) = (text.parse(), CAPACITY_BYTES.to_string().parse()) else {
+        unreachable!("{text} is an address")
+    };
+    Config {
+        node_id: NodeId::from(NODE),
+        satellite,
+        capacity,
+        listen,
+        advertise: None,
+        spinning: None,
+    }
 }
 
 impl Host {
@@ -94,16 +123,21 @@ impl Host {
             Ok(serving) => serving,
             Err(error) => panic!("the node's address is free again: {error}"),
         };
+        let board = Arc::new(Board::default());
         let host = Rc::new(Self {
             executor: executor.clone(),
             datagram,
             driver,
             serving,
+            contact: Contact::new(config(start.listen), Arc::clone(&board)),
+            board,
             disk: start.disk,
             outcome: RefCell::new(Outcome::Opening),
             is_blurred: Cell::new(false),
         });
-        host.check_in(start.world.clone(), start.permits);
+        let drawn = executor.clone();
+        let random = move || drawn.random() as u8;
+        host.contact.begin_check_ins(&host.serving, random);
         let opening = Rc::clone(&host);
         let mut random = Random::new(executor.random());
         executor.spawn(async move {
@@ -111,7 +145,10 @@ impl Host {
             let mut fill = |bytes: &mut [u8]| random.fill(bytes);
             let outcome = opening.serving.open(disk, store_options(), &mut fill).await;
             let outcome = match outcome {
-                Ok(Some((_, recovery))) => Outcome::Opened(recovery),
+                Ok(Some((store, recovery))) => {
+                    opening.contact.begin_collecting(&opening.serving, store);
+                    Outcome::Opened(recovery)
+                }
                 Ok(None) => return,
                 Err(error) => Outcome::Failed(error),
             };
@@ -121,30 +158,14 @@ impl Host {
         host
     }
 
-    /// Learns keys and the satellite's time, `world`'s, now and then.
-    fn check_in(&self, world: SimExecutor, permits: Rc<Permits>) {
-        let Some(pass) = self.serving.tasks().enter() else {
-            return;
-        };
-        let gate = self.serving.tasks().clone();
-        let (executor, permission) = (
-            self.executor.clone(),
-            Rc::clone(self.serving.service().permission()),
-        );
-        let first_ms = executor.random() % 500;
-        self.executor.spawn(async move {
-            let _pass = pass;
-            executor.sleep(Duration::from_millis(first_ms)).await;
-            let mut next = executor.now();
-            while !gate.is_closing() {
-                if executor.now() >= next {
-                    let keys = vec![permits.epoch_keys(permits.epoch)];
-                    permission.update(keys, world.now_ms(), executor.moment());
-                    next = executor.now() + CHECK_IN_PERIOD;
-                }
-                executor.sleep(Duration::from_secs(1)).await;
-            }
-        });
+    /// What it has to tell its satellite.
+    pub(super) fn reports(&self) -> &Reports {
+        self.contact.reports()
+    }
+
+    /// Whether it has checked in, and knows the satellite's time.
+    pub(super) fn has_checked_in(&self) -> bool {
+        self.contact.standing().last_success_ms > 0 && self.expiry_time_s() > 0
     }
 
     /// Its store, once that is open.
@@ -172,6 +193,7 @@ impl Host {
     /// Stops the node as its owner does. What was wrong with that, if anything.
     pub(super) async fn stop(&self, world: &SimExecutor) -> Result<(), String> {
         let stopping = async {
+            self.contact.stop();
             self.serving.stop().await;
             self.driver.close().await;
         };

@@ -1,13 +1,16 @@
 //! What is known of each piece, and so what may be found when it is read.
 //!
 //! A piece that was acknowledged must be there, bit-exact, until its delete is begun or it expires; one whose delete was acknowledged must be
-//! gone. What a client was not told the end of may be either way, and may still happen while the same process of the node lives. Bytes
+//! gone. A piece that its satellite no longer wants may be in the trash as soon as a filter without it was handed out, is there for 7 days more,
+//! and stays away once it was found to be gone; a piece that is wanted is never in the trash. What a client was not told the end of may be either way, and may still happen while the same process of the node lives. Bytes
 //! that are given out are right in any case. A piece that an injected fault *hurt* may be reported damaged or be gone, once that was
 //! reported; it still never comes with wrong bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use piecestore::limits::CHECK_IN_WAIT;
 use piecestore::serve::simulated::Segment;
+use strand_blob::TRASH_S;
 
 /// The ledger.
 #[derive(Default)]
@@ -20,6 +23,8 @@ pub(super) struct Ledger {
     pub(super) rot_reports: u64,
     /// Whom the store named as lost.
     told: BTreeSet<u64>,
+    /// Entries that were dropped.
+    pub(super) forgotten: u64,
 }
 
 /// One piece.
@@ -28,6 +33,14 @@ pub(super) struct Entry {
     pub(super) segment: Segment,
     /// When it may go by itself; 0 = never.
     pub(super) expiry_ms: u64,
+    /// Its first limit was issued then.
+    pub(super) issued_ms: u64,
+    /// The next filter will not have it.
+    pub(super) is_unwanted: bool,
+    /// Since when it may be in the trash: a filter without it was handed out.
+    trash_from_ms: Option<u64>,
+    /// It was found to be gone when its time in the trash was over.
+    pub(super) is_over: bool,
     pub(super) state: State,
     /// Something that changes it is under way.
     pub(super) is_busy: bool,
@@ -98,20 +111,36 @@ pub(super) struct Circumstances {
     pub(super) had_read_faults: bool,
     /// Reads failed while its store was opened, so it may lack what is there, or have what is gone.
     pub(super) is_blurred: bool,
+    /// The node knows the time, by which what is in the trash goes.
+    pub(super) knows_time: bool,
+    /// It was read as of later than anything stays in the trash, so what is there is not in the trash.
+    pub(super) is_late: bool,
+    /// Writes went astray in files that are there.
+    pub(super) is_harmed: bool,
 }
 
 /// Clocks of node and ledger agree to the millisecond; expiry is stored in seconds.
 const EXPIRY_MARGIN_MS: u64 = 2_000;
 
+/// A node's time lags by as much as the answer to its last check-in was under way.
+const TRASH_MARGIN_MS: u64 = CHECK_IN_WAIT.as_millis() as u64 + EXPIRY_MARGIN_MS;
+
+/// How long what is trashed can be had back.
+const TRASH_MS: u64 = TRASH_S as u64 * 1_000;
+
 impl Ledger {
     /// Enters a piece that is about to be put.
-    pub(super) fn add(&mut self, segment: Segment, expiry_ms: u64) -> u64 {
+    pub(super) fn add(&mut self, segment: Segment, expiry_ms: u64, issued_ms: u64) -> u64 {
         let key = self.next_key;
         self.next_key += 1;
         self.by_id.insert(*segment.id.as_bytes(), key);
         let entry = Entry {
             segment,
             expiry_ms,
+            issued_ms,
+            is_unwanted: false,
+            trash_from_ms: None,
+            is_over: false,
             state: State::Deleted,
             is_busy: false,
             version: 0,
@@ -132,6 +161,7 @@ impl Ledger {
     /// Forgets a piece.
     pub(super) fn forget(&mut self, key: u64) {
         if let Some(entry) = self.entries.remove(&key) {
+            self.forgotten += 1;
             self.by_id.remove(entry.segment.id.as_bytes());
             self.acked_count -= usize::from(entry.state == State::Acked);
         }
@@ -151,7 +181,10 @@ impl Ledger {
             Change::Put => entry.stale_delete,
             Change::Delete => entry.stale_put,
         };
-        let is_alone = change == Change::Put || entry.put_count == 0;
+        let is_alone = match change {
+            Change::Put => !entry.is_unwanted && entry.trash_from_ms.is_none(),
+            Change::Delete => entry.put_count == 0,
+        };
         !entry.is_busy
             && is_alone
             && stale.is_none_or(|stale| stale < boot)
@@ -201,6 +234,42 @@ impl Ledger {
         })
     }
 
+    /// A filter without this piece was handed out.
+    pub(super) fn exclude(&mut self, key: u64, now_ms: u64) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.trash_from_ms.get_or_insert(now_ms);
+        }
+    }
+
+    /// It was read out of the trash: no later filter lacks it.
+    pub(super) fn want_again(&mut self, id: &[u8; 32]) {
+        if let Some(key) = self.key_of(id)
+            && let Some(entry) = self.entries.get_mut(&key)
+        {
+            entry.is_unwanted = false;
+        }
+    }
+
+    /// What was in the trash when the owner asked is back, unless its time was over.
+    pub(super) fn restored(&mut self, asked_ms: u64) {
+        for entry in self.entries.values_mut() {
+            let is_back = |&from_ms: &u64| asked_ms + TRASH_MARGIN_MS < from_ms + TRASH_MS;
+            if entry.trash_from_ms.as_ref().is_some_and(is_back) {
+                entry.trash_from_ms = None;
+            }
+        }
+    }
+
+    /// Whether it may be in the trash.
+    pub(super) fn may_be_trashed(&self, key: u64) -> bool {
+        let entry = self.entries.get(&key);
+        entry.is_some_and(|entry| entry.trash_from_ms.is_some())
+    }
+
+    pub(super) fn was_told(&self, key: u64) -> bool {
+        self.told.contains(&key)
+    }
+
     /// A fault overlapped this piece; one that the node cannot tell from a write that was cut off, if it `may_look_torn`.
     pub(super) fn hurt(&mut self, key: u64, may_look_torn: bool) {
         if let Some(entry) = self.entries.get_mut(&key) {
@@ -209,18 +278,41 @@ impl Ledger {
         }
     }
 
+    /// Whether it must be there, undamaged.
+    pub(super) fn is_firm(&self, key: u64) -> bool {
+        let entry = self.entries.get(&key);
+        entry.is_some_and(|entry| {
+            entry.state == State::Acked
+                && !entry.is_busy
+                && entry.expiry_ms == 0
+                && entry.trash_from_ms.is_none()
+                && entry.hurt_at.is_none()
+        })
+    }
+
+    pub(super) fn id_of(&self, key: u64) -> Option<[u8; 32]> {
+        let entry = self.entries.get(&key)?;
+        Some(*entry.segment.id.as_bytes())
+    }
+
     pub(super) fn is_hurt(&self, key: u64) -> bool {
         let entry = self.entries.get(&key);
         entry.is_some_and(|entry| entry.hurt_at.is_some())
     }
 
     /// The store says that it lost a piece.
-    pub(super) fn tell(&mut self, key: u64, had_read_faults: bool) -> Result<(), String> {
+    pub(super) fn tell(
+        &mut self,
+        key: u64,
+        had_read_faults: bool,
+        is_harmed: bool,
+    ) -> Result<(), String> {
         self.told.insert(key);
         let Some(entry) = self.entries.get(&key) else {
             return Ok(());
         };
-        if entry.hurt_at.is_some() || had_read_faults {
+        let was_half_written = is_harmed && entry.state != State::Acked;
+        if entry.hurt_at.is_some() || had_read_faults || was_half_written {
             self.hurt(key, false);
             return Ok(());
         }
@@ -237,7 +329,7 @@ impl Ledger {
         found: Found,
         circumstances: Circumstances,
     ) -> Result<bool, String> {
-        let Some(entry) = self.entries.get(&key) else {
+        let Some(entry) = self.entries.get_mut(&key) else {
             return Ok(false);
         };
         let is_steady = !before.is_busy && before.version == entry.version;
@@ -248,20 +340,28 @@ impl Ledger {
             || entry
                 .hurt_at
                 .is_some_and(|before| self.rot_reports > before);
+        let is_over = entry
+            .trash_from_ms
+            .is_some_and(|from_ms| circumstances.now_ms + TRASH_MARGIN_MS > from_ms + TRASH_MS);
+        let body_bytes = entry.segment.body.len();
         let said = |what: &str| {
+            let state = before.state;
             Err(format!(
-                "piece {key} ({} bytes, {:?}): {what}",
-                entry.segment.body.len(),
-                before.state
+                "piece {key} ({body_bytes} bytes, {state:?}): {what}"
             ))
         };
         match found {
             Found::WrongBytes => said("wrong bytes"),
             Found::Exact => {
                 let came_back = is_steady && before.state == State::Deleted;
-                if came_back && entry.hurt_at.is_none() && !circumstances.is_blurred {
+                let is_excused = entry.hurt_at.is_some() || circumstances.is_blurred;
+                if came_back && !is_excused {
                     return said("it was deleted and came back");
                 }
+                if entry.is_over && circumstances.knows_time && !is_excused {
+                    return said("it was gone from the trash for good and came back");
+                }
+                entry.is_over = false;
                 Ok(before.state == State::Acked)
             }
             Found::Damaged if entry.hurt_at.is_some() => {
@@ -273,13 +373,23 @@ impl Ledger {
                 self.hurt(key, false);
                 Ok(false)
             }
+            // A write that failed may have left half of a piece that nobody was promised, and one that went astray makes it look durable.
+            Found::Damaged if before.state != State::Acked && circumstances.is_harmed => Ok(false),
             Found::Damaged => said("damaged, and no fault overlapped it"),
             Found::Absent if !is_steady || before.state != State::Acked || may_have_expired => {
                 Ok(false)
             }
             Found::Absent if circumstances.is_blurred => Ok(false),
+            // Since it was read it may have been trashed.
+            Found::Absent if circumstances.is_late && entry.trash_from_ms.is_some() => Ok(false),
+            Found::Absent if is_over => {
+                entry.is_over |= circumstances.knows_time;
+                Ok(false)
+            }
             Found::Absent if entry.hurt_at.is_some() && is_reported => Ok(false),
             Found::Absent if entry.hurt_at.is_some() => said("gone without a report"),
+            Found::Absent if entry.trash_from_ms.is_some() => said("gone from the trash too soon"),
+            Found::Absent if circumstances.is_late => said("gone, or in the trash"),
             Found::Absent => said("gone"),
         }
     }

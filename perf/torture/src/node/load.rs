@@ -96,7 +96,7 @@ impl World {
         if ledger.entries.len() > ENTRIES_MAX {
             let gone = ledger.entries.iter().find(|(_, entry)| {
                 let is_over = entry.expiry_ms != 0 && entry.expiry_ms + 60_000 < now_ms;
-                !entry.is_busy && (entry.state == State::Deleted || is_over)
+                !entry.is_busy && (entry.state == State::Deleted || is_over || entry.is_over)
             });
             if let Some(key) = gone.map(|(&key, _)| key) {
                 ledger.forget(key);
@@ -127,7 +127,8 @@ impl World {
         } else {
             0
         };
-        self.ledger.borrow_mut().add(segment, expiry_ms)
+        let now_ms = self.executor.now_ms();
+        self.ledger.borrow_mut().add(segment, expiry_ms, now_ms)
     }
 
     /// The limit for a verb on a piece, and the piece.
@@ -239,13 +240,16 @@ impl World {
             simulated::delete(&mut send, &mut recv, limit).await
         };
         let answer = client.ask(asking).await;
-        // A piece that was acknowledged was there to be deleted.
-        if let (Ok(false), Some(before)) = (&answer, before) {
+        // A piece that was acknowledged was there to be deleted. Who cannot read it deletes it all the same, and does not know.
+        let could_read = self.excuses().faults.reads == 0;
+        if let (Ok(false), Some(before), true) = (&answer, before, could_read) {
             let version = self.ledger.borrow().before(key).unwrap_or(before);
             let before = before.in_version_of(version);
-            self.judge(key, before, Found::Absent, excuses);
+            self.judge(key, before, Found::Absent, excuses, false);
         }
-        let (is_acked, boot) = (answer.is_ok(), self.boot.get());
+        // Of a piece that it could not read it may have found nothing to delete, and the next start finds it.
+        let is_sure = could_read || !matches!(answer, Ok(false));
+        let (is_acked, boot) = (answer.is_ok() && is_sure, self.boot.get());
         self.ledger
             .borrow_mut()
             .end(key, Change::Delete, is_acked, boot);
@@ -272,7 +276,7 @@ impl World {
             Err(_) => None,
         };
         if let Some(found) = found {
-            self.judge(key, before, found, excuses);
+            self.judge(key, before, found, excuses, false);
         }
         self.ended("get", key, &answer, excuses)
     }

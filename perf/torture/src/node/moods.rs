@@ -88,14 +88,18 @@ impl Moods for DiskMoods {
         match op {
             Op::Read | Op::List | Op::Open | Op::Status => {
                 let part = if is_opening { 20 } else { 1 };
-                if !self.happens(episode.read_permille / part) {
+                let failure = if self.happens(episode.read_permille / part) {
+                    Failure::Eio
+                } else if op == Op::Read && self.happens(episode.lost_read_permille / part) {
+                    Failure::Misdirected
+                } else {
                     return None;
-                }
+                };
                 self.count(|faults| {
                     faults.reads += 1;
                     faults.opening_reads += u64::from(is_opening);
                 });
-                Some(Failure::Eio)
+                Some(failure)
             }
             Op::Create | Op::Write | Op::Sync | Op::Remove => {
                 let may_poison = self.is_armed.get() && self.boot.get().poisonings == 0;
@@ -103,6 +107,9 @@ impl Moods for DiskMoods {
                     self.is_armed.set(false);
                     self.count(|faults| faults.poisonings += 1);
                     return Some(Failure::Eio);
+                }
+                if op == Op::Write && self.happens(episode.lost_write_permille) {
+                    return Some(Failure::Misdirected);
                 }
                 // Only a write may fail without consequences.
                 if op != Op::Write || !self.happens(episode.write_permille) {

@@ -14,6 +14,8 @@ pub(super) const FAIR: Weather = Weather {
     doubled_permille: 0,
 };
 
+const DAY_MS: u64 = 86_400_000;
+
 /// The worst that the episodes of one seed come to. Rates in parts of a thousand.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
@@ -28,6 +30,10 @@ pub(super) struct Plan {
     has_poison: bool,
     has_rot: bool,
     has_wrong_clocks: bool,
+    lost_read_permille: u64,
+    lost_write_permille: u64,
+    satellite_permille: u64,
+    has_sleeps: bool,
     /// Sectors of a hundred that a crash takes of what was not synced; `None` leaves it to the disk.
     pub(super) torn_percent: Option<u64>,
     /// Whether a restarted node resets connections that it does not know.
@@ -52,8 +58,15 @@ pub(super) struct Episode {
     pub(super) room_bytes: Option<u64>,
     /// Bytes of a piece rot.
     pub(super) has_rot: bool,
-    /// The machine's clock is set so far ahead.
-    pub(super) wall_ahead_ms: Option<u64>,
+    /// The machine's clock is set so far ahead, or back.
+    pub(super) wall_ahead_ms: Option<i64>,
+    /// Reads that bring what lies elsewhere, writes that go elsewhere.
+    pub(super) lost_read_permille: u64,
+    pub(super) lost_write_permille: u64,
+    /// Requests that the satellite refuses, forgets or is slow to answer.
+    pub(super) satellite_permille: u64,
+    /// All machines sleep for so long.
+    pub(super) sleep: Option<Duration>,
 }
 
 impl Plan {
@@ -73,6 +86,10 @@ impl Plan {
             has_poison: up_to(1) == 1,
             has_rot: up_to(1) == 1,
             has_wrong_clocks: up_to(2) == 0,
+            lost_read_permille: if up_to(1) == 0 { up_to(100) } else { 0 },
+            lost_write_permille: if up_to(1) == 0 { up_to(100) } else { 0 },
+            satellite_permille: up_to(500),
+            has_sleeps: up_to(1) == 1,
             torn_percent: (up_to(1) == 1).then(|| 80 + up_to(20)),
             keeps_reset_key: up_to(1) == 1,
         }
@@ -97,6 +114,8 @@ impl Plan {
             self.has_full_disks && one_in(6),
         );
         let is_wrong = self.has_wrong_clocks && one_in(4);
+        let (lost_reads, lost_writes) = (one_in(2), one_in(2));
+        let (sulks, sleeps) = (one_in(3), self.has_sleeps && one_in(8));
         let mut up_to = |most: u64| random.below(most + 1);
         if reads {
             episode.read_permille = up_to(self.read_permille);
@@ -125,7 +144,21 @@ impl Plan {
             episode.room_bytes = Some(up_to(64 << 10));
         }
         if is_wrong {
-            episode.wall_ahead_ms = Some(up_to(40 * 86_400_000));
+            let (days, is_behind) = (up_to(40), up_to(1) == 1);
+            let ms = (days * DAY_MS + up_to(DAY_MS)) as i64;
+            episode.wall_ahead_ms = Some(if is_behind { -ms } else { ms });
+        }
+        if lost_reads {
+            episode.lost_read_permille = up_to(self.lost_read_permille);
+        }
+        if lost_writes {
+            episode.lost_write_permille = up_to(self.lost_write_permille);
+        }
+        if sulks {
+            episode.satellite_permille = up_to(self.satellite_permille);
+        }
+        if sleeps {
+            episode.sleep = Some(Duration::from_millis(up_to(9 * DAY_MS)));
         }
         episode
     }
@@ -146,6 +179,10 @@ impl Episode {
             room_bytes: None,
             has_rot: false,
             wall_ahead_ms: None,
+            lost_read_permille: 0,
+            lost_write_permille: 0,
+            satellite_permille: 0,
+            sleep: None,
         }
     }
 }

@@ -30,6 +30,14 @@ fn twenty_seeds_lose_nothing_and_heal() {
         ("sim_stops", 5),
         ("rotted", 5),
         ("acked_pieces_checked", 2_000),
+        ("sim_check_ins", 20 * 4),
+        ("sim_filters", 50),
+        ("sim_outcomes", 50),
+        ("sim_restores", 20),
+        ("sim_revived", 3),
+        ("sim_sleeps", 2),
+        ("sim_misdirected", 10),
+        ("sim_scrub_found", 15),
     ];
     for (name, count) in least {
         let found = all.counts.get(name).copied().unwrap_or_default();
@@ -78,42 +86,64 @@ fn prints_a_hash_for_another_process() {
     }
 }
 
-/// What the first of a few seeds finds that finds anything.
-fn first_finding(control: Control) -> String {
-    let mut findings = (0..8).filter_map(|seed| {
+/// Whether one of a few seeds finds this.
+fn finds(control: Control, wanted: &str) -> bool {
+    (0..12).any(|seed| {
         let (tally, _) = run(seed, &short(control));
-        tally.violations.into_iter().next()
-    });
-    let finding = findings.next();
-    finding.map_or_else(String::new, |violation| violation.what)
+        let mut violations = tally.violations.iter();
+        violations.any(|violation| violation.what.contains(wanted))
+    })
 }
 
 #[test]
 fn a_crash_that_takes_what_was_synced_is_noticed() {
-    let what = first_finding(Control::LosesSynced);
-    assert!(
-        what.contains("gone") || what.contains("came back"),
-        "{what}"
-    );
+    assert!(finds(Control::LosesSynced, "gone"));
 }
 
 #[test]
 fn rot_that_nobody_owns_up_to_is_noticed() {
-    let what = first_finding(Control::RotsSecretly);
-    assert!(what.contains("no fault overlapped it"), "{what}");
+    assert!(finds(Control::RotsSecretly, "no fault overlapped it"));
 }
 
 #[test]
 fn a_disk_that_turns_back_in_time_is_noticed() {
-    let what = first_finding(Control::TurnsBack);
-    assert!(
-        what.contains("gone") || what.contains("came back"),
-        "{what}"
-    );
+    assert!(finds(Control::TurnsBack, "gone"));
 }
 
 #[test]
 fn a_task_that_is_left_is_noticed() {
-    let what = first_finding(Control::LeavesTask);
-    assert!(what.contains("1 tasks"), "{what}");
+    assert!(finds(Control::LeavesTask, "1 tasks"));
+}
+
+#[test]
+fn writes_that_go_astray_unnoticed_are_noticed() {
+    assert!(finds(Control::MisdirectsSecretly, "no fault overlapped it"));
+}
+
+#[test]
+fn a_filter_that_lacks_what_is_wanted_is_noticed() {
+    assert!(finds(Control::OmitsWanted, "in the trash"));
+}
+
+#[test]
+fn a_filter_that_claims_a_later_moment_is_noticed() {
+    assert!(finds(Control::ClaimsLaterMoment, "in the trash"));
+}
+
+#[test]
+fn a_trash_that_does_not_come_back_is_noticed() {
+    assert!(finds(Control::RestoresNothing, "in the trash"));
+}
+
+#[test]
+fn a_trash_that_is_emptied_too_soon_is_noticed() {
+    assert!(finds(Control::SleepsSecretly, "too soon"));
+}
+
+#[test]
+fn damage_that_the_scrub_does_not_find_is_noticed() {
+    assert!(finds(
+        Control::HidesRot,
+        "the satellite heard nothing of it"
+    ));
 }

@@ -1,6 +1,7 @@
 //! All of them together: the node's lives, one after another, and the faults beside them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,17 +12,18 @@ use piecestore::permission::EpochKeys;
 use piecestore::quic::simulated::SimNetwork;
 use piecestore::serve::simulated::Permits;
 use strand_blob::disk::sim::SimDisk;
-use strand_blob::inspect;
 use strand_blob::testing::Random;
 use strand_blob::{FileId, Store};
 use strand_protocol::NodeId;
 use strand_protocol::permit::SatelliteKeys;
 
 use super::client::Client;
-use super::host::{Host, NODE, Outcome, Start};
+use super::harm::Harms;
+use super::host::{Host, NODE, Outcome, SATELLITE, SATELLITE_ADDRESS, Start};
 use super::ledger::Ledger;
 use super::moods::DiskMoods;
 use super::plan::{Episode, FAIR, Plan};
+use super::satellite::Satellite;
 use super::{Control, NodeOptions};
 use crate::Tally;
 
@@ -35,9 +37,6 @@ const VIOLATIONS_MAX: usize = 20;
 
 /// How long healing may take once faults have ended.
 pub(super) const HEAL_WAIT: Duration = Duration::from_secs(60);
-
-/// More than a group and its header: a record so far after another is in a later group, which says that the other is durable.
-const GROUP_BYTES_MAX: u64 = 80 << 10;
 
 /// A disk's files.
 type Files = Vec<(FileId, Vec<u8>)>;
@@ -57,13 +56,22 @@ pub(super) struct World {
     pub(super) host: RefCell<Option<Rc<Host>>>,
     pub(super) disk: RefCell<SimDisk>,
     pub(super) clients: RefCell<Vec<Rc<Client>>>,
+    pub(super) satellite: RefCell<Option<Rc<Satellite>>>,
     pub(super) ledger: RefCell<Ledger>,
+    pub(super) harms: RefCell<Harms>,
+    /// Pieces that this process of the node said it lost.
+    pub(super) heard: RefCell<BTreeSet<[u8; 32]>>,
+    pub(super) episode: Cell<Episode>,
     pub(super) tally: RefCell<Tally>,
     /// Processes of the node so far.
     pub(super) boot: Cell<u64>,
     pub(super) in_flight: Cell<usize>,
     pub(super) is_safety: Cell<bool>,
     pub(super) is_loading: Cell<bool>,
+    /// Virtual time until nobody asked anything of the node any more.
+    pub(super) busy_time: Cell<Option<Duration>>,
+    /// For [`Control::SleepsSecretly`]: time that the ledger does not know of.
+    pub(super) slept_secretly: Cell<Duration>,
     /// Nothing is wrong any more, so each verb must succeed.
     pub(super) is_strict: Cell<bool>,
     /// The disk has next to no room, or had so in this process of the node.
@@ -82,7 +90,7 @@ impl World {
     pub(super) fn new(seed: u64, options: NodeOptions, executor: &SimExecutor) -> Rc<Self> {
         let mut random = Random::new(seed ^ 0x5eed_0f4a_11c0_ffee);
         let permits = Rc::new(Permits {
-            satellite: NodeId::from([1; 32]),
+            satellite: NodeId::from(SATELLITE),
             node: NodeId::from(NODE),
             keys: SatelliteKeys::new([9; 32]),
             epoch: EPOCH,
@@ -105,12 +113,18 @@ impl World {
             host: RefCell::default(),
             disk: RefCell::new(disk),
             clients: RefCell::default(),
+            satellite: RefCell::default(),
             ledger: RefCell::default(),
+            harms: RefCell::default(),
+            heard: RefCell::default(),
+            episode: Cell::new(Episode::calm()),
             tally: RefCell::default(),
             boot: Cell::default(),
             in_flight: Cell::default(),
             is_safety: Cell::new(true),
             is_loading: Cell::new(true),
+            busy_time: Cell::default(),
+            slept_secretly: Cell::default(),
             is_strict: Cell::default(),
             is_full: Cell::default(),
             was_full: Cell::default(),
@@ -130,17 +144,24 @@ impl World {
         for client in self.clients.take() {
             client.die();
         }
+        if let Some(satellite) = self.satellite.take() {
+            satellite.die();
+        }
         self.executor.end_process();
     }
 
     /// Both phases.
     pub(super) async fn live(self: Rc<Self>) {
+        let satellite = Satellite::begin(&self, &self.executor, &self.network, SATELLITE_ADDRESS);
+        self.satellite.replace(Some(Rc::new(satellite)));
         for number in 0..CLIENTS {
             let client = Client::begin(&self.executor, &self.network, number, self.listen);
             self.clients.borrow_mut().push(client);
         }
         self.start();
         let (loading, raining, watching) = (Rc::clone(&self), Rc::clone(&self), Rc::clone(&self));
+        let tending = Rc::clone(&self);
+        self.executor.spawn(async move { tending.tend().await });
         self.executor.spawn(async move { loading.load().await });
         self.executor.spawn(async move { raining.rain().await });
         self.executor.spawn(async move { watching.watch().await });
@@ -190,6 +211,7 @@ impl World {
         self.turn_back();
         self.boot.set(self.boot.get() + 1);
         self.moods.begin_boot();
+        self.heard.take();
         self.was_full.set(self.is_full.get());
         let disk = self.disk.borrow().clone();
         disk.set_moods(Rc::clone(&self.moods) as _);
@@ -282,6 +304,8 @@ impl World {
             return;
         };
         let is_calm = !self.is_safety.get();
+        // What this process knows goes with it.
+        self.look();
         match self.below(10) {
             0..2 => {
                 if let Err(what) = host.stop(&self.executor).await
@@ -335,6 +359,7 @@ impl World {
     }
 
     pub(super) fn enter(&self, episode: Episode) {
+        self.episode.set(episode);
         self.moods.enter(episode);
         self.network.set_weather(episode.weather);
         self.is_full.set(episode.room_bytes.is_some());
@@ -344,45 +369,12 @@ impl World {
         if let Some(ms) = episode.wall_ahead_ms {
             self.executor.set_wall_ahead_ms(ms);
         }
+        if let Some(time) = episode.sleep {
+            self.count("sim_sleeps", 1);
+            self.executor.sleep_machines(time);
+        }
         if episode.has_rot || self.options.control == Control::RotsSecretly {
-            self.rot();
-        }
-    }
-
-    /// Changes some bytes of a stored piece.
-    pub(super) fn rot(&self) {
-        let disk = self.disk.borrow().clone();
-        let files: Vec<_> = disk.files().into_iter().collect();
-        if files.is_empty() {
-            return;
-        }
-        let (blob, bytes) = &files[self.below(files.len() as u64) as usize];
-        let Ok(mut records) = inspect::records(bytes) else {
-            return;
-        };
-        let last = records.iter().map(|record| record.offset).max();
-        records.retain(|record| record.is_piece());
-        if records.is_empty() {
-            return;
-        }
-        let record = records[self.below(records.len() as u64) as usize];
-        let end = record.body_and_trailer().end;
-        let from = record.offset + self.below(end - record.offset);
-        let len = (1 + self.below(64)).min(end - from);
-        disk.edit(*blob, |bytes| {
-            for at in from..from + len {
-                if let Some(byte) = bytes.get_mut(at as usize) {
-                    *byte ^= 0x55;
-                }
-            }
-        });
-        self.count("rotted", 1);
-        let mut ledger = self.ledger.borrow_mut();
-        if let Some(key) = ledger.key_of(&record.id)
-            && self.options.control != Control::RotsSecretly
-        {
-            let is_attested = last >= Some(record.offset + GROUP_BYTES_MAX);
-            ledger.hurt(key, !is_attested);
+            self.rot(|_| true);
         }
     }
 }

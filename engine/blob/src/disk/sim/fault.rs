@@ -101,7 +101,7 @@ impl SimDisk {
     #[must_use]
     pub fn meant(&self, id: impl Into<FileId>) -> Option<Vec<u8>> {
         let state = self.state.borrow();
-        state.files.get(&id.into()).map(|file| file.meant.clone())
+        state.files.get(&id.into()).map(|file| file.meant.to_vec())
     }
 
     /// Bytes of all blobs, as reads see them.

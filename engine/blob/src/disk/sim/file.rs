@@ -1,16 +1,19 @@
 //! One file of a simulated disk: what is durable, what reads see, and what a crash makes of the difference.
 
+use std::rc::Rc;
+
 use super::{SECTOR_BYTES, moods};
 use crate::testing::Random;
 
+/// The bytes are shared until they differ: of what a crash finds, most was not written to since the start.
 #[derive(Default)]
 pub(super) struct File {
     /// What was meant to be there: what the store wrote, wherever it went.
-    pub(super) meant: Vec<u8>,
+    pub(super) meant: Rc<Vec<u8>>,
     /// What a crash keeps.
-    pub(super) durable: Vec<u8>,
+    pub(super) durable: Rc<Vec<u8>>,
     /// What reads see.
-    pub(super) cached: Vec<u8>,
+    pub(super) cached: Rc<Vec<u8>>,
     /// Writes that a crash decides about, oldest first.
     pub(super) unsynced: Vec<Write>,
     pub(super) is_created: bool,
@@ -39,15 +42,22 @@ impl File {
     pub(super) fn forget_failed(&mut self) {
         if self.unsynced.iter().any(|write| write.is_forsaken) {
             self.unsynced.retain(|write| !write.is_forsaken);
-            self.cached.clone_from(&self.durable);
+            self.cached = Rc::clone(&self.durable);
             for write in self.unsynced.iter().filter(|write| write.has_ended) {
-                overlay(&mut self.cached, write.offset, &write.bytes);
+                overlay(Rc::make_mut(&mut self.cached), write.offset, &write.bytes);
             }
         }
     }
 
-    pub(super) fn after_crash(&self, torn_percent: Option<u64>, random: &mut Random) -> Vec<u8> {
-        let mut found = self.durable.clone();
+    pub(super) fn after_crash(
+        &self,
+        torn_percent: Option<u64>,
+        random: &mut Random,
+    ) -> Rc<Vec<u8>> {
+        if self.unsynced.is_empty() {
+            return Rc::clone(&self.durable);
+        }
+        let mut found = self.durable.to_vec();
         for write in &self.unsynced {
             if let Some(percent) = torn_percent {
                 moods::tear(&mut found, write.offset, &write.bytes, percent, random);
@@ -68,7 +78,7 @@ impl File {
         if longest > found.len() && random.below(4) == 0 {
             found.resize(longest, 0);
         }
-        found
+        Rc::new(found)
     }
 }
 
