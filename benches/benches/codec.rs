@@ -20,9 +20,11 @@ const K: usize = REQUIRED as usize;
 const ROWS: usize = (TOTAL - REQUIRED) as usize;
 const KIB: usize = 1_024;
 
+/// All recovery shares: the stock encoder, and ours at every level of this CPU. The last length is
+/// that of a segment's pieces, beyond all caches.
 fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
-    for share_len in [4 * KIB, 16 * KIB, 64 * KIB] {
+    for share_len in [4 * KIB, 16 * KIB, 64 * KIB, 2_260 * KIB] {
         group.throughput(Throughput::Bytes((K * share_len) as u64));
         let data = Buffers::random(1, K, share_len);
         let data = data.slices();
@@ -46,20 +48,23 @@ fn encode(criterion: &mut Criterion) {
             bencher.iter(|| run_stock(&mut recovery));
         });
 
-        let mut encoder = Encoder::new(REQUIRED, TOTAL).expect("scheme");
-        encoder
-            .encode_into(&data, &mut recovery.slices_mut())
-            .expect("shares");
-        assert_eq!(report_output("encode/strand", recovery.slices()), expected);
-        group.bench_function(BenchmarkId::new("strand", share_len), |bencher| {
-            let mut recovery = recovery.slices_mut();
-            bencher.iter(|| encoder.encode_into(&data, &mut recovery).expect("shares"));
-        });
+        for level in Level::available() {
+            let mut encoder = Encoder::with_level(level, REQUIRED, TOTAL).expect("scheme");
+            encoder
+                .encode_into(&data, &mut recovery.slices_mut())
+                .expect("shares");
+            assert_eq!(report_output("encode/strand", recovery.slices()), expected);
+            let id = BenchmarkId::new(format!("strand {level}"), share_len);
+            group.bench_function(id, |bencher| {
+                let mut recovery = recovery.slices_mut();
+                bencher.iter(|| encoder.encode_into(&data, &mut recovery).expect("shares"));
+            });
+        }
     }
     group.finish();
 }
 
-/// 10, 19, all 29 data shares are missing, and one: the stock decoder, and ours at every level
+/// 10, 19, all 29 data shares are missing, three and one: the stock decoder, and ours at every level
 /// of this CPU.
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
@@ -69,6 +74,7 @@ fn decode(criterion: &mut Criterion) {
         (19, 64 * KIB),
         (10, 64 * KIB),
         (29, 64 * KIB),
+        (3, 16 * KIB),
         (1, 64 * KIB),
     ] {
         group.throughput(Throughput::Bytes((K * share_len) as u64));
@@ -129,7 +135,7 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a loss pattern costs before its first byte.
+/// What a loss pattern and a scheme cost before their first byte.
 fn plan(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
     let wanted: Vec<u8> = (0..19).collect();
@@ -139,6 +145,9 @@ fn plan(criterion: &mut Criterion) {
             bencher.iter(|| {
                 RowPlan::with_level(level, REQUIRED, TOTAL, &present, &wanted).expect("plan")
             });
+        });
+        group.bench_function(BenchmarkId::new("encoder 29 + 64", level), |bencher| {
+            bencher.iter(|| Encoder::with_level(level, REQUIRED, TOTAL).expect("scheme"));
         });
     }
     group.finish();

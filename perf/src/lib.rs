@@ -7,10 +7,11 @@
 //!
 //! [`store`] measures a piece store on this machine's disk against what the disk can do.
 //!
-//! [`torture`] proves that it loses nothing.
+//! [`torture`] proves that it loses nothing. [`codec`] measures what happens to bytes before and after: the erasure code.
 //!
 //! The tests in `tests/it` use the same network.
 
+pub mod codec;
 pub mod content;
 pub mod counters;
 pub mod damage;

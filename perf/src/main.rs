@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use strand_perf::codec;
 use strand_perf::demo::{self, Verdict};
 use strand_perf::store;
 use strand_perf::torture;
@@ -24,6 +25,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure a piece store on a real disk against what the disk can do
     Store(store::Options),
+    /// Measure the byte work of the codec against the stock crates
+    Codec(codec::Options),
     /// Prove that the store loses nothing: simulation, crash states, faults, kills, planted bugs
     Torture(torture::Options),
     /// Be one of the programs: piecestore, satellite or uplink
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(options) => run_demo(&options),
         Command::Store(options) => run_store(&options),
+        Command::Codec(options) => run_codec(&options),
         Command::Torture(options) => run_torture(&options),
         Command::Part { name, arguments } => part(&name, arguments),
     }
@@ -83,10 +87,34 @@ fn end_of(name: &str, ended: anyhow::Result<()>) -> ExitCode {
 }
 
 fn run_store(options: &store::Options) -> ExitCode {
-    match store::run(options) {
-        Ok(figures) if options.json => println!("{}", figures.json()),
-        Ok(figures) => println!("{}", figures.table()),
-        Err(error) => return say_why(&error, options.json),
+    say(
+        options.json,
+        store::run(options),
+        store::Figures::json,
+        store::Figures::table,
+    )
+}
+
+fn run_codec(options: &codec::Options) -> ExitCode {
+    say(
+        options.json,
+        codec::run(options),
+        codec::Figures::json,
+        codec::Figures::table,
+    )
+}
+
+/// Prints what was measured, or why nothing was.
+fn say<T>(
+    in_json: bool,
+    figures: anyhow::Result<T>,
+    json: fn(&T) -> serde_json::Value,
+    table: fn(&T) -> String,
+) -> ExitCode {
+    match figures {
+        Ok(figures) if in_json => println!("{}", json(&figures)),
+        Ok(figures) => println!("{}", table(&figures)),
+        Err(error) => return say_why(&error, in_json),
     }
     ExitCode::SUCCESS
 }

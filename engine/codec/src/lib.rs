@@ -4,12 +4,13 @@
 //! bytes, [`Shape`] says how these are cut into stripes and shares, [`Encoder`] computes the
 //! recovery shares of a stripe, [`PieceHasher`] and [`SegmentTree`] commit to all pieces.
 //! A download runs backwards: [`commitment_of_path`], [`share_hash`] or [`verify_slice`] name
-//! a liar before his bytes are used, [`RowPlan`] rebuilds missing data shares, [`Opener`]
-//! opens the chunks. [`SegmentWriter`] and [`SegmentRestorer`] do it all in one pass, some columns at a time.
+//! a liar before his bytes are used, [`RowPlan`] rebuilds missing shares, [`Opener`] opens the
+//! chunks. [`SegmentWriter`] and [`SegmentRestorer`] do it all in one pass, some columns at a time.
 //!
 //! **Invariant:** pure. No I/O, no clock, no randomness, no threads, no global state beyond
-//! lazily computed constants and the [`Level`] of the process. Every input that can come from a peer is answered with a typed
-//! error; panics are kept for the caller's own bookkeeping and are listed at each function.
+//! lazily computed constants and the [`Level`] of the process. Every input that can come from a
+//! peer is answered with a typed error; panics are kept for the caller's own bookkeeping and are
+//! listed at each function.
 //!
 //! **Invariant:** `unsafe` in `kernels` only.
 //!

@@ -16,6 +16,9 @@
 
 use std::ops::Range;
 
+use super::factor::ALL_IMAGES;
+#[cfg(target_arch = "x86_64")]
+use super::factor::{ALL_AFFINE, ALL_NIBBLES};
 #[cfg(target_arch = "x86_64")]
 use super::{Affine, Nibbles, affine, nibbles, x86_64};
 use super::{Images, scalar};
@@ -25,6 +28,9 @@ use crate::shape::COLUMN_BYTES;
 
 /// Source bytes of a tile, if there are several groups: half of an L1 of 32 KiB.
 const TILE_BYTES: usize = 16 * 1_024;
+
+/// Target rows of a group of a wide product.
+const WIDE_ROWS_MAX: usize = 8;
 
 /// A matrix of symbols, made ready for a level.
 pub(crate) struct Matrix {
@@ -58,9 +64,8 @@ impl Matrix {
         );
         let row_count = coefficients.len() / column_count;
         let is_wide = coefficients.iter().any(|&coefficient| coefficient > 255);
-        let field = Field::new();
         let mut ordered = Vec::with_capacity(coefficients.len() * (1 + usize::from(is_wide)));
-        for rows in groups(row_count, group_rows_max(level)) {
+        for rows in groups(row_count, group_rows_max(level, is_wide)) {
             for column in 0..column_count {
                 let of_group = rows.clone().map(|row| row * column_count + column);
                 let halves = of_group.map(|at| Field::split(coefficients[at]));
@@ -70,17 +75,15 @@ impl Matrix {
                 }
             }
         }
-        let images = ordered.into_iter().map(|factor| field.images(factor));
+        let ordered = ordered.into_iter();
         let factors = match level.tier() {
-            Tier::Scalar => Factors::Images(images.collect()),
+            Tier::Scalar => Factors::Images(ALL_IMAGES.of(ordered, |images| *images)),
             #[cfg(target_arch = "x86_64")]
             Tier::Ssse3 | Tier::Avx2 | Tier::Avx512 => {
-                Factors::Nibbles(images.map(|images| nibbles(&images)).collect())
+                Factors::Nibbles(ALL_NIBBLES.of(ordered, nibbles))
             }
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2Gfni | Tier::Avx512Gfni => {
-                Factors::Affine(images.map(|images| affine(&images)).collect())
-            }
+            Tier::Avx2Gfni | Tier::Avx512Gfni => Factors::Affine(ALL_AFFINE.of(ordered, affine)),
         };
         Self {
             level,
@@ -110,7 +113,7 @@ impl Matrix {
         assert!(len.is_multiple_of(COLUMN_BYTES), "whole columns");
         assert!(sources.iter().all(|source| source.len() == len));
         assert!(targets.iter().all(|target| target.len() == len));
-        let group_rows_max = group_rows_max(self.level);
+        let group_rows_max = group_rows_max(self.level, self.is_wide);
         let tile_len = if self.row_count <= group_rows_max {
             len
         } else {
@@ -183,8 +186,8 @@ impl Matrix {
 }
 
 /// Target rows whose sums a tier keeps in registers.
-pub(in crate::kernels) fn group_rows_max(level: Level) -> usize {
-    match level.tier() {
+pub(in crate::kernels) fn group_rows_max(level: Level, is_wide: bool) -> usize {
+    let row_count = match level.tier() {
         Tier::Scalar => scalar::GROUP_ROWS_MAX,
         #[cfg(target_arch = "x86_64")]
         Tier::Ssse3 => x86_64::ssse3::GROUP_ROWS_MAX,
@@ -196,6 +199,11 @@ pub(in crate::kernels) fn group_rows_max(level: Level) -> usize {
         Tier::Avx2Gfni => x86_64::avx2_gfni::GROUP_ROWS_MAX,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512Gfni => x86_64::avx512_gfni::GROUP_ROWS_MAX,
+    };
+    if is_wide {
+        row_count.min(WIDE_ROWS_MAX)
+    } else {
+        row_count
     }
 }
 

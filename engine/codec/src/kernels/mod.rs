@@ -36,7 +36,5 @@ pub(crate) use matrix::Matrix;
 pub(crate) use transform::{POINTS_MAX, Transform};
 
 use factor::Images;
-#[cfg(any(test, target_arch = "x86_64"))]
-use factor::{Affine, Nibbles, affine, nibbles};
 #[cfg(target_arch = "x86_64")]
-use factor::{B7_AFFINE, B7_NIBBLES, FOLD_AFFINE, FOLD_NIBBLES};
+use factor::{Affine, B7_AFFINE, B7_NIBBLES, FOLD_AFFINE, FOLD_NIBBLES, Nibbles, affine, nibbles};

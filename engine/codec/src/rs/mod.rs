@@ -24,10 +24,16 @@
 //!
 //! # Who does the work
 //!
-//! [`Encoder`] is the crate's own encoder. [`RowPlan`] is ours: `lagrange` finds what each present
-//! share contributes to each wanted one, and `kernels` multiplies, in GF(2^8) as long as the
-//! points are below 256 (`field`). The crate's decoder is its oracle in the tests. Both take any
-//! range of columns, so callers may cut as they like without changing a byte.
+//! All of it is ours, in GF(2^8) as long as the points are below 256 (`field`), and reads and
+//! writes the caller's shares. [`Encoder`] makes all recovery shares by the transform of
+//! `kernels`; at the level `scalar` it is the crate's own encoder. [`RowPlan`] makes any shares
+//! from any `k`: `lagrange` finds what each present share contributes to each wanted one, and
+//! `kernels` multiplies. The crate's encoder and decoder are the oracles of the tests. Both take
+//! any range of columns, so callers may cut as they like without changing a byte.
+//!
+//! A plan stays a matrix however many rows it makes. The stock decoder's transforms go there and
+//! back over 128 points for 29 of 80, some 600 pairs of rows with a product each, and multiply
+//! all rows before and after: more work than the 551 products of 19 rows, and no less memory.
 //!
 //! Frozen by docs/format.md section 3, "Recovery shares".
 //!

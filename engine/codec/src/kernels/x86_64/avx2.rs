@@ -16,7 +16,7 @@ type Factor = Nibbles;
 const PLANES: usize = 2;
 
 planes_tier!("avx2");
-matrix_tier!("avx2", with_rows);
+matrix_tier!("avx2", with_rows, with_rows);
 transform_tier!("avx2");
 
 /// Bytes as two indices into tables of 16.

@@ -17,7 +17,7 @@ type Factor = Affine;
 const PLANES: usize = 2;
 
 planes_tier!("avx2,gfni");
-matrix_tier!("avx2,gfni", with_six_rows);
+matrix_tier!("avx2,gfni", with_six_rows, with_six_rows);
 transform_tier!("avx2,gfni");
 
 #[inline]

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::matrix::{matrix_tier, with_many_rows, with_rows, with_six_rows};
+use super::matrix::{matrix_tier, with_eight_rows, with_many_rows, with_rows, with_six_rows};
 use super::transform::transform_tier;
 use super::wide::{XOR3, wide_tier, zero};
 use crate::kernels::{B7_NIBBLES as B7, FOLD_NIBBLES, Nibbles};
@@ -13,7 +13,7 @@ pub(in crate::kernels) const GROUP_ROWS_MAX: usize = 24;
 type Factor = Nibbles;
 
 wide_tier!("avx512f,avx512bw");
-matrix_tier!("avx512f,avx512bw", with_many_rows);
+matrix_tier!("avx512f,avx512bw", with_many_rows, with_eight_rows);
 transform_tier!("avx512f,avx512bw");
 
 /// Bytes as two indices into tables of 16.

@@ -6,10 +6,10 @@
 /// - `SPAN`, how many vectors are multiplied by one factor at a time: one that holds low and high
 ///   bytes, or one of each; `PLANES / SPAN` such spans make a column;
 /// - `times_b8`, the product of a span and `b_8`;
-/// - `with_rows`, which calls a function with the width of a group as a constant, so that the
-///   sums are registers.
+/// - the macros that call a function with the width of a group as a constant, so that the sums are
+///   registers; one for products that are wide, which are rare: fewer widths, less code.
 macro_rules! matrix_tier {
-    ($features:literal, $with_rows:ident) => {
+    ($features:literal, $with_rows:ident, $with_wide_rows:ident) => {
         /// Overwrites the columns `range` of a group of target rows.
         ///
         /// All shares have the columns; of factors there is one for each pair of a source and a
@@ -25,7 +25,7 @@ macro_rules! matrix_tier {
             assert!(range.start.is_multiple_of(64) && range.end.is_multiple_of(64));
             assert!(sources.iter().all(|source| source.len() >= range.end));
             if is_wide {
-                $with_rows!(
+                $with_wide_rows!(
                     targets.len(),
                     group::<true>(factors, sources, targets, range)
                 );
@@ -52,6 +52,9 @@ macro_rules! matrix_tier {
             assert_eq!(targets.len(), ROWS);
             let mut column = range.start;
             while column < range.end {
+                for pointer in pointers {
+                    will_write(pointer.wrapping_add(column + AHEAD_BYTES));
+                }
                 for step in 0..PLANES / SPAN {
                     let mut sums = [[zero(); SPAN]; ROWS];
                     let mut factors = factors.iter();
@@ -63,7 +66,7 @@ macro_rules! matrix_tier {
                         for (part, vector) in span.iter_mut().enumerate() {
                             let plane = step + part * (PLANES / SPAN);
                             // SAFETY: `multiply` found all sources to have the whole column.
-                            *vector = unsafe { read(source.as_ptr().add(column), plane) };
+                            *vector = unsafe { read(source.as_ptr().wrapping_add(column), plane) };
                         }
                         let Some(of_source) = factors.next() else {
                             break;
@@ -80,7 +83,7 @@ macro_rules! matrix_tier {
                         for (part, vector) in span.into_iter().enumerate().rev() {
                             let plane = step + part * (PLANES / SPAN);
                             // SAFETY: the pointer is that of a target with the whole column.
-                            unsafe { write::<false>(pointer.add(column), plane, vector) };
+                            unsafe { write::<false>(pointer.wrapping_add(column), plane, vector) };
                         }
                     }
                 }
@@ -135,12 +138,22 @@ macro_rules! with_six_rows {
 }
 pub(super) use with_six_rows;
 
-/// Groups of up to 24 rows.
-macro_rules! with_many_rows {
+/// Groups of up to eight rows.
+macro_rules! with_eight_rows {
     ($row_count:expr, $function:ident::<$is_wide:literal>($($argument:expr),*)) => {
         match $row_count {
             7 => $function::<7, $is_wide>($($argument),*),
             8 => $function::<8, $is_wide>($($argument),*),
+            row_count => with_six_rows!(row_count, $function::<$is_wide>($($argument),*)),
+        }
+    };
+}
+pub(super) use with_eight_rows;
+
+/// Groups of up to 24 rows.
+macro_rules! with_many_rows {
+    ($row_count:expr, $function:ident::<$is_wide:literal>($($argument:expr),*)) => {
+        match $row_count {
             9 => $function::<9, $is_wide>($($argument),*),
             10 => $function::<10, $is_wide>($($argument),*),
             11 => $function::<11, $is_wide>($($argument),*),
@@ -157,7 +170,7 @@ macro_rules! with_many_rows {
             22 => $function::<22, $is_wide>($($argument),*),
             23 => $function::<23, $is_wide>($($argument),*),
             24 => $function::<24, $is_wide>($($argument),*),
-            row_count => with_six_rows!(row_count, $function::<$is_wide>($($argument),*)),
+            row_count => with_eight_rows!(row_count, $function::<$is_wide>($($argument),*)),
         }
     };
 }

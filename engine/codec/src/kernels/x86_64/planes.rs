@@ -20,12 +20,12 @@ macro_rules! planes_tier {
         #[target_feature(enable = $features)]
         unsafe fn read(column: *const u8, plane: usize) -> Vector {
             // SAFETY: planes lie inside of the column, which the caller says is readable.
-            let vector = unsafe { load(column.add(plane * (64 / PLANES))) };
+            let vector = unsafe { load(column.wrapping_add(plane * (64 / PLANES))) };
             if plane >= PLANES / 2 {
                 return vector;
             }
             // SAFETY: as above; the high bytes of a low plane are half a column on.
-            let high = unsafe { load(column.add(32 + plane * (64 / PLANES))) };
+            let high = unsafe { load(column.wrapping_add(32 + plane * (64 / PLANES))) };
             add_product(vector, &FOLD, prepare(high))
         }
 
@@ -40,11 +40,11 @@ macro_rules! planes_tier {
             let mut vector = vector;
             if plane < PLANES / 2 {
                 // SAFETY: as in `read`.
-                let high = unsafe { load(column.add(32 + plane * (64 / PLANES))) };
+                let high = unsafe { load(column.wrapping_add(32 + plane * (64 / PLANES))) };
                 vector = add_product(vector, &FOLD, prepare(high));
             }
             // SAFETY: planes lie inside of the column, which the caller says is writable.
-            unsafe { store(column.add(plane * (64 / PLANES)), vector) };
+            unsafe { store(column.wrapping_add(plane * (64 / PLANES)), vector) };
         }
 
         /// `(u + v b_8) b_8 = b_7 v + (u + v) b_8`.

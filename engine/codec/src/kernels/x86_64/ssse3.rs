@@ -16,7 +16,7 @@ type Factor = Nibbles;
 const PLANES: usize = 4;
 
 planes_tier!("ssse3");
-matrix_tier!("ssse3", with_rows);
+matrix_tier!("ssse3", with_rows, with_rows);
 transform_tier!("ssse3");
 
 /// Bytes as two indices into tables of 16.

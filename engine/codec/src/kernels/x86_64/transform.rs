@@ -95,11 +95,14 @@ macro_rules! transform_tier {
                     low_inverse::<LAYERS, ROWS, false>(factors, first, &sources, target);
                 }
             }
-            match plan.high_layers {
-                0 => {}
-                1 => high::<ROWS, 2>(plan, factors, of_chunks, rows, len),
-                2 => high::<ROWS, 4>(plan, factors, of_chunks, rows, len),
-                _ => high::<ROWS, 8>(plan, factors, of_chunks, rows, len),
+            // High layers are those after all low ones.
+            if LAYERS == PASS_LAYERS {
+                match plan.high_layers {
+                    0 => {}
+                    1 => high::<2>(plan, factors, of_chunks, rows, len),
+                    2 => high::<4>(plan, factors, of_chunks, rows, len),
+                    _ => high::<8>(plan, factors, of_chunks, rows, len),
+                }
             }
             for (group, targets) in recovery.chunks_mut(ROWS).enumerate() {
                 let point = plan.point_count + group * ROWS;
@@ -109,13 +112,14 @@ macro_rules! transform_tier {
                     group * ROWS
                 };
                 let source = &rows[source * plan.tile_len..][..ROWS * plan.tile_len];
-                let sink = sink.as_mut_ptr();
-                let mut targets = targets.iter_mut();
-                let targets: [*mut u8; ROWS] = core::array::from_fn(|_| {
-                    let target = targets.next();
-                    target.map_or(sink, |share| share[tile.clone()].as_mut_ptr())
-                });
-                low_forward::<LAYERS, ROWS, STREAM>(factors, point, source, &targets, len);
+                low_forward::<LAYERS, ROWS, STREAM>(
+                    factors,
+                    point,
+                    source,
+                    targets,
+                    sink,
+                    tile.clone(),
+                );
             }
         }
 
@@ -131,6 +135,7 @@ macro_rules! transform_tier {
             let len = sources[0].len();
             let stride = target.len() / ROWS;
             assert!(sources.iter().all(|source| source.len() == len) && len <= stride);
+            assert!(len.is_multiple_of(64));
             let sources = sources.map(<[u8]>::as_ptr);
             let target = target.as_mut_ptr();
             let mut column = 0;
@@ -142,7 +147,7 @@ macro_rules! transform_tier {
                     let mut rows = [zero(); ROWS];
                     for (row, source) in rows.iter_mut().zip(sources) {
                         // SAFETY: all sources are `len` bytes, whole columns.
-                        *row = unsafe { read(source.add(column), plane) };
+                        *row = unsafe { read(source.wrapping_add(column), plane) };
                     }
                     inverse::<ROWS, 1, IS_FIRST>(&mut rows, &factors.0[0]);
                     if LAYERS > 1 {
@@ -154,25 +159,35 @@ macro_rules! transform_tier {
                     let offset = column + plane * (64 / PLANES);
                     for (row, vector) in rows.into_iter().enumerate() {
                         // SAFETY: `target` is `ROWS` rows of `stride` bytes, no fewer than `len`.
-                        unsafe { store(target.add(row * stride + offset), vector) };
+                        unsafe { store(target.wrapping_add(row * stride + offset), vector) };
                     }
                 }
                 column += 64;
             }
         }
 
-        /// The low layers of the forward transform at the points `first` and after.
+        /// The low layers of the forward transform at the points `first` and after, into the
+        /// columns `tile` of the targets; what they are fewer than `ROWS` goes to the sink.
         #[target_feature(enable = $features)]
         fn low_forward<const LAYERS: usize, const ROWS: usize, const STREAM: bool>(
             factors: &[Factor; FACTOR_COUNT],
             first: usize,
             source: &[u8],
-            targets: &[*mut u8; ROWS],
-            len: usize,
+            targets: &mut [&mut [u8]],
+            sink: &mut [u8],
+            tile: core::ops::Range<usize>,
         ) {
             let factors = Factors::new(factors, first, 0);
             let stride = source.len() / ROWS;
-            assert!(len <= stride);
+            let len = tile.len();
+            assert!(len <= stride && len.is_multiple_of(64));
+            let mut pointers = [sink[..len].as_mut_ptr(); ROWS];
+            for (pointer, target) in pointers.iter_mut().zip(targets) {
+                *pointer = target[tile.clone()].as_mut_ptr();
+            }
+            let is_aligned = |pointer: &*mut u8| pointer.addr().is_multiple_of(64);
+            assert!(!STREAM || pointers.iter().all(is_aligned));
+            let targets = pointers;
             let source = source.as_ptr();
             let mut column = 0;
             while column < len {
@@ -186,7 +201,7 @@ macro_rules! transform_tier {
                     let mut rows = [zero(); ROWS];
                     for (row, vector) in rows.iter_mut().enumerate() {
                         // SAFETY: `source` is `ROWS` rows of `stride` bytes, no fewer than `len`.
-                        *vector = unsafe { load(source.add(row * stride + offset)) };
+                        *vector = unsafe { load(source.wrapping_add(row * stride + offset)) };
                     }
                     if LAYERS > 2 {
                         forward::<ROWS, 4>(&mut rows, &factors.0[2]);
@@ -195,9 +210,10 @@ macro_rules! transform_tier {
                         forward::<ROWS, 2>(&mut rows, &factors.0[1]);
                     }
                     forward::<ROWS, 1>(&mut rows, &factors.0[0]);
-                    for (target, vector) in targets.iter().zip(rows) {
-                        // SAFETY: the caller cut all targets to `len` bytes, whole columns.
-                        unsafe { write::<STREAM>(target.add(column), plane, vector) };
+                    for (target, vector) in targets.into_iter().zip(rows) {
+                        // SAFETY: all targets are `len` bytes, whole columns, and aligned if it
+                        // streams.
+                        unsafe { write::<STREAM>(target.wrapping_add(column), plane, vector) };
                     }
                 }
                 column += 64;
@@ -207,7 +223,7 @@ macro_rules! transform_tier {
         /// The high layers, of the inverse transform and then of the forward one for every chunk
         /// of recovery rows. Row `r` of each low group meets row `r` of the others.
         #[target_feature(enable = $features)]
-        fn high<const ROWS: usize, const GROUPS: usize>(
+        fn high<const GROUPS: usize>(
             plan: &Plan,
             factors: &[Factor; FACTOR_COUNT],
             of_chunks: &[Factors],
@@ -216,19 +232,19 @@ macro_rules! transform_tier {
         ) {
             let stride = plan.tile_len;
             assert!(len <= stride && !of_chunks.is_empty());
-            assert!(rows.len() >= of_chunks.len() * GROUPS * ROWS * stride);
+            assert!(rows.len() >= of_chunks.len() * GROUPS * PASS_ROWS * stride);
             let base = rows.as_mut_ptr();
             // Those of the first points, at any layer.
             let first: &[Factor; 4] = factors.first_chunk().expect("128 factors");
-            for row in 0..ROWS {
+            for row in 0..PASS_ROWS {
                 let mut offset = row * stride;
                 let end = offset + len;
                 while offset < end {
                     let mut inverted = [zero(); GROUPS];
                     for (group, vector) in inverted.iter_mut().enumerate() {
-                        let at = group * ROWS * stride + offset;
+                        let at = group * PASS_ROWS * stride + offset;
                         // SAFETY: `at` is in a row of the first chunk, before its `len`.
-                        *vector = unsafe { load(base.add(at)) };
+                        *vector = unsafe { load(base.wrapping_add(at)) };
                     }
                     inverse::<GROUPS, 1, true>(&mut inverted, first);
                     if GROUPS > 2 {
@@ -250,8 +266,8 @@ macro_rules! transform_tier {
                         for vector in vectors {
                             // SAFETY: `at` is in a row of this chunk, before its `len`; `rows`
                             // is as many chunks.
-                            unsafe { store(base.add(at), vector) };
-                            at += ROWS * stride;
+                            unsafe { store(base.wrapping_add(at), vector) };
+                            at += PASS_ROWS * stride;
                         }
                     }
                     offset += 64 / PLANES;

@@ -103,7 +103,7 @@ pub(super) fn low_then_high(low: Vector, high: Vector) -> Vector {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn twice_high(column: *const u8) -> Vector {
     // SAFETY: the second half of the caller's bytes; `loadu` asks nothing of alignment.
-    let high = unsafe { _mm256_loadu_si256(column.add(32).cast()) };
+    let high = unsafe { _mm256_loadu_si256(column.wrapping_add(32).cast()) };
     _mm512_broadcast_i64x4(high)
 }
 
