@@ -22,6 +22,9 @@ pub struct Options {
     /// Only this scenario of the sweep, and each operation of it
     #[arg(long)]
     pub scenario: Option<String>,
+    /// Recorded runs of which every state that a crash could leave is tried, some seven hundred each [default: 3, from 5 minutes on 16]
+    #[arg(long)]
+    pub states: Option<u64>,
     /// How often a process that stores is killed [default: 12, from 5 minutes on 100, and more while there is time]
     #[arg(long)]
     pub kills: Option<u64>,
@@ -124,6 +127,7 @@ impl Options {
             Sizes::WHOLE
         };
         Sizes {
+            state_seeds: self.states.unwrap_or(usual.state_seeds),
             kills: self.kills.unwrap_or(usual.kills),
             cuts: self.cuts.unwrap_or(usual.cuts),
             rounds: self.rounds.unwrap_or(usual.rounds),
