@@ -3,7 +3,7 @@
 use anyhow::Result;
 use strand_codec::Level;
 
-use super::erasure;
+use super::{erasure, segment};
 
 /// One comparison.
 pub(super) struct Row {
@@ -61,5 +61,20 @@ pub(super) const ROWS: &[Row] = &[
         name: "rows_3",
         peer: "stock",
         prepare: |level| erasure::rows(level, 3, 16 * erasure::KIB),
+    },
+    Row {
+        name: "tree",
+        peer: "blake3",
+        prepare: |_| segment::tree(),
+    },
+    Row {
+        name: "pipeline",
+        peer: "parts",
+        prepare: segment::pipeline,
+    },
+    Row {
+        name: "inverse",
+        peer: "parts",
+        prepare: segment::inverse,
     },
 ];

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::{ROWS_MAX, step_columns};
+use crate::level::Level;
 use crate::rs::{CodeError, Encoder};
 use crate::shape::Shape;
 use crate::tree::{LockstepHasher, PieceTree};
@@ -19,15 +20,24 @@ pub struct StripeCoder {
 }
 
 impl StripeCoder {
-    /// A coder at the start of a segment.
+    /// A coder at the start of a segment, at the level of the process.
     ///
     /// # Errors
     ///
     /// [`CodeError::Level`] if `STRAND_LEVEL` is wrong.
     pub fn new(shape: &Shape) -> Result<Self, CodeError> {
+        Self::with_level(Level::of_process()?, shape)
+    }
+
+    /// [`StripeCoder::new`] at a level of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// None that a shape can cause.
+    pub fn with_level(level: Level, shape: &Shape) -> Result<Self, CodeError> {
         Ok(Self {
             shape: *shape,
-            encoder: Encoder::new(shape.required(), shape.total())?,
+            encoder: Encoder::with_level(level, shape.required(), shape.total())?,
             hasher: LockstepHasher::new(usize::from(shape.total()), shape.piece_len()),
             stripe: 0,
             done: 0,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::{ROWS_MAX, chunk_lens, sealed_of};
+use crate::level::Level;
 use crate::rs::{CodeError, RowPlan};
 use crate::seal::{OpenError, Opener};
 use crate::shape::{CHUNK_BYTES, SEALED_CHUNK_BYTES, Shape};
@@ -47,13 +48,27 @@ impl SegmentRestorer {
     ///
     /// [`CodeError`] if they are not that.
     pub fn new(shape: &Shape, opener: Opener, present: &[u8]) -> Result<Self, CodeError> {
+        Self::with_level(Level::of_process()?, shape, opener, present)
+    }
+
+    /// [`SegmentRestorer::new`] at a level of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn with_level(
+        level: Level,
+        shape: &Shape,
+        opener: Opener,
+        present: &[u8],
+    ) -> Result<Self, CodeError> {
         let missing: Vec<u8> = (0..shape.required())
             .filter(|index| !present.contains(index))
             .collect();
         Ok(Self {
             shape: *shape,
             opener,
-            plan: RowPlan::new(shape.required(), shape.total(), present, &missing)?,
+            plan: RowPlan::with_level(level, shape.required(), shape.total(), present, &missing)?,
             stripe: 0,
             across: Box::new([0; SEALED_CHUNK_BYTES]),
             held: 0,

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::coder::StripeCoder;
 use super::{chunk_lens, chunks_from, sealed_of};
+use crate::level::Level;
 use crate::rs::CodeError;
 use crate::seal::Sealer;
 use crate::shape::{CHUNK_BYTES, SEALED_CHUNK_BYTES, Shape};
@@ -27,10 +28,19 @@ impl SegmentWriter {
     ///
     /// [`CodeError::Level`] if `STRAND_LEVEL` is wrong.
     pub fn new(shape: &Shape, sealer: Sealer) -> Result<Self, CodeError> {
+        Self::with_level(Level::of_process()?, shape, sealer)
+    }
+
+    /// [`SegmentWriter::new`] at a level of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// None that a shape can cause.
+    pub fn with_level(level: Level, shape: &Shape, sealer: Sealer) -> Result<Self, CodeError> {
         Ok(Self {
             shape: *shape,
             sealer,
-            coder: StripeCoder::new(shape)?,
+            coder: StripeCoder::with_level(level, shape)?,
             across: Box::new([0; SEALED_CHUNK_BYTES]),
             left: 0..0,
         })
