@@ -32,7 +32,7 @@ fn cases() -> Vec<(Shape, Vec<u8>)> {
     let mut cases = Vec::new();
     for (required, total) in [(1, 1), (1, 3), (2, 2), (2, 5), (4, 10), (29, 93), (64, 254)] {
         for len in [16_385_usize, 49_152, 100_000, 479_232, 1_500_001] {
-            let plain: Vec<u8> = (0..len).map(|at| (at * at >> 7) as u8).collect();
+            let plain: Vec<u8> = (0..len).map(|at| ((at * at) >> 7) as u8).collect();
             let shape = Shape::new(required, total, sealed_len(len as u64)).unwrap();
             cases.push((shape, plain));
         }
