@@ -174,10 +174,14 @@ impl World {
         let (Some(host), Some(store)) = (self.running(), self.store()) else {
             return self.violate("the node is gone");
         };
-        match store.compact_in(Traffic::Quiet, host.expiry_time_s()).await {
-            Ok(None) => {}
-            Ok(Some(_)) => self.violate("a blob was left that is worth compacting"),
-            Err(error) => self.violate(format!("cannot compact: {error}")),
+        // The last verbs may have made a blob worth it since the upkeep looked.
+        for is_late in [false, true] {
+            match store.compact_in(Traffic::Quiet, host.expiry_time_s()).await {
+                Ok(None) => break,
+                Ok(Some(_)) if is_late => self.violate("blobs were left that are worth compacting"),
+                Ok(Some(_)) => {}
+                Err(error) => self.violate(format!("cannot compact: {error}")),
+            }
         }
         let mut cursor = ScrubCursor::default();
         while let Some(step) = store.scrub_step(cursor, 4 << 20).await {
