@@ -41,8 +41,6 @@ pub(super) struct Entry {
     pub(super) is_unwanted: bool,
     /// Since when it may be in the trash: a filter without it was handed out.
     trash_from_ms: Option<u64>,
-    /// When, and to which process of the node, such a filter was handed out last.
-    excluded: (u64, u64),
     /// It was found to be gone when its time in the trash was over.
     pub(super) is_over: bool,
     pub(super) state: State,
@@ -129,9 +127,6 @@ const EXPIRY_MARGIN_MS: u64 = 2_000;
 /// A node's time lags by as much as the answer to its last check-in was under way.
 const TRASH_MARGIN_MS: u64 = CHECK_IN_WAIT.as_millis() as u64 + EXPIRY_MARGIN_MS;
 
-/// Longer than a process takes from a part of a filter to the end of its collection, a late answer and a slow disk included.
-const COLLECT_MS: u64 = 100_000;
-
 /// How long what is trashed can be had back.
 const TRASH_MS: u64 = TRASH_S as u64 * 1_000;
 
@@ -147,7 +142,6 @@ impl Ledger {
             issued_ms,
             is_unwanted: false,
             trash_from_ms: None,
-            excluded: (0, 0),
             is_over: false,
             state: State::Deleted,
             is_busy: false,
@@ -245,11 +239,10 @@ impl Ledger {
     }
 
     /// A filter without this piece was handed out.
-    pub(super) fn exclude(&mut self, key: u64, now_ms: u64, boot: u64) {
+    pub(super) fn exclude(&mut self, key: u64, now_ms: u64) {
         say(|| format!("a filter lacks piece {key}"));
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.trash_from_ms.get_or_insert(now_ms);
-            entry.excluded = (now_ms, boot);
         }
     }
 
@@ -262,13 +255,11 @@ impl Ledger {
         }
     }
 
-    /// What was in the trash when the owner asked is back, unless its time was over, or the node may still have been collecting.
-    pub(super) fn restored(&mut self, asked_ms: u64, boot: u64) {
+    /// What was in the trash when the owner's question was answered is back, unless its time was over by then: days may pass in between.
+    pub(super) fn restored(&mut self, answered_ms: u64) {
         for entry in self.entries.values_mut() {
-            let (handed_ms, to) = entry.excluded;
-            let is_collected = to < boot || handed_ms + COLLECT_MS < asked_ms;
-            let is_back = |&from_ms: &u64| asked_ms + TRASH_MARGIN_MS < from_ms + TRASH_MS;
-            if is_collected && entry.trash_from_ms.as_ref().is_some_and(is_back) {
+            let is_back = |&from_ms: &u64| answered_ms + TRASH_MARGIN_MS < from_ms + TRASH_MS;
+            if entry.trash_from_ms.as_ref().is_some_and(is_back) {
                 entry.trash_from_ms = None;
             }
         }

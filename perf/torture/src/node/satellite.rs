@@ -269,7 +269,7 @@ impl World {
         let now_ms = self.executor.now_ms();
         let mut ledger = self.ledger.borrow_mut();
         for &key in &run.excluded {
-            ledger.exclude(key, now_ms, self.boot.get());
+            ledger.exclude(key, now_ms);
         }
         self.count("sim_filters", 1);
         Some(part)
@@ -381,14 +381,10 @@ impl World {
             return false;
         };
         if self.options.control == Control::RestoresNothing {
-            let now_ms = self.executor.now_ms();
-            // As if everything had been collected by an earlier process.
-            let boot = self.boot.get() + 1;
-            self.ledger.borrow_mut().restored(now_ms, boot);
+            self.ledger.borrow_mut().restored(self.executor.now_ms());
             return true;
         }
         let (boot, begun) = (self.boot.get(), self.executor.elapsed());
-        let asked_ms = self.executor.now_ms();
         let question = host.board.ask_restore();
         let answer = loop {
             self.executor.sleep(Duration::from_secs(1)).await;
@@ -405,7 +401,8 @@ impl World {
             return false;
         }
         self.count("sim_restores", 1);
-        self.ledger.borrow_mut().restored(asked_ms, boot);
+        let answered_ms = self.executor.now_ms();
+        self.ledger.borrow_mut().restored(answered_ms);
         true
     }
 }
