@@ -31,6 +31,7 @@ pub enum Bug {
     CheckpointMidGroup,
     CheckpointRewritten,
     RemovalNotNoted,
+    DroppedRemovalForgotten,
     UnlinkBeforeSync,
     TombstoneDroppedEarly,
     MovedRecordRenumbered,
@@ -214,6 +215,12 @@ pub const BUGS: &[PlantedBug] = &[
         "removal-not-noted",
         "G6",
         "a blob that the checkpoint names is removed without a note of it",
+    ),
+    planted(
+        Bug::DroppedRemovalForgotten,
+        "dropped-removal-forgotten",
+        "G6",
+        "a checkpoint lacks a blob whose removal was begun and dropped",
     ),
     planted(
         Bug::UnlinkBeforeSync,

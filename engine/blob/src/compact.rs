@@ -18,7 +18,8 @@ use bytes::Bytes;
 
 use crate::ahead::Ahead;
 use crate::blobs::{Blob, MARK_BYTES, Survey};
-use crate::disk::Disk;
+use crate::bug::{self, Bug};
+use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, PutError};
 use crate::footer::{Footer, FooterEntry};
 use crate::header::ExpiryClass;
@@ -457,14 +458,15 @@ impl<D: Disk> Store<D> {
             return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
         }
         self.add_replay_cost(1);
-        // Before its file goes: who reads it now and fails knows why.
-        let slot = blob.slot as usize;
-        self.blobs.borrow_mut()[slot] = None;
+        let removal = Removal::begin(self, blob);
         // G6: everything worth keeping is durable elsewhere by now.
-        if let Err(error) = self.disk.remove(blob.id).await {
-            self.blobs.borrow_mut()[slot] = Some(Rc::clone(blob));
-            blob.give_up_compacting();
-            return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
+        match self.disk.remove(blob.id).await {
+            // A call that was dropped may have removed it.
+            Ok(()) | Err(DiskError::NotFound) => removal.end(),
+            Err(error) => {
+                blob.give_up_compacting();
+                return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
+            }
         }
         let (mut body_bytes, mut record_bytes) = (0, 0);
         for entry in &footer.entries {
@@ -505,6 +507,44 @@ struct Turn<'a>(&'a Cell<bool>);
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.set(false);
+    }
+}
+
+/// A blob whose file is being removed. Until that has [ended](Self::end) nobody knows whether the file will be there.
+struct Removal<'a, D: Disk> {
+    store: &'a Store<D>,
+    blob: &'a Rc<Blob<D::File>>,
+    is_over: bool,
+}
+
+impl<'a, D: Disk> Removal<'a, D> {
+    /// Before its file goes: who reads the blob now and fails knows why.
+    fn begin(store: &'a Store<D>, blob: &'a Rc<Blob<D::File>>) -> Self {
+        store.blobs.borrow_mut()[blob.slot as usize] = None;
+        Self {
+            store,
+            blob,
+            is_over: false,
+        }
+    }
+
+    fn end(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl<D: Disk> Drop for Removal<'_, D> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        if bug::is_planted(Bug::DroppedRemovalForgotten) {
+            return;
+        }
+        let slot = self.blob.slot as usize;
+        self.store.blobs.borrow_mut()[slot] = Some(Rc::clone(self.blob));
+        // An opening would take the records of a blob that a checkpoint lacks for new ones, and a blob that it names and is gone for lost.
+        self.store.is_index_behind.set(true);
     }
 }
 

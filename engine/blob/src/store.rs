@@ -167,7 +167,8 @@ pub struct Store<D: Disk> {
     pub(crate) poison: Poison,
     /// A failed write, or a block that could not be read, may hold records that the index lacks: see [`Store::delete`].
     pub(crate) has_failed_writes: Cell<bool>,
-    /// A record was written that may outrank one that could not be read: the index may name what does not count. An opening finds out.
+    /// A record was written that may outrank one that could not be read: the index may name what does not count. Or nobody knows whether a
+    /// blob that was to be removed is there. An opening finds out.
     pub(crate) is_index_behind: Cell<bool>,
     /// Records may lie where the opening found rot.
     pub(crate) has_rot: bool,

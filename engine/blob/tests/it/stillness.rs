@@ -1,7 +1,10 @@
 //! When a checkpoint is written, what waits for it meanwhile, and when it is tried again.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::testing::Knowledge;
@@ -100,6 +103,46 @@ fn what_compaction_changes_waits_until_a_checkpoint_under_way_is_written() {
         }
         assert_eq!(world.store.counters().pieces, 0, "{said}");
     }
+}
+
+#[test]
+fn a_compaction_that_is_dropped_brings_nothing_back() {
+    let mut dropped_count = 0;
+    for polls in 0..120 {
+        let world = filled(true);
+        for key in 4..8 {
+            assert_eq!(world.delete(key), Ok(true));
+        }
+        let is_over = world.run(move |store| async move {
+            let mut compaction = pin!(store.compact(NOW_S));
+            let mut left = polls;
+            let outcome = poll_fn(|context| match left {
+                0 => Poll::Ready(None),
+                _ => {
+                    left -= 1;
+                    compaction.as_mut().poll(context).map(Some)
+                }
+            });
+            outcome.await.is_some()
+        });
+        dropped_count += usize::from(!is_over);
+        world.check_space();
+        world.close();
+        let wanted = rebuilt(&world.disk, options());
+        let world = open(&world.disk, options(), polls);
+        let said = format!("dropped after {polls} polls");
+        assert_eq!(world.recovery.rotten, [], "{said}");
+        let found = Knowledge::of(&world.store);
+        assert_eq!(known_places(&found), known_places(&wanted), "{said}");
+        for key in 4..8 {
+            assert!(world.piece(key).is_err(), "{said}: {key} came back");
+        }
+        world.check_space();
+        if is_over {
+            break;
+        }
+    }
+    assert!((3..100).contains(&dropped_count), "{dropped_count}");
 }
 
 #[test]

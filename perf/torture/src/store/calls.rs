@@ -2,7 +2,10 @@
 //!
 //! A piece is a key and one of two variants under the same id, so a second put of the key is either the same piece again or a conflict.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::testing::world::{DAY_S, NOW_S, SATELLITE, body_of, collect, id_of, piece_of};
@@ -34,6 +37,10 @@ pub(crate) enum Op {
     Scrub,
     /// Compacts one blob, whatever the key is.
     Compact(Traffic),
+    /// Begins to compact one blob, and drops the call after so many polls.
+    DropCompaction {
+        polls: u64,
+    },
     /// Writes a checkpoint, whatever the key is.
     Checkpoint,
 }
@@ -184,6 +191,17 @@ pub(crate) async fn perform(store: Rc<Store<SimDisk>>, call: Call, now_s: u32) -
         Op::Compact(traffic) => {
             let done = store.compact_in(traffic, now_s).await;
             Answer::Compact(done.map(|done| done.unwrap_or_default().lost))
+        }
+        Op::DropCompaction { mut polls } => {
+            let mut compaction = pin!(store.compact_in(Traffic::Quiet, now_s));
+            let done = poll_fn(|context| {
+                if polls == 0 {
+                    return Poll::Ready(Ok(None));
+                }
+                polls -= 1;
+                compaction.as_mut().poll(context)
+            });
+            Answer::Compact(done.await.map(|done| done.unwrap_or_default().lost))
         }
         Op::Checkpoint => Answer::Checkpoint(store.checkpoint().await),
     }

@@ -226,7 +226,10 @@ fn calls(model: &Model, weather: Weather, random: &mut Random) -> Vec<Call> {
         let op = match random.below(20) {
             0..5 if is_churning => Op::Delete,
             5..8 if is_churning => Op::Trash,
-            8..16 if is_churning => Op::Compact(Traffic::Quiet),
+            8..14 if is_churning => Op::Compact(Traffic::Quiet),
+            14 | 15 if is_churning => Op::DropCompaction {
+                polls: random.below(80),
+            },
             0..8 if expiry_s != 0 && expiry_s <= model.now_s + DAY_S => Op::Get,
             0..8 => Op::Put {
                 variant: random.below(2),

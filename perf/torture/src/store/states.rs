@@ -15,7 +15,7 @@ use strand_blob::testing::world::{
 use strand_blob::testing::{Knowledge, Random, yield_now};
 use strand_blob::{FileId, GetError, NewPiece, PutError, StoreOptions, Stored, Traffic};
 
-use crate::store::calls::{Answer, Call, KEYS, Op, perform, read_variant};
+use crate::store::calls::{Answer, Call, KEYS, Op, ask, perform, read_variant};
 use crate::store::guard::guarded;
 use crate::tally::Tally;
 
@@ -24,6 +24,9 @@ const LOSSES: u64 = 7;
 
 /// Blobs of one record each, more than what calls for a checkpoint.
 const MANY_BLOBS: u64 = 100;
+
+/// Steps of a compaction, and some more.
+pub const DROPS: u64 = 60;
 
 /// Violations after which a run of states is not worth going on.
 const ENOUGH: usize = 3;
@@ -330,6 +333,47 @@ pub fn killed(seed: u64) -> Tally {
     tally
 }
 
+/// A compaction is dropped, as it is when a node stops: after so many of its steps that over [`DROPS`] seeds every one of them is the last.
+#[must_use]
+pub fn dropped(seed: u64) -> Tally {
+    let mut tally = Tally::default();
+    tally.add("dropped_compactions", 1);
+    let outcome = guarded(|| {
+        let mut options = small_options();
+        options.blob_records_max = 4;
+        let world = open(&SimDisk::new(seed), options, seed);
+        for key in 0..12 {
+            assert_eq!(world.put(piece(key, 900)), Ok(Stored::New));
+        }
+        for key in 0..8 {
+            assert_eq!(world.delete(key), Ok(true));
+        }
+        let polls = seed % DROPS;
+        let call = ask(0, Op::DropCompaction { polls });
+        world.run(move |store| perform(store, call, NOW_S));
+        let world = world.reopen(options, seed);
+        for key in 0..12 {
+            if key < 8 {
+                let found = world.piece(key).map(|piece| piece.root);
+                assert_eq!(found, Err(GetError::NotFound), "piece {key} was deleted");
+            } else {
+                check_same(&world, &piece(key, 900));
+            }
+        }
+        world.check_space();
+        let found = Knowledge::of(&world.store);
+        let wanted = rebuilt(&world.disk, options);
+        assert_eq!(found, wanted, "the index is no cache");
+    });
+    if let Err(what) = outcome {
+        tally.violate(
+            format!("a dropped compaction: {what}"),
+            format!("--what states --seed {seed}"),
+        );
+    }
+    tally
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,6 +392,7 @@ mod tests {
     fn what_an_opening_reads_again_is_bounded_and_what_it_finds_is_durable() {
         let mut tally = bound();
         (0..20).for_each(|seed| tally.merge(killed(seed)));
+        (0..DROPS).for_each(|seed| tally.merge(dropped(seed)));
         assert!(tally.violations.is_empty(), "{:#?}", tally.violations);
     }
 

@@ -20,13 +20,17 @@ impl Model {
 
     pub(super) fn learn(&mut self, calls: &[Call], answers: &[Vec<Option<Answer>>]) {
         let has = |wanted: fn(&Op) -> bool| calls.iter().any(|call| wanted(&call.op));
-        let is_compacting = has(|op| matches!(op, Op::Compact(_)));
+        let is_compacting = has(|op| matches!(op, Op::Compact(_) | Op::DropCompaction { .. }));
         let is_restoring = has(|op| matches!(op, Op::RestoreAll));
         // What a scrub found damaged may have been stored in this very batch.
         for (call, answers) in calls.iter().zip(answers) {
             if matches!(
                 call.op,
-                Op::RestoreAll | Op::Scrub | Op::Compact(_) | Op::Checkpoint
+                Op::RestoreAll
+                    | Op::Scrub
+                    | Op::Compact(_)
+                    | Op::DropCompaction { .. }
+                    | Op::Checkpoint
             ) {
                 self.learn_of_store(call, answers);
             }
@@ -39,7 +43,11 @@ impl Model {
                 Op::Trash => {
                     self.learn_trash(call, answers, is_compacting, is_restoring);
                 }
-                Op::RestoreAll | Op::Scrub | Op::Compact(_) | Op::Checkpoint => {}
+                Op::RestoreAll
+                | Op::Scrub
+                | Op::Compact(_)
+                | Op::DropCompaction { .. }
+                | Op::Checkpoint => {}
             }
         }
         for known in self.pieces.iter_mut().filter(|_| is_restoring) {
