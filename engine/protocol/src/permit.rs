@@ -31,19 +31,30 @@ secret_keys! {
 
 secret_keys! {
     /// The satellite's master key, from which all its keys for limits, receipts and tickets derive.
-    SatelliteKeys(32);
+    MasterKey(32);
+}
+
+/// All keys of a satellite for limits, receipts and tickets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SatelliteKeys {
+    master: MasterKey,
+    /// Derived once: every limit needs it.
+    ticket: TicketKey,
 }
 
 impl SatelliteKeys {
     /// From the 32 bytes in the satellite's key file.
     pub fn new(master: [u8; 32]) -> Self {
-        Self::from(master)
+        Self {
+            ticket: expand(&master, &[b"strand v1 ticket"]).into(),
+            master: master.into(),
+        }
     }
 
     /// The key of the MACs of limits for this node.
     pub fn limit_key(&self, node: &NodeId, epoch: u32) -> LimitKey {
         expand(
-            &self.0,
+            self.master.as_bytes(),
             &[b"strand v1 limit", node.as_bytes(), &epoch.to_le_bytes()],
         )
         .into()
@@ -52,7 +63,7 @@ impl SatelliteKeys {
     /// The key of the MACs of receipts from this node.
     pub fn receipt_key(&self, node: &NodeId, epoch: u32) -> ReceiptKey {
         expand(
-            &self.0,
+            self.master.as_bytes(),
             &[b"strand v1 receipt", node.as_bytes(), &epoch.to_le_bytes()],
         )
         .into()
@@ -60,7 +71,7 @@ impl SatelliteKeys {
 
     /// The key of all tickets.
     pub fn ticket_key(&self) -> TicketKey {
-        expand(&self.0, &[b"strand v1 ticket"]).into()
+        self.ticket.clone()
     }
 }
 

@@ -51,6 +51,8 @@ struct Network {
     next_socket: Cell<usize>,
     bound: RefCell<BTreeMap<SocketAddr, (SocketId, Rc<Host>)>>,
     lost_count: Cell<u64>,
+    /// A payload to be filled.
+    spare: Cell<Vec<u8>>,
 }
 
 struct Host {
@@ -74,6 +76,7 @@ impl SimNetwork {
             next_socket: Cell::new(0),
             bound: RefCell::default(),
             lost_count: Cell::new(0),
+            spare: Cell::default(),
         }))
     }
 
@@ -203,6 +206,7 @@ impl Datagram for SimDatagram {
             destination, ecn, ..
         } = outgoing;
         let bytes = self.network.survivors(&outgoing, segment_bytes);
+        self.recycle(outgoing.payload);
         let received = |bytes| Received {
             socket,
             remote,
@@ -223,10 +227,13 @@ impl Datagram for SimDatagram {
     }
 
     fn spare_payload(&self) -> Vec<u8> {
-        Vec::new()
+        self.network.0.spare.take()
     }
 
-    fn recycle(&self, _payload: Vec<u8>) {}
+    fn recycle(&self, mut payload: Vec<u8>) {
+        payload.clear();
+        self.network.0.spare.set(payload);
+    }
 }
 
 impl SimDatagram {

@@ -31,6 +31,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use crate::buffer::IoBuffer;
 use crate::disk::{Disk, DiskError, FailedWrite, FileId};
 use crate::gather::Gather;
@@ -397,7 +399,7 @@ impl SimDisk {
         &self,
         id: FileId,
         offset: u64,
-        bytes: &[u8],
+        bytes: Bytes,
     ) -> (Result<(), DiskError>, u64) {
         let len = bytes.len();
         assert!(
@@ -412,7 +414,7 @@ impl SimDisk {
         } else {
             offset
         };
-        let number = self.begin_write(id, target, offset, bytes);
+        let number = self.begin_write(id, target, offset, bytes.clone());
         self.pass_time(Op::Write, polls).await;
         let written = match failure.filter(|_| !is_lost) {
             None => len,
@@ -481,7 +483,7 @@ impl SimDisk {
         Ok(())
     }
 
-    fn begin_write(&self, id: FileId, offset: u64, meant_offset: u64, bytes: &[u8]) -> u64 {
+    fn begin_write(&self, id: FileId, offset: u64, meant_offset: u64, bytes: Bytes) -> u64 {
         let mut state = self.state.borrow_mut();
         let number = state.next_write;
         state.next_write += 1;
@@ -489,14 +491,14 @@ impl SimDisk {
             file: id,
             number,
             offset,
-            bytes: bytes.into(),
+            bytes: bytes.clone(),
         });
         if let Some(file) = state.files.get_mut(&id) {
             file.unsynced.push(Write {
                 number,
                 offset: offset as usize,
                 meant_offset: meant_offset as usize,
-                bytes: bytes.to_vec(),
+                bytes,
                 has_ended: false,
                 is_forsaken: false,
             });
@@ -666,7 +668,8 @@ impl Disk for SimDisk {
         buffer: IoBuffer,
         len: usize,
     ) -> (Result<(), DiskError>, IoBuffer) {
-        let (result, _) = self.write_here(file.id, offset, &buffer[..len]).await;
+        let bytes = Bytes::copy_from_slice(&buffer[..len]);
+        let (result, _) = self.write_here(file.id, offset, bytes).await;
         (result, buffer)
     }
 
@@ -677,8 +680,8 @@ impl Disk for SimDisk {
         offset: u64,
         bytes: Gather,
     ) -> Result<(), FailedWrite> {
-        let bytes = bytes.runs().concat();
-        let (written, number) = self.write_here(file.id, offset, &bytes).await;
+        let bytes = Bytes::from(bytes.runs().concat());
+        let (written, number) = self.write_here(file.id, offset, bytes).await;
         match written {
             Ok(()) => {
                 let synced = self.sync_writes(file.id, |write| write.number == number);

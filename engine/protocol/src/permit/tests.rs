@@ -288,7 +288,7 @@ fn every_flipped_bit_of_a_receipt_is_refused() {
 fn keys_are_not_printed() {
     assert_eq!(
         format!("{:?} {:?}", keys(), limit_key()),
-        "SatelliteKeys(<secret>) LimitKey(<secret>)"
+        "SatelliteKeys { master: MasterKey(<secret>), ticket: TicketKey(<secret>) } LimitKey(<secret>)"
     );
 }
 

@@ -2,8 +2,13 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::{SECTOR_BYTES, moods};
 use crate::testing::Random;
+
+/// What a file takes at least once it grows.
+const GROWTH_BYTES: usize = 128 << 10;
 
 /// The bytes are shared until they differ: of what a crash finds, most was not written to since the start.
 #[derive(Default)]
@@ -27,7 +32,7 @@ pub(super) struct Write {
     pub(super) offset: usize,
     /// Where it should have gone.
     pub(super) meant_offset: usize,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
     pub(super) has_ended: bool,
     /// Covered by a sync that failed: no later one makes it durable.
     pub(super) is_forsaken: bool,
@@ -58,7 +63,7 @@ impl File {
                 number,
                 offset: start,
                 meant_offset: start,
-                bytes: zeros,
+                bytes: zeros.into(),
                 has_ended: true,
                 is_forsaken: false,
             });
@@ -118,8 +123,14 @@ pub(super) fn overlay(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
         return;
     }
     let end = offset + bytes.len();
-    if file.len() < end {
-        file.resize(end, 0);
+    if file.capacity() < end {
+        // Files grow write by write: most of them never again beyond this.
+        file.reserve_exact((2 * end).max(GROWTH_BYTES) - file.len());
     }
-    file[offset..end].copy_from_slice(bytes);
+    if file.len() < offset {
+        file.resize(offset, 0);
+    }
+    let over = bytes.len().min(file.len() - offset);
+    file[offset..offset + over].copy_from_slice(&bytes[..over]);
+    file.extend_from_slice(&bytes[over..]);
 }

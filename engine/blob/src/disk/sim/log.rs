@@ -1,7 +1,7 @@
 //! What a simulated disk was asked to change, and what a crash could have left of it at any point.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use crate::disk::FileId;
 use crate::disk::sim::{SECTOR_BYTES, SimDisk, State, overlay};
@@ -29,7 +29,7 @@ pub enum DiskEvent {
         /// Where.
         offset: u64,
         /// What.
-        bytes: Rc<[u8]>,
+        bytes: Bytes,
     },
     /// A sync ended well.
     Synced {
@@ -86,7 +86,7 @@ pub struct DiskImage {
 #[derive(Clone, Debug, Default)]
 struct Image {
     durable: Vec<u8>,
-    unsynced: Vec<(u64, usize, Rc<[u8]>)>,
+    unsynced: Vec<(u64, usize, Bytes)>,
     /// Neither its creation nor its removal is under way.
     is_certain: bool,
 }
@@ -137,7 +137,7 @@ impl DiskImage {
                 bytes,
             } => {
                 if let Some(image) = self.files.get_mut(file) {
-                    let write = (*number, *offset as usize, Rc::clone(bytes));
+                    let write = (*number, *offset as usize, bytes.clone());
                     image.unsynced.push(write);
                 }
             }
