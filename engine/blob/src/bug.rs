@@ -32,6 +32,7 @@ pub enum Bug {
     CheckpointRewritten,
     RemovalNotNoted,
     DroppedRemovalForgotten,
+    MisreadBelieved,
     UnlinkBeforeSync,
     TombstoneDroppedEarly,
     MovedRecordRenumbered,
@@ -215,6 +216,12 @@ pub const BUGS: &[PlantedBug] = &[
         "removal-not-noted",
         "G6",
         "a blob that the checkpoint names is removed without a note of it",
+    ),
+    planted(
+        Bug::MisreadBelieved,
+        "misread-believed",
+        "G2",
+        "an opening takes bytes for torn that it read only once",
     ),
     planted(
         Bug::DroppedRemovalForgotten,

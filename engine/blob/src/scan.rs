@@ -2,6 +2,8 @@
 //!
 //! The window moves forward and skips bodies, so a scan reads little more than the headers. A block that the disk cannot
 //! read is taken as zeros: its record then fails its check like any other damage, and the rest of the blob is still found.
+//! Bytes that fail a check are read once more before they count as torn or rotten: a disk that gave the bytes of another place once must not
+//! have an opening forget a group for good.
 
 use std::ops::Range;
 
@@ -34,7 +36,7 @@ pub(crate) struct Scanner<'a, D: Disk> {
     window: Option<IoBuffer>,
     start: u64,
     filled: usize,
-    /// Whether the disk failed to read some block.
+    /// Whether the disk failed to read some block, or gave other bytes the second time.
     pub(crate) has_unreadable_blocks: bool,
 }
 
@@ -88,6 +90,37 @@ impl<'a, D: Disk> Scanner<'a, D> {
             blob,
             offset,
         )
+    }
+
+    /// The group header at a block where there was none, read from the disk once more.
+    pub(crate) async fn group_header_again(&mut self, offset: u64) -> Option<GroupHeader> {
+        self.forget();
+        let found = self.group_header(offset).await;
+        self.has_unreadable_blocks |= found.is_some();
+        found
+    }
+
+    /// What is read next comes from the disk, and not out of the window.
+    pub(crate) fn forget(&mut self) {
+        if !bug::is_planted(Bug::MisreadBelieved) {
+            self.filled = 0;
+        }
+    }
+
+    /// A group as it was walked; if it is damaged, as it is found when its bytes are read once more.
+    pub(crate) async fn walked_again(&mut self, offset: u64, group: Group) -> Group {
+        if group.damage.is_empty() {
+            return group;
+        }
+        self.forget();
+        let again = self.walk(offset, group.header).await;
+        let is_same = again.records.len() == group.records.len();
+        self.has_unreadable_blocks |= !is_same;
+        if again.records.len() >= group.records.len() {
+            again
+        } else {
+            group
+        }
     }
 
     /// Walks the records of a group whose header was just read.
@@ -204,6 +237,21 @@ impl<'a, D: Disk> Scanner<'a, D> {
         };
         self.each_share(offset, record, &mut note).await?;
         bad.map_or(Ok(()), |share| Err(Damage::Share(share)))
+    }
+
+    /// [`check_body`](Self::check_body), and once more with bytes that are read anew if it failed.
+    pub(crate) async fn check_body_twice(
+        &mut self,
+        offset: u64,
+        record: &RecordHeader,
+    ) -> Result<(), Damage> {
+        if self.check_body(offset, record).await.is_ok() {
+            return Ok(());
+        }
+        self.forget();
+        let again = self.check_body(offset, record).await;
+        self.has_unreadable_blocks |= again.is_ok();
+        again
     }
 
     /// Reads a piece record whole, gives each share with whether its checksum holds, and then the root in the trailer, if it has one.

@@ -34,10 +34,16 @@ impl<D: Disk> BlobScan<'_, '_, D> {
     pub(crate) async fn run(mut self, mut tail: Tail) -> (Tail, Vec<FooterEntry>) {
         let mut previous: Option<Group> = None;
         let mut at = tail.append_at;
+        // Where a group should begin, if the file goes on.
+        let mut expected = at;
         while at < self.scanner.len {
             self.opening.reach(at);
             //= docs/format.md#record
-            let Some(header) = self.scanner.group_header(at).await else {
+            let mut found = self.scanner.group_header(at).await;
+            if found.is_none() && at == expected {
+                found = self.scanner.group_header_again(at).await;
+            }
+            let Some(header) = found else {
                 if bug::is_planted(Bug::StopsAtBadGroup) {
                     break;
                 }
@@ -51,9 +57,11 @@ impl<D: Disk> BlobScan<'_, '_, D> {
                 tail.last_full_number = header.number;
             }
             self.settle(previous.take(), at, Some(header)).await;
-            previous = Some(self.scanner.walk(at, header).await);
+            let group = self.scanner.walk(at, header).await;
+            previous = Some(self.scanner.walked_again(at, group).await);
             self.end = at + header.group_len;
             at = self.end;
+            expected = at;
         }
         let len = self.scanner.len;
         let last = previous.as_ref().map(|group| group.header);
@@ -102,7 +110,13 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         for (offset, record) in &group.records {
             // G2, G4: what may be torn counts only if it is whole; what was durable once is reported where it is not.
             let is_believed = is_durable || bug::is_planted(Bug::TornTrusted);
-            if !is_believed && self.scanner.check_body(*offset, record).await.is_err() {
+            if !is_believed
+                && self
+                    .scanner
+                    .check_body_twice(*offset, record)
+                    .await
+                    .is_err()
+            {
                 self.opening.report.torn_bytes += record.record_len();
                 is_whole = false;
                 continue;
@@ -131,6 +145,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         if start >= end {
             return;
         }
+        self.scanner.forget();
         let bad = if is_rotten {
             start..end
         } else {

@@ -122,14 +122,15 @@ const READS: Proof = ("sweep of reads", |nth| sweep::run_one("get", 7, nth));
 const FINAL: Proof = ("failed syncs", sweep::finality);
 const BOUND: Proof = ("bound", |_| states::bound());
 const KILLED: Proof = ("killed", states::killed);
+const MISREAD: Proof = ("misread", states::misread);
 const DROPPED: Proof = ("dropped", states::dropped);
 const CHURN: Proof = ("store, much deleted", |nth| seeds::run(8 * nth + 2));
 const FAILING: Proof = ("store, failing writes", |nth| seeds::run(8 * nth + 3));
 const ROTTING: Proof = ("store, rot", |nth| seeds::run(8 * nth + 5));
 const TIGHT: Proof = ("store, little room", |nth| seeds::run(8 * nth + 6));
 
-const ALL: [Proof; 9] = [
-    FORGED, KILLED, DROPPED, FINAL, BOUND, SEEDS, STATES, ROT, SWEEP,
+const ALL: [Proof; 10] = [
+    FORGED, KILLED, DROPPED, MISREAD, FINAL, BOUND, SEEDS, STATES, ROT, SWEEP,
 ];
 
 /// Where to look first.
@@ -163,6 +164,7 @@ fn proofs(bug: &PlantedBug) -> Vec<Proof> {
         | Bug::CheckpointUnchecked
         | Bug::ScrubSkipsBodies => vec![ROT],
         Bug::DroppedRemovalForgotten => vec![DROPPED],
+        Bug::MisreadBelieved => vec![MISREAD],
         Bug::TombstoneDroppedEarly | Bug::MovedRecordRenumbered => vec![CHURN],
         Bug::IdUnchecked
         | Bug::CheckpointForgetsDead

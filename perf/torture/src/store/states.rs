@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use strand_blob::disk::sim::{DiskImage, Loss, Op as DiskOp, SimDisk};
+use strand_blob::disk::sim::{DiskImage, Failure, Fault, Loss, Op as DiskOp, SimDisk};
 use strand_blob::testing::world::{
     DAY_S, NOW_S, World, check_same, open, piece, rebuilt, small_options,
 };
@@ -24,6 +24,12 @@ const LOSSES: u64 = 7;
 
 /// Blobs of one record each, more than what calls for a checkpoint.
 const MANY_BLOBS: u64 = 100;
+
+/// Reads of an opening, and some more.
+pub const MISREADS: u64 = 10;
+
+/// Pieces that such an opening finds.
+const MISREAD_PIECES: u64 = 12;
 
 /// Steps of a compaction, and some more.
 pub const DROPS: u64 = 60;
@@ -374,6 +380,44 @@ pub fn dropped(seed: u64) -> Tally {
     tally
 }
 
+/// One read of an opening, another one with each seed, gives the bytes of another place: what was acknowledged is there all the same, and is still
+/// there after an orderly stop.
+#[must_use]
+pub fn misread(seed: u64) -> Tally {
+    let mut tally = Tally::default();
+    tally.add("misread_openings", 1);
+    let outcome = guarded(|| {
+        let options = small_options();
+        let world = open(&SimDisk::new(seed), options, seed);
+        for key in 0..MISREAD_PIECES {
+            assert_eq!(world.put(piece(key, 3_000)), Ok(Stored::New));
+        }
+        let disk = world.kill(seed);
+        disk.inject(Fault {
+            ops: &[DiskOp::Read],
+            nth: 1 + seed % MISREADS,
+            failure: Failure::Misdirected,
+            is_sticky: false,
+        });
+        let world = open(&disk, options, seed);
+        disk.heal();
+        let check = |world: &World| {
+            for key in 0..MISREAD_PIECES {
+                check_same(world, &piece(key, 3_000));
+            }
+        };
+        check(&world);
+        check(&world.reopen(options, seed));
+    });
+    if let Err(what) = outcome {
+        tally.violate(
+            format!("an opening that misreads: {what}"),
+            format!("--what states --seed {seed}"),
+        );
+    }
+    tally
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,6 +437,7 @@ mod tests {
         let mut tally = bound();
         (0..20).for_each(|seed| tally.merge(killed(seed)));
         (0..DROPS).for_each(|seed| tally.merge(dropped(seed)));
+        (0..8 * MISREADS).for_each(|seed| tally.merge(misread(seed)));
         assert!(tally.violations.is_empty(), "{:#?}", tally.violations);
     }
 
