@@ -92,17 +92,11 @@ impl Mounted {
         system: System,
         bytes: u64,
     ) -> Result<std::result::Result<Self, String>> {
-        let (maker, arguments) = system.maker();
-        let mut command = Command::new(maker);
-        if command.arg("-V").output().is_err() {
-            return Ok(Err(format!("{maker} is not installed")));
-        }
         fs::create_dir_all(ground)?;
         let image = ground.join("disk.img");
-        fs::File::create(&image)?.set_len(bytes)?;
-        let mut make = Command::new(maker);
-        make.args(arguments).arg(&image);
-        finish(make)?;
+        if let Err(reason) = format(&image, system, bytes)? {
+            return Ok(Err(reason));
+        }
         // Not every kernel knows every file system, and not every machine lets root mount an image.
         let mounted = Self::mount(&image, &ground.join("disk"), system);
         Ok(mounted.map_err(|error| format!("{error:#}")))
@@ -133,10 +127,7 @@ impl Mounted {
     pub(super) fn copy_to(&self, copy: &Path) -> Result<()> {
         for _ in 0..COPIES_MAX {
             let before = self.at_rest()?;
-            let mut copying = Command::new("cp");
-            copying.args(["--reflink=auto", "--sparse=always"]);
-            copying.arg(&self.image).arg(copy);
-            finish(copying)?;
+            self::copy(&self.image, copy)?;
             if self.at_rest()? == before {
                 return Ok(());
             }
@@ -172,6 +163,32 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         unmount(&self.path);
     }
+}
+
+/// Makes an image of so many bytes with a file system; the reason, where this machine has not what makes one.
+pub(super) fn format(
+    image: &Path,
+    system: System,
+    bytes: u64,
+) -> Result<std::result::Result<(), String>> {
+    let (maker, arguments) = system.maker();
+    let mut command = Command::new(maker);
+    if command.arg("-V").output().is_err() {
+        return Ok(Err(format!("{maker} is not installed")));
+    }
+    fs::File::create(image)?.set_len(bytes)?;
+    let mut make = Command::new(maker);
+    make.args(arguments).arg(image);
+    finish(make)?;
+    Ok(Ok(()))
+}
+
+/// Copies an image, holes and all.
+pub(super) fn copy(image: &Path, copy: &Path) -> Result<()> {
+    let mut copying = Command::new("cp");
+    copying.args(["--reflink=auto", "--sparse=always"]);
+    copying.arg(image).arg(copy);
+    finish(copying)
 }
 
 /// Unmounts; what is still in use goes once it no longer is.
