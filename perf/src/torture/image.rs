@@ -22,6 +22,9 @@ const REST_MAX: Duration = Duration::from_secs(20);
 /// Copies that are begun until one is of a single moment.
 const COPIES_MAX: usize = 5;
 
+/// The most that a folder in memory takes.
+const MEMORY_OPTIONS: &str = "size=3g";
+
 /// A file system that an image can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum System {
@@ -160,6 +163,32 @@ impl Mounted {
 }
 
 impl Drop for Mounted {
+    fn drop(&mut self) {
+        unmount(&self.path);
+    }
+}
+
+/// A folder in memory; unmounted, and gone, when this goes.
+#[derive(Debug)]
+pub(super) struct Memory {
+    path: PathBuf,
+}
+
+impl Memory {
+    /// In the new folder `path`.
+    pub(super) fn mount(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path)?;
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", MEMORY_OPTIONS, "tmpfs"]);
+        command.arg(path);
+        finish(command)?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for Memory {
     fn drop(&mut self) {
         unmount(&self.path);
     }

@@ -111,7 +111,7 @@ pub(super) enum What {
     Rot,
     /// A real process on a real disk, killed again and again
     Kill,
-    /// A file system of its own, of which a copy is made at a random moment; takes root
+    /// A file system of its own, of which a copy is made at a random moment, at rest and amid writes; takes root
     Power,
     /// A small file system of its own that is filled, by the store and by somebody else; takes root
     Full,
