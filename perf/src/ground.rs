@@ -151,6 +151,11 @@ pub fn disk_bytes_used(path: &Path) -> io::Result<u64> {
     Ok(used)
 }
 
+/// What the file system of a path has free, for anybody.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    Ok(statfs(path)?.free_bytes)
+}
+
 struct FileSystem {
     magic: i64,
     free_bytes: u64,

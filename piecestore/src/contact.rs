@@ -82,12 +82,7 @@ impl Contact {
                     ReportedSpace {
                         capacity_bytes: space.capacity_bytes,
                         used_bytes: space.file_bytes,
-                        // A store that takes nothing has nothing to offer.
-                        free_bytes: if store.is_read_only() {
-                            0
-                        } else {
-                            space.free_bytes()
-                        },
+                        free_bytes: store.room_bytes(),
                     }
                 }
                 // Nothing is put here meanwhile.

@@ -37,6 +37,8 @@ pub(crate) struct Blob<F> {
     pub(crate) log: RefCell<Option<BlobLog>>,
     /// What the footer said; `None` until it is written.
     pub(crate) seal: Cell<Option<Seal>>,
+    /// It ended, and its footer found no room; see `owed`.
+    pub(crate) owes_footer: Cell<bool>,
     pub(crate) tally: Cell<BlobTally>,
     /// Compaction could not work on it, and does not try again before the next opening.
     pub(crate) is_given_up: Cell<bool>,
@@ -277,6 +279,7 @@ impl<F> Blob<F> {
             tail: Cell::new(tail),
             log: RefCell::new(log),
             seal: Cell::new(seal),
+            owes_footer: Cell::new(false),
             tally: Cell::default(),
             is_given_up: Cell::new(false),
             survey: Cell::new(None),

@@ -9,7 +9,7 @@ use crate::layout;
 use crate::pieces::Found;
 use crate::record::Kind;
 use crate::states::{self, State};
-use crate::store::{COMMIT_OVERHEAD_BYTES, Store};
+use crate::store::{COMMIT_OVERHEAD_BYTES, Spare, Store};
 
 /// Most pieces that one filter may trash, in percent of the live pieces in its range.
 const TRASH_PERCENT_MAX: u64 = 3;
@@ -124,7 +124,11 @@ impl<D: Disk> Store<D> {
         // A filter is never newer than now; a clock that says so must not shorten the 7 days to nothing.
         let now_s = request.now_s.max(request.snapshot_s);
         let record_len = layout::round_to_step(layout::RECORD_HEADER_BYTES as u64);
-        let spare_bytes = self.options.tombstone_reserve_bytes() / 2;
+        let half_bytes = self.options.tombstone_reserve_bytes() / 2;
+        let spare = Spare {
+            capacity_bytes: half_bytes,
+            disk_bytes: half_bytes,
+        };
         let mut batch = self.batch();
         for stop in self.stops() {
             for found in self.find(&stop, &request.satellite).await {
@@ -134,7 +138,7 @@ impl<D: Disk> Store<D> {
                 if done.trashed == count_max {
                     break;
                 }
-                self.check_room(record_len + COMMIT_OVERHEAD_BYTES, spare_bytes)?;
+                self.check_room(record_len + COMMIT_OVERHEAD_BYTES, spare)?;
                 let mark = found.mark(Kind::Trash, now_s);
                 if batch
                     .mark(&found, &mark, |state| state == State::Live)

@@ -115,6 +115,7 @@ impl<D: Disk> Store<D> {
         // Here alone, so that no piece dies while its trash record is on its way.
         self.empty_trash(now_s).await;
         let percent_max = self.live_percent_max(traffic);
+        self.pay_footers().await;
         self.end_worthless(now_s).await;
         self.survey(percent_max, now_s).await;
         let Some(blob) = self.pick(percent_max, now_s) else {
@@ -175,7 +176,16 @@ impl<D: Disk> Store<D> {
 
     /// Whether so little room is left that all that compaction can win is needed.
     fn is_short_of_room(&self) -> bool {
-        self.space().free_bytes() < self.options.capacity_bytes / PRESSED_ROOM_PART
+        self.free_beside_moves() < self.options.capacity_bytes / PRESSED_ROOM_PART
+    }
+
+    /// Free bytes, but for what puts leave to compaction on the disk.
+    fn free_beside_moves(&self) -> u64 {
+        let mut space = self.space();
+        space.disk_free_bytes = space
+            .disk_free_bytes
+            .saturating_sub(self.options.blob_bytes_max);
+        space.free_bytes()
     }
 
     /// How much of a blob may be worth keeping if it is to be compacted now, in percent.
@@ -206,7 +216,7 @@ impl<D: Disk> Store<D> {
     pub fn room_share(&self) -> f64 {
         let capacity = self.options.capacity_bytes;
         let (low, high) = (capacity / PRESSED_ROOM_PART, capacity / AMPLE_ROOM_PART);
-        let free = self.space().free_bytes();
+        let free = self.free_beside_moves();
         free.saturating_sub(low) as f64 / (high - low).max(1) as f64
     }
 

@@ -21,7 +21,7 @@ const ENDED_EARLY_PART: u64 = 16;
 /// Asks for an open blob to be sealed.
 pub(crate) struct WantedSeal<F> {
     blob: Rc<Blob<F>>,
-    /// Its records, of which none is worth keeping.
+    /// Its records when it was looked at.
     record_count: usize,
     /// Told when the committer has seen to it.
     done: Sender<()>,
@@ -42,16 +42,21 @@ impl<D: Disk> Store<D> {
             if needed_count > 0 || self.check_open().is_err() {
                 continue;
             }
-            let (done, answer) = oneshot();
-            self.wanted_seals.borrow_mut().push(WantedSeal {
-                blob,
-                record_count: entries.len(),
-                done,
-            });
-            self.work.set();
-            // Nobody answers once the store is closed.
-            let _ = answer.receive().await;
+            self.have_sealed(blob, entries.len()).await;
         }
+    }
+
+    /// Has the committer seal a blob of so many records, and waits until it has seen to it.
+    pub(crate) async fn have_sealed(&self, blob: Rc<Blob<D::File>>, record_count: usize) {
+        let (done, answer) = oneshot();
+        self.wanted_seals.borrow_mut().push(WantedSeal {
+            blob,
+            record_count,
+            done,
+        });
+        self.work.set();
+        // Nobody answers once the store is closed.
+        let _ = answer.receive().await;
     }
 
     /// Whether an open blob holds enough, and nothing but dead pieces and marks of which none is known to be needed.

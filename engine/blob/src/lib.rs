@@ -62,6 +62,7 @@ pub mod layout;
 mod marks;
 mod names;
 mod outranked;
+mod owed;
 mod parts;
 mod piece;
 mod pieces;

@@ -76,7 +76,14 @@ impl<D: Disk> Store<D> {
             self.disk.write_durably(&file, 0, buffer.into()).await
         };
         if let Err(FailedWrite { operation, error }) = written {
-            return Err(self.write_failed(id, operation, error));
+            let failed = self.write_failed(id, operation, error);
+            // Else a full disk gets one more such file with each try.
+            if !self.is_read_only()
+                && let Err(error) = self.disk.remove(id).await
+            {
+                return Err(self.write_failed(id, WriteOperation::Remove, error));
+            }
+            return Err(failed);
         }
         self.count(|counters| {
             counters.blobs_created += 1;
@@ -137,13 +144,18 @@ impl<D: Disk> Store<D> {
     }
 
     /// Ends a blob with its footer. Where that is not possible the blob stays as it is, is only attested, and is read whole at
-    /// the next opening.
+    /// the next opening. Where there is no room for the footer, it is owed.
     pub(crate) async fn seal(&self, blob: &Rc<Blob<D::File>>) {
+        // Part of a footer may be where a group would attest.
+        let has_owed = blob.owes_footer.take();
         if self.find_displaced(blob).await {
             return;
         }
         let Some(footer) = blob.footer().filter(|_| !self.is_read_only()) else {
-            return self.attest(blob).await;
+            if !has_owed {
+                self.attest(blob).await;
+            }
+            return;
         };
         let tail = blob.tail.get();
         let buffer = footer.encode(&blob.check, &blob.header);
@@ -161,6 +173,10 @@ impl<D: Disk> Store<D> {
         {
             self.has_failed_writes.set(true);
             self.write_failed(blob.id, WriteOperation::Write, error);
+            if !self.is_read_only() {
+                blob.update_tail(|now| now.append_at = tail.append_at);
+                blob.owes_footer.set(true);
+            }
             return;
         }
         blob.update_tail(|tail| tail.file_len = footer.offset + len as u64);

@@ -11,7 +11,7 @@ use crate::blobs::{OpenBlobs, Slots};
 use crate::bug::{self, Bug};
 use crate::checkpoint::{Checkpoints, Wanted};
 use crate::counters::StoreCounters;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::displaced::Displaced;
 use crate::doubted::Doubted;
 use crate::early::WantedSeal;
@@ -104,6 +104,27 @@ impl StoreOptions {
         }
         (self.capacity_bytes / 64).min(TOMBSTONE_RESERVE_BYTES_MAX)
     }
+
+    /// What puts leave: of the disk as much besides as the fullest blob that is compacted, since compaction on a full disk is what makes room.
+    pub(crate) fn put_spare(&self) -> Spare {
+        if bug::is_planted(Bug::NoRoomForTombstones) {
+            return Spare::default();
+        }
+        let capacity_bytes = self.tombstone_reserve_bytes();
+        Spare {
+            capacity_bytes,
+            disk_bytes: capacity_bytes + self.blob_bytes_max,
+        }
+    }
+}
+
+/// Bytes that must be left.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spare {
+    /// Of what the operator allows.
+    pub(crate) capacity_bytes: u64,
+    /// Of the disk.
+    pub(crate) disk_bytes: u64,
 }
 
 /// 131,072 tombstones of 128 bytes, or 4,096 that each come alone in a group.
@@ -355,7 +376,7 @@ impl<D: Disk> Store<D> {
         let record_len = layout::piece_record_len(piece.body_len(), piece.path.len());
         self.check_room(
             layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES,
-            self.options.tombstone_reserve_bytes(),
+            self.options.put_spare(),
         )?;
         self.now_s.set(self.now_s.get().max(piece.created_s));
         if is_behind {
@@ -425,11 +446,22 @@ impl<D: Disk> Store<D> {
     pub fn has_room(&self, body_len: u64) -> bool {
         let record_len =
             layout::round_to_step(layout::piece_record_len(body_len.max(1), PATH_LEN_MAX));
-        let reserve_bytes = self.options.tombstone_reserve_bytes();
+        let spare = self.options.put_spare();
         self.check_open().is_ok()
             && self
-                .check_room(record_len + COMMIT_OVERHEAD_BYTES, reserve_bytes)
+                .check_room(record_len + COMMIT_OVERHEAD_BYTES, spare)
                 .is_ok()
+    }
+
+    /// Bytes that puts may still take: the lesser of what capacity and disk allow, less what they leave to deletes and compaction. 0 where nothing
+    /// is taken.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        if self.check_open().is_err() {
+            return 0;
+        }
+        let room = self.room_beside(self.options.put_spare());
+        room.unwrap_or_default()
     }
 
     /// Whether a failed write or sync made the store read-only.
@@ -521,7 +553,16 @@ impl<D: Disk> Store<D> {
         self.work.set();
     }
 
-    pub(crate) fn check_room(&self, bytes: u64, spare_bytes: u64) -> Result<(), PutError> {
+    pub(crate) fn check_room(&self, bytes: u64, spare: Spare) -> Result<(), PutError> {
+        // G8: room is promised before a byte is taken, and some of it is never promised to puts.
+        if self.room_beside(spare)? < bytes {
+            return Err(PutError::Full);
+        }
+        Ok(())
+    }
+
+    /// Bytes that can be promised if so many are left.
+    fn room_beside(&self, spare: Spare) -> Result<u64, DiskError> {
         let space = self.space.get();
         let footers: u64 = self
             .open_blobs
@@ -531,14 +572,16 @@ impl<D: Disk> Store<D> {
             .flatten()
             .map(|blob| blob.footer_len(1))
             .sum();
-        // G8: room is promised before a byte is taken, and some of it is never promised to puts.
-        let wanted = space.reserved_bytes + footers + bytes + spare_bytes;
-        if space.file_bytes + wanted > self.options.capacity_bytes
-            || self.disk.free_bytes()? < wanted
-        {
-            return Err(PutError::Full);
-        }
-        Ok(())
+        let promised = space.reserved_bytes + footers;
+        let allowed = self
+            .options
+            .capacity_bytes
+            .saturating_sub(space.file_bytes + promised + spare.capacity_bytes);
+        let on_disk = self
+            .disk
+            .free_bytes()?
+            .saturating_sub(promised + spare.disk_bytes);
+        Ok(allowed.min(on_disk))
     }
 
     pub(crate) fn reserve_any(&self, bytes: u64) {

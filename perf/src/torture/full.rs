@@ -1,4 +1,5 @@
-//! A disk that is full: a small file system is filled until puts are refused, by the limit that its owner set and by somebody else's bytes.
+//! A disk that is full: a small file system is filled until puts are refused, by the limit that its owner set, by the end of the disk, and by
+//! somebody else's bytes.
 //!
 //! A full disk is ordinary. Nothing acknowledged is lost, reads go on, deletes and compaction work and give room back, and puts are taken again without
 //! a restart. While another file eats what room is left, writes that are on their way meet the end of it: that is a refusal as well, never the end of
@@ -7,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::image::{Mounted, System};
 use super::kill::{Known, compare, wrong_with};
 use super::power::make_folders;
 use super::ward::{NOW_S, Pieces};
+use crate::ground;
 use crate::narrator::Narrator;
 use crate::random::Random;
 use crate::store::drive::{Load, Session, on_core};
@@ -48,6 +50,16 @@ const REST: Duration = Duration::from_millis(20);
 /// What somebody else leaves: less than puts need, enough for deletes and compaction.
 const LEFT_BYTES: u64 = 10 << 20;
 
+/// What somebody else leaves when it is the store that fills the disk: not enough for the limit.
+const ROOM_BYTES: u64 = 24 << 20;
+
+/// Percent of all bytes in sealed blobs that compaction leaves dead on a quiet disk, at most.
+const DEAD_PERCENT_MAX: u64 = 15;
+
+/// The last bytes of a sealed blob, and how they begin (docs/format.md, section 6).
+const FOOTER_END_BYTES: i64 = 64;
+const FOOTER_END_MAGIC: &[u8] = b"SFTE";
+
 /// How much somebody else writes at once.
 const BITE_BYTES: usize = 1 << 20;
 
@@ -69,6 +81,9 @@ struct Filling {
     next: Cell<u64>,
     random: RefCell<Random>,
     tally: RefCell<Tally>,
+    folder: PathBuf,
+    /// Blobs that may grow side by side.
+    growing_max: usize,
     /// What shows a violation again.
     replay: String,
 }
@@ -116,10 +131,23 @@ fn fill_on(disk: &Mounted, seed: u64, rounds: u64, system: System) -> Result<Tal
         let count = ROUNDS_AN_OPENING.min(rounds - done);
         let (store_again, foreign, replay_again) = (store.clone(), foreign.clone(), replay.clone());
         let random = Random::new(seed + done, "full");
+        let is_narrow = (seed + done / ROUNDS_AN_OPENING).is_multiple_of(2);
         past = on_core(move |core| async move {
-            let session = Session::open(core, &store_again, options(), NOW_S);
+            let options = options(is_narrow);
+            let growing_max = usize::from(options.append_points_max * options.lanes_max);
+            let session = Session::open(core, &store_again, options, NOW_S);
             let session = Box::pin(session).await?;
-            let filling = Rc::new(Filling::new(&session, past, random, replay_again));
+            let filling = Rc::new(Filling {
+                store: Rc::clone(session.store()),
+                pieces: Pieces::new(),
+                ledger: RefCell::new(past.ledger),
+                next: Cell::new(past.next),
+                random: RefCell::new(random),
+                tally: RefCell::new(past.tally),
+                folder: store_again,
+                growing_max,
+                replay: replay_again,
+            });
             for _ in 0..count {
                 if let Err(error) = Box::pin(round(&session, &filling, &foreign)).await {
                     filling.violate(&format!("{error:#}"));
@@ -139,14 +167,17 @@ fn fill_on(disk: &Mounted, seed: u64, rounds: u64, system: System) -> Result<Tal
     Ok(past.tally)
 }
 
-/// Small blobs, so that many are compacted.
-fn options() -> StoreOptions {
+/// Small blobs, so that many are compacted; one that grows at a time, or as many as there can be.
+fn options(is_narrow: bool) -> StoreOptions {
     let mut options = super::ward::options();
     options.capacity_bytes = CAPACITY_BYTES;
+    if is_narrow {
+        (options.append_points_max, options.lanes_max) = (1, 1);
+    }
     options
 }
 
-/// Full by the limit, emptied, full by somebody else, emptied.
+/// Full by the limit, emptied, full by what the disk has, emptied, full by somebody else, emptied.
 async fn round(session: &Session, filling: &Rc<Filling>, foreign: &Path) -> Result<()> {
     filling.wait_for_room(session).await?;
     filling.fill(session).await.context("up to the limit")?;
@@ -157,6 +188,22 @@ async fn round(session: &Session, filling: &Rc<Filling>, foreign: &Path) -> Resu
     );
     filling.read_all().await;
     filling.make_room(session, 2).await?;
+
+    filling.take_room(session, foreign).await?;
+    filling
+        .fill(session)
+        .await
+        .context("up to the disk's end")?;
+    let space = filling.store.space();
+    ensure!(
+        space.free_bytes() < CAPACITY_BYTES - space.file_bytes,
+        "the disk was not what refused puts: {space:?}"
+    );
+    filling
+        .make_room(session, 2)
+        .await
+        .context("where the disk is full")?;
+    fs::remove_file(foreign)?;
 
     let eater = Eater::start(foreign.to_owned());
     filling.fill(session).await.context("beside another file")?;
@@ -183,18 +230,6 @@ async fn round(session: &Session, filling: &Rc<Filling>, foreign: &Path) -> Resu
 }
 
 impl Filling {
-    fn new(session: &Session, past: Past, random: Random, replay: String) -> Self {
-        Self {
-            store: Rc::clone(session.store()),
-            pieces: Pieces::new(),
-            ledger: RefCell::new(past.ledger),
-            next: Cell::new(past.next),
-            random: RefCell::new(random),
-            tally: RefCell::new(past.tally),
-            replay,
-        }
-    }
-
     fn into_past(self: Rc<Self>) -> Past {
         Past {
             ledger: self.ledger.take(),
@@ -305,29 +340,42 @@ impl Filling {
         }
     }
 
-    /// Deletes all but one in `keep` and compacts; half of what was deleted must come back.
+    /// Deletes all but one in `keep` and compacts: all that is dead must come back, but for what compaction leaves on purpose.
     async fn make_room(self: &Rc<Self>, session: &Session, keep: usize) -> Result<()> {
-        let before = self.store.space();
         self.delete_some(session, u64::MAX, keep).await?;
-        let dead = self
-            .store
-            .space()
-            .dead_bytes
-            .saturating_sub(before.dead_bytes);
         let begun = Instant::now();
         loop {
             self.compact().await?;
-            let after = self.store.space();
-            if after.file_bytes + dead / 2 <= before.file_bytes.max(dead / 2) {
+            let Err(what) = self.check_tidy() else {
                 return self.check();
-            }
-            ensure!(
-                begun.elapsed() < PATIENCE,
-                "{dead} bytes were deleted and not given back: {before:?}, then {after:?}"
-            );
+            };
+            ensure!(begun.elapsed() < PATIENCE, what);
             // A node notices within a second or two what others gave back.
             session.executor().sleep(REST).await;
         }
+    }
+
+    /// Whether no more is dead than what lies in blobs that still grow, of which there are only so many, and a little of the others.
+    fn check_tidy(&self) -> Result<()> {
+        let (mut growing_count, mut growing_bytes) = (0, 0);
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let len = fs::metadata(&path)?.len();
+            if !is_sealed(&path)? {
+                growing_count += 1;
+                growing_bytes += len;
+            }
+        }
+        let space = self.store.space();
+        let elsewhere_bytes = space.dead_bytes.saturating_sub(growing_bytes);
+        let all_bytes = space.live_bytes + space.dead_bytes + space.overhead_bytes;
+        ensure!(
+            growing_count <= self.growing_max
+                && elsewhere_bytes * 100 <= all_bytes * DEAD_PERCENT_MAX,
+            "what was deleted is not given back: {growing_count} blobs of {growing_bytes} bytes have no footer where {} may grow: {space:?}",
+            self.growing_max
+        );
+        Ok(())
     }
 
     /// Deletes at most `count`, all but one in `keep`; where a delete is refused it stays unknown.
@@ -385,6 +433,26 @@ impl Filling {
             ensure!(
                 begun.elapsed() < PATIENCE,
                 "the other file is gone, and its room is not there: {space:?}"
+            );
+            session.executor().sleep(REST).await;
+        }
+    }
+
+    /// Somebody else takes all but [`ROOM_BYTES`]; until that is known.
+    async fn take_room(&self, session: &Session, foreign: &Path) -> Result<()> {
+        let begun = Instant::now();
+        let mut file = fs::File::create(foreign)?;
+        loop {
+            // What the store gave back last may not be there yet.
+            let free_bytes = ground::free_bytes(&self.folder)?;
+            if free_bytes > ROOM_BYTES {
+                eat(&mut file, free_bytes - ROOM_BYTES)?;
+            } else if self.store.space().disk_free_bytes <= ROOM_BYTES {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "another file took room, and nobody noticed"
             );
             session.executor().sleep(REST).await;
         }
@@ -460,7 +528,10 @@ struct Eater {
 impl Eater {
     fn start(path: PathBuf) -> Self {
         Self {
-            thread: std::thread::spawn(move || eat(&path)),
+            thread: std::thread::spawn(move || {
+                let mut file = fs::File::create(path)?;
+                eat(&mut file, u64::MAX)
+            }),
         }
     }
 
@@ -470,13 +541,15 @@ impl Eater {
     }
 }
 
-fn eat(path: &Path) -> Result<()> {
-    let mut file = fs::File::create(path)?;
+/// Writes so many bytes, or until nothing is left.
+fn eat(file: &mut fs::File, bytes: u64) -> Result<()> {
     let bite = vec![0xa5; BITE_BYTES];
     let mut len = bite.len();
-    while len >= 4_096 {
+    let mut left = bytes;
+    while len >= 4_096 && left > 0 {
+        len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
         match file.write(&bite[..len]) {
-            Ok(_) => {}
+            Ok(count) => left -= count as u64,
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => len /= 2,
             Err(error) => return Err(error).context("the other file"),
         }
@@ -484,6 +557,15 @@ fn eat(path: &Path) -> Result<()> {
     // What was taken and has no room on the disk is lost, and nobody's who stores here.
     let _ = file.sync_all();
     Ok(())
+}
+
+/// Whether a blob ends with a footer, so that it grows no more.
+fn is_sealed(path: &Path) -> Result<bool> {
+    let mut file = fs::File::open(path)?;
+    let mut magic = [0; FOOTER_END_MAGIC.len()];
+    // A file that is shorter has none.
+    let end = file.seek(SeekFrom::End(-FOOTER_END_BYTES));
+    Ok(end.is_ok() && file.read_exact(&mut magic).is_ok() && magic == FOOTER_END_MAGIC)
 }
 
 #[cfg(test)]

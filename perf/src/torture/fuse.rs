@@ -4,7 +4,7 @@
 //! refusal; a disk that hangs holds up what asks it and nothing else; a file that is cut short under a map costs its own pieces. The process lives on
 //! through all of it, which is why it is one of its own: `SIGBUS` would end it. Everything is opened again at the end and compared.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use strand_torture::Tally;
 
+use super::fused::{Fault, HANG_MAX, SickDisk};
 use super::patient::{Answer, Failed, PIECES_MAX, work};
 use super::power::make_folders;
-use super::sick_disk::{Fault, HANG_MAX, SickDisk};
 use crate::part::Part;
 use crate::random::Random;
 use crate::store::work::Work;
@@ -33,6 +33,9 @@ const BESIDE_MAX: Duration = Duration::from_secs(HANG_MAX.as_secs() / 2);
 
 /// Pieces that are there before a fault.
 const STORED: u64 = 200;
+
+/// Truncations among which one leaves zeros where somebody reads.
+const ZEROS_MET_FROM: u64 = 16;
 
 /// Passes over all pieces after which they come from memory.
 const WARM_PASSES: usize = 4;
@@ -239,10 +242,18 @@ impl Trial<'_> {
         // The last one is not sealed.
         blobs.pop();
         self.warm(&mut patient)?;
-        for _ in 0..truncations {
-            let name = &blobs[self.random.below(blobs.len())];
+        for number in 0..truncations {
             let before = patient.ask("status")?;
-            let answer = self.cut_short(&mut patient, name)?;
+            let answer = if number % 2 == 0 {
+                let name = &blobs[self.random.below(blobs.len())];
+                self.cut_short(&mut patient, name, None)?
+            } else {
+                let (number, name, zeros) = self.place_in(&blobs)?;
+                let answer = self.cut_short(&mut patient, &name, Some(zeros))?;
+                let is_met = answer.failed.iter().any(|failed| failed.number == number);
+                self.tally.add("zeros_met", u64::from(is_met));
+                answer
+            };
             let from_memory = answer.shares_from_memory - before.shares_from_memory;
             self.tally.add("truncated_reads_from_memory", from_memory);
             let failed = answer.failed.len() as u64;
@@ -257,16 +268,31 @@ impl Trial<'_> {
             }
             self.all_there(&mut patient, STORED)?;
         }
+        let met = self.tally.counts.get("zeros_met").copied();
+        ensure!(
+            truncations < ZEROS_MET_FROM || met.unwrap_or_default() > 0,
+            "no read met zeros in memory"
+        );
         patient.end()?;
         let mut patient = self.start()?;
         self.all_there(&mut patient, STORED)?;
         patient.end()
     }
 
-    /// Cuts a blob short for a moment; what was read meanwhile.
-    fn cut_short(&mut self, patient: &mut Patient, name: &OsStr) -> Result<Answer> {
+    /// Cuts a blob short for a moment; what was read meanwhile. What follows the zeros is written back first: they are in memory then, inside a piece
+    /// whose header and trailer are whole, and only its checksums tell them from what was stored.
+    fn cut_short(
+        &mut self,
+        patient: &mut Patient,
+        name: &OsStr,
+        zeros: Option<Range<u64>>,
+    ) -> Result<Answer> {
         let whole = fs::read(self.behind().join(name))?;
-        let cut = self.random.below(whole.len());
+        let zeros = zeros.unwrap_or_else(|| {
+            let cut = self.random.below(whole.len());
+            cut as u64..whole.len() as u64
+        });
+        let (cut, end) = (zeros.start as usize, zeros.end as usize);
         // Through the mount, as another program would: the kernel takes the pages from under the map.
         let path = self.folder.join(name);
         let file = fs::OpenOptions::new().write(true).open(path)?;
@@ -274,8 +300,9 @@ impl Trial<'_> {
         let pause = Duration::from_micros(self.random.below(WATCHED_US) as u64);
         std::thread::sleep(pause);
         file.set_len(cut as u64)?;
+        file.write_all_at(&whole[end..], zeros.end)?;
         std::thread::sleep(pause);
-        file.write_all_at(&whole[cut..], cut as u64)?;
+        file.write_all_at(&whole[cut..end], zeros.start)?;
         let answer = patient.ask("stop")?;
         let blob = name.to_str().and_then(|name| name.split('.').next());
         let blob = blob.and_then(|stem| u64::from_str_radix(stem, 16).ok());
@@ -333,6 +360,18 @@ impl Trial<'_> {
             "{from_memory} shares of {STORED} pieces come from memory: no map is looked at"
         );
         Ok(())
+    }
+
+    /// A piece in one of these files, the file, and a part of the body.
+    fn place_in(&mut self, names: &[OsString]) -> Result<(u64, OsString, Range<u64>)> {
+        for _ in 0..STORED {
+            let number = self.random.below(STORED as usize) as u64;
+            let (name, range) = self.place_of(number)?;
+            if names.iter().any(|known| *known == *name) {
+                return Ok((number, name.into(), range));
+            }
+        }
+        anyhow::bail!("no piece is in a sealed blob")
     }
 
     /// The file that a piece's body is in, and a part of the body.

@@ -22,6 +22,9 @@ const REST_MAX: Duration = Duration::from_secs(20);
 /// Copies that are begun until one is of a single moment.
 const COPIES_MAX: usize = 5;
 
+/// The most that a folder in memory takes.
+const MEMORY_OPTIONS: &str = "size=3g";
+
 /// A file system that an image can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum System {
@@ -92,17 +95,11 @@ impl Mounted {
         system: System,
         bytes: u64,
     ) -> Result<std::result::Result<Self, String>> {
-        let (maker, arguments) = system.maker();
-        let mut command = Command::new(maker);
-        if command.arg("-V").output().is_err() {
-            return Ok(Err(format!("{maker} is not installed")));
-        }
         fs::create_dir_all(ground)?;
         let image = ground.join("disk.img");
-        fs::File::create(&image)?.set_len(bytes)?;
-        let mut make = Command::new(maker);
-        make.args(arguments).arg(&image);
-        finish(make)?;
+        if let Err(reason) = format(&image, system, bytes)? {
+            return Ok(Err(reason));
+        }
         // Not every kernel knows every file system, and not every machine lets root mount an image.
         let mounted = Self::mount(&image, &ground.join("disk"), system);
         Ok(mounted.map_err(|error| format!("{error:#}")))
@@ -133,10 +130,7 @@ impl Mounted {
     pub(super) fn copy_to(&self, copy: &Path) -> Result<()> {
         for _ in 0..COPIES_MAX {
             let before = self.at_rest()?;
-            let mut copying = Command::new("cp");
-            copying.args(["--reflink=auto", "--sparse=always"]);
-            copying.arg(&self.image).arg(copy);
-            finish(copying)?;
+            self::copy(&self.image, copy)?;
             if self.at_rest()? == before {
                 return Ok(());
             }
@@ -172,6 +166,58 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         unmount(&self.path);
     }
+}
+
+/// A folder in memory; unmounted, and gone, when this goes.
+#[derive(Debug)]
+pub(super) struct Memory {
+    path: PathBuf,
+}
+
+impl Memory {
+    /// In the new folder `path`.
+    pub(super) fn mount(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path)?;
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", MEMORY_OPTIONS, "tmpfs"]);
+        command.arg(path);
+        finish(command)?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        unmount(&self.path);
+    }
+}
+
+/// Makes an image of so many bytes with a file system; the reason, where this machine has not what makes one.
+pub(super) fn format(
+    image: &Path,
+    system: System,
+    bytes: u64,
+) -> Result<std::result::Result<(), String>> {
+    let (maker, arguments) = system.maker();
+    let mut command = Command::new(maker);
+    if command.arg("-V").output().is_err() {
+        return Ok(Err(format!("{maker} is not installed")));
+    }
+    fs::File::create(image)?.set_len(bytes)?;
+    let mut make = Command::new(maker);
+    make.args(arguments).arg(image);
+    finish(make)?;
+    Ok(Ok(()))
+}
+
+/// Copies an image, holes and all.
+pub(super) fn copy(image: &Path, copy: &Path) -> Result<()> {
+    let mut copying = Command::new("cp");
+    copying.args(["--reflink=auto", "--sparse=always"]);
+    copying.arg(image).arg(copy);
+    finish(copying)
 }
 
 /// Unmounts; what is still in use goes once it no longer is.

@@ -239,7 +239,11 @@ pub(super) fn wanted_of(
 
 /// Takes down what a life said; returns a number above all pieces that it can have begun.
 pub(super) fn read_lines(log: &Path, ledger: &mut BTreeMap<u64, Known>, first: u64) -> Result<u64> {
-    let said = fs::read_to_string(log)?;
+    take_down(&fs::read_to_string(log)?, ledger, first)
+}
+
+/// [`read_lines`] of what was said up to some moment.
+pub(super) fn take_down(said: &str, ledger: &mut BTreeMap<u64, Known>, first: u64) -> Result<u64> {
     let mut next = first;
     // A kill may cut the last line.
     let whole = said.rfind('\n').map_or("", |end| &said[..end]);

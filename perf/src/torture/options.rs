@@ -31,6 +31,9 @@ pub struct Options {
     /// Power cuts on each file system [default: 3, from 5 minutes on 20, and more while there is time]
     #[arg(long)]
     pub cuts: Option<u64>,
+    /// Power cuts amid writes, made from the log of a device, on each file system; takes /dev/fuse [default: 4, from 5 minutes on 40, and more while there is time]
+    #[arg(long)]
+    pub cuts_by_log: Option<u64>,
     /// File systems of the power cuts and of the full disk
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = [System::Ext4, System::Xfs])]
     pub(super) systems: Vec<System>,
@@ -59,6 +62,7 @@ pub(super) struct Sizes {
     pub(super) rot_every: u64,
     pub(super) kills: u64,
     pub(super) cuts: u64,
+    pub(super) cuts_by_log: u64,
     pub(super) rounds: u64,
     pub(super) truncations: u64,
 }
@@ -71,6 +75,7 @@ impl Sizes {
         rot_every: 4,
         kills: 12,
         cuts: 3,
+        cuts_by_log: 4,
         rounds: 3,
         truncations: 24,
     };
@@ -82,6 +87,7 @@ impl Sizes {
         rot_every: 1,
         kills: 100,
         cuts: 20,
+        cuts_by_log: 40,
         rounds: 50,
         truncations: 1_000,
     };
@@ -105,7 +111,7 @@ pub(super) enum What {
     Rot,
     /// A real process on a real disk, killed again and again
     Kill,
-    /// A file system of its own, of which a copy is made at a random moment; takes root
+    /// A file system of its own, of which a copy is made at a random moment, at rest and amid writes; takes root
     Power,
     /// A small file system of its own that is filled, by the store and by somebody else; takes root
     Full,
@@ -130,6 +136,7 @@ impl Options {
             state_seeds: self.states.unwrap_or(usual.state_seeds),
             kills: self.kills.unwrap_or(usual.kills),
             cuts: self.cuts.unwrap_or(usual.cuts),
+            cuts_by_log: self.cuts_by_log.unwrap_or(usual.cuts_by_log),
             rounds: self.rounds.unwrap_or(usual.rounds),
             truncations: self.truncations.unwrap_or(usual.truncations),
             ..usual

@@ -3,7 +3,7 @@
 //! The copy is what a machine finds whose power failed then: all that had reached the device, and nothing that the file system
 //! still held in memory. It is mounted, which replays its journal, and opened; what had been acknowledged must be there. While the image is copied the
 //! process is stopped, and a copy counts only if the device was not written meanwhile, so that it is of one moment. That takes root.
-//! A control does the same over a disk that never syncs, until something is lost.
+//! A control does the same over a disk that never syncs, until something is lost. Cuts amid writes are in `logged`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +14,7 @@ use strand_torture::Tally;
 
 use super::image::{Mounted, System};
 use super::kill::{Known, Ward, compare, read_lines, wanted_of};
+use super::logged;
 use super::ward::Lie;
 use crate::narrator::Narrator;
 use crate::random::Random;
@@ -30,7 +31,7 @@ pub(super) fn run(
     folder: &Path,
     program: &Path,
     seed: u64,
-    cuts: u64,
+    (cuts, cuts_by_log): (u64, u64),
     systems: &[System],
     narrator: &Narrator,
 ) -> Result<Tally> {
@@ -38,11 +39,21 @@ pub(super) fn run(
     for &system in systems {
         let name = system.name();
         let ground = folder.join(name);
-        match Mounted::make(&ground, system, IMAGE_BYTES)? {
-            Ok(disk) => cut_on(&ground, &disk, program, (seed, cuts), system, &mut tally)?,
-            Err(reason) => narrator.line(&format!("NO POWER CUTS on {name}: {reason}")),
+        if cuts > 0 {
+            match Mounted::make(&ground, system, IMAGE_BYTES)? {
+                Ok(disk) => cut_on(&ground, &disk, program, (seed, cuts), system, &mut tally)?,
+                Err(reason) => narrator.line(&format!("NO POWER CUTS on {name}: {reason}")),
+            }
+            fs::remove_file(ground.join("disk.img"))?;
         }
-        fs::remove_file(ground.join("disk.img"))?;
+        if cuts_by_log == 0 || !tally.violations.is_empty() {
+            continue;
+        }
+        let ground = folder.join(format!("{name}-logged"));
+        let made = logged::run(&ground, program, (seed, cuts_by_log), system, &mut tally)?;
+        if let Err(reason) = made {
+            narrator.line(&format!("NO POWER CUTS AMID WRITES on {name}: {reason}"));
+        }
     }
     Ok(tally)
 }
@@ -78,10 +89,8 @@ fn cut_on(
             return Ok(());
         }
     }
-    if cuts > 0 {
-        let what = format!("a disk that never syncs lost nothing in power cuts on {name}");
-        tally.violate(what, replay);
-    }
+    let what = format!("a disk that never syncs lost nothing in power cuts on {name}");
+    tally.violate(what, replay);
     Ok(())
 }
 
@@ -160,7 +169,7 @@ pub(super) fn make_folders(disk: &Path, store: &Path) -> Result<()> {
     Ok(())
 }
 
-fn count_name(system: System) -> &'static str {
+pub(super) fn count_name(system: System) -> &'static str {
     match system {
         System::Ext4 => "power_cuts_ext4",
         System::Xfs => "power_cuts_xfs",

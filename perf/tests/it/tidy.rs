@@ -60,7 +60,7 @@ const FENCES: &[(&str, &str)] = &[
     ("glommio", "piecestore/src/core/glommio.rs"),
     ("io_uring", "piecestore/src/ring/"),
     ("redb", "satellite/src/store/redb"),
-    ("fuser", "perf/src/torture/sick_disk.rs"),
+    ("fuser", "perf/src/torture/fused"),
 ];
 
 /// Crates without I/O, clock or global randomness. Each bans them in a `clippy.toml` of its own.

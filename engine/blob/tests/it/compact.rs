@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use strand_blob::disk::sim::SimDisk;
 use strand_blob::testing::yield_now;
-use strand_blob::{BlobId, Compaction, GetError, NewPiece, StoreOptions, Stored, Traffic};
+use strand_blob::{
+    BlobId, Compaction, GetError, NewPiece, PutError, StoreOptions, Stored, Traffic,
+};
 
 use crate::support::{DAY_S, NOW_S, World, check_same, id_of, open, piece, small_options};
 
@@ -61,6 +63,72 @@ fn a_dead_blob_goes_without_a_byte_moved() {
     check_only(&world, 0..9, |key| key >= 4);
     let world = world.reopen(options(), 2);
     check_only(&world, 0..9, |key| key >= 4);
+}
+
+/// A blob that ended on a disk without room for its footer gives its room back all the same, once there is some, and no file is left of blobs
+/// that could not begin.
+#[test]
+fn a_blob_whose_footer_found_no_room_is_compacted_once_there_is_some() {
+    for seed in 0..50 {
+        let world = filled(0..4);
+        // Room for part of a footer, or for none of it.
+        world.disk.set_free_bytes(512 * (seed % 20));
+        for _ in 0..3 {
+            assert_eq!(world.delete(0), Err(PutError::Full));
+            assert_eq!(
+                world.disk.files().len(),
+                1,
+                "files of blobs that hold nothing"
+            );
+        }
+        assert!(!world.store.is_read_only());
+        assert_eq!(world.compact(NOW_S), None);
+        for key in 0..4 {
+            check_same(&world, &piece(key, 20_000));
+        }
+        let world = if seed % 2 == 0 {
+            world
+        } else {
+            open(&world.crash(seed), options(), 2)
+        };
+        world.disk.set_free_bytes(1 << 30);
+        for key in 0..4 {
+            assert_eq!(world.delete(key), Ok(true));
+        }
+        compact_all(&world);
+        assert!(!world.disk.files().contains_key(&BlobId(1)), "{seed}");
+        assert_eq!(world.store.space().dead_bytes, 0);
+        let world = open(&world.crash(seed), options(), 2);
+        check_only(&world, 0..4, |_| false);
+    }
+}
+
+/// Puts stop while there is room to move the fullest blob that is worth it: else a disk that they filled would stay full whatever is deleted.
+#[test]
+fn a_disk_that_puts_filled_is_compacted_whatever_was_deleted() {
+    let mut options = options();
+    options.capacity_bytes = 1 << 20;
+    options.blob_bytes_max = 128 << 10;
+    for seed in 0..20 {
+        let world = open(&SimDisk::new(seed), options, seed);
+        // What the operator allows is more than there is.
+        world.disk.set_free_bytes(700 << 10);
+        let mut count = 0;
+        while world.put(piece(count, 20_000)).is_ok() {
+            count += 1;
+            assert!(world.store.space().file_bytes < 700 << 10);
+        }
+        assert!(count > 12 && world.store.room_bytes() < 40_000);
+        let is_there = |key: u64| !(key + seed).is_multiple_of(4);
+        for key in (0..count).filter(|&key| !is_there(key)) {
+            assert_eq!(world.delete(key), Ok(true));
+        }
+        let before = world.store.space();
+        let done = world.run(async |store| store.compact_in(Traffic::Quiet, NOW_S).await);
+        assert!(matches!(done, Ok(Some(_))), "{seed}: {done:?}");
+        assert!(world.store.space().file_bytes < before.file_bytes);
+        check_only(&world, 0..count, is_there);
+    }
 }
 
 #[test]
