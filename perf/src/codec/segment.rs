@@ -19,6 +19,9 @@ const K: usize = REQUIRED as usize;
 const N: usize = TOTAL as usize;
 const PLAIN_BYTES: usize = 64 << 20;
 
+/// Every byte of the salt.
+pub(super) const SALT: u8 = 2;
+
 /// Columns that are hashed at a time, as in the pipeline.
 const TILE_BYTES: usize = 2 << 10;
 
@@ -28,25 +31,25 @@ const PIECE_BYTES: usize = 8 * SHARE_BYTES;
 /// Pieces that are there for the way back are some of so many.
 const STORED: u8 = 80;
 
-fn sealer() -> Sealer {
-    Sealer::new(&key(), &[2; SALT_BYTES], &context())
+pub(super) fn sealer() -> Sealer {
+    Sealer::new(&key(), &[SALT; SALT_BYTES], &context())
 }
 
 fn opener() -> Result<Opener> {
     let commitment = sealer().key_commitment();
     Ok(Opener::new(
         &key(),
-        &[2; SALT_BYTES],
+        &[SALT; SALT_BYTES],
         &commitment,
         &context(),
     )?)
 }
 
-fn key() -> ContentKey {
+pub(super) fn key() -> ContentKey {
     ContentKey::new([1; 32])
 }
 
-fn context() -> SegmentContext {
+pub(super) fn context() -> SegmentContext {
     SegmentContext {
         object_id: [3; 16],
         part_number: 1,
