@@ -10,9 +10,9 @@ use strand_codec::{
     Backend, CHUNK_BYTES, ChunkOpener, ContentKey, Encoder, Hash, LEAF_BYTES, Level,
     LockstepHasher, ObjectLeaf, Opener, PIECE_BYTES_MAX, PieceHasher, PieceTree, RestoreError,
     RowPlan, SALT_BYTES, SEALED_CHUNK_BYTES, SHARE_BYTES, Sealer, SegmentContext, SegmentRestorer,
-    SegmentTree, SegmentWriter, Shape, commitment_of_path, cut_shares, inline_commitment,
-    object_root, plain_len, prove_slice, root_of_share_hashes, sealed_len, share_hash,
-    slice_proof_len, verify_slice,
+    SegmentTree, SegmentWriter, Shape, StripeCoder, commitment_of_path, cut_shares,
+    inline_commitment, object_root, plain_len, prove_slice, root_of_share_hashes, sealed_len,
+    share_hash, slice_proof_len, verify_slice,
 };
 
 const SALT: [u8; SALT_BYTES] = [5; SALT_BYTES];
@@ -446,7 +446,7 @@ fn write(level: Level, shape: &Shape, plain: &[u8]) -> (Vec<Vec<u8>>, Vec<PieceT
     for stripe in 0..shape.share_count() {
         let share_len = shape.share_len(stripe);
         let mut data = vec![1; k * share_len];
-        let mut recovery = vec![1; (n - k) * share_len];
+        let mut recovery = vec![1; StripeCoder::recovery_len(shape, stripe)];
         let range = writer.plain_range(stripe);
         writer.seal(&plain[range.start as usize..range.end as usize], &mut data);
         while writer.stripe() == stripe {
@@ -454,9 +454,9 @@ fn write(level: Level, shape: &Shape, plain: &[u8]) -> (Vec<Vec<u8>>, Vec<PieceT
                 .step(&data, &mut recovery)
                 .expect("buffers of a stripe");
         }
-        let shares = data
-            .chunks_exact(share_len)
-            .chain(recovery.chunks_exact(share_len));
+        let of_recovery = (shape.required()..shape.total())
+            .map(|index| &recovery[StripeCoder::recovery_range(shape, stripe, index)]);
+        let shares = data.chunks_exact(share_len).chain(of_recovery);
         let shares: Vec<&[u8]> = shares.collect();
         for (piece, share) in pieces.iter_mut().zip(&shares) {
             piece.extend_from_slice(share);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use strand_codec::{
     CHUNK_BYTES, ContentKey, Encoder, Hash, Level, LockstepHasher, Opener, PieceHasher, RowPlan,
     SALT_BYTES, SEALED_CHUNK_BYTES, SHARE_BYTES, Sealer, SegmentContext, SegmentRestorer,
-    SegmentWriter, Shape, sealed_len, share_hash,
+    SegmentWriter, Shape, StripeCoder, sealed_len, share_hash,
 };
 
 use super::row::Contest;
@@ -122,7 +122,7 @@ pub(super) fn pipeline(level: Level) -> Result<Box<dyn Contest>> {
         plain,
         sealed: vec![0; shape.piece_len() as usize * K],
         data: vec![0; SHARE_BYTES * K],
-        recovery: vec![0; SHARE_BYTES * (N - K)],
+        recovery: vec![0; StripeCoder::recovery_len(&shape, 0)],
         roots: Default::default(),
     }))
 }
@@ -151,7 +151,7 @@ impl Contest for Pipeline {
                 let share_len = self.shape.share_len(stripe);
                 let range = writer.plain_range(stripe);
                 let data = &mut self.data[..share_len * K];
-                let recovery = &mut self.recovery[..share_len * (N - K)];
+                let recovery = &mut self.recovery[..StripeCoder::recovery_len(&self.shape, stripe)];
                 writer.seal(&plain[range.start as usize..range.end as usize], data);
                 while writer.stripe() == stripe {
                     writer.step(data, recovery)?;

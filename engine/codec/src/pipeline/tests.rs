@@ -51,7 +51,7 @@ fn write(shape: &Shape, plain: &[u8]) -> (Vec<Vec<u8>>, Vec<PieceTree>) {
         let (required, total) = (usize::from(shape.required()), usize::from(shape.total()));
         // What lay there before must not matter.
         let mut data = vec![0xa5; required * share_len];
-        let mut recovery = vec![0xa5; (total - required) * share_len];
+        let mut recovery = vec![0xa5; StripeCoder::recovery_len(shape, stripe)];
         let range = writer.plain_range(stripe);
         writer.seal(&plain[range.start as usize..range.end as usize], &mut data);
         let mut done = 0;
@@ -61,9 +61,9 @@ fn write(shape: &Shape, plain: &[u8]) -> (Vec<Vec<u8>>, Vec<PieceTree>) {
             assert!(columns.len() * total <= STEP_BYTES.max(LEAF_BYTES * total));
             done = columns.end;
         }
-        let shares = data
-            .chunks_exact(share_len)
-            .chain(recovery.chunks_exact(share_len));
+        let of_recovery = (shape.required()..shape.total())
+            .map(|index| &recovery[StripeCoder::recovery_range(shape, stripe, index)]);
+        let shares = data.chunks_exact(share_len).chain(of_recovery);
         for (piece, share) in pieces.iter_mut().zip(shares) {
             piece.extend_from_slice(share);
         }
@@ -234,11 +234,10 @@ fn buffers_that_do_not_fit_are_refused() {
     let mut coder = StripeCoder::new(&shape).unwrap();
     let share_len = shape.share_len(0);
     let data = vec![0; 4 * share_len];
-    let refused = coder.step(&data, &mut vec![0; 6 * share_len - 64]);
-    let error = CodeError::ShareLen {
-        len: 6 * share_len - 64,
-        expected_len: 6 * share_len,
-    };
+    let expected_len = StripeCoder::recovery_len(&shape, 0);
+    let len = expected_len - 64;
+    let refused = coder.step(&data, &mut vec![0; len]);
+    let error = CodeError::ShareLen { len, expected_len };
     assert_eq!(refused, Err(error));
     let present = [0, 3, 5, 9];
     let restorer = SegmentRestorer::new(&shape, opener(), &present).unwrap();
