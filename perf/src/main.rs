@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use strand_codec::{LEVEL_VARIABLE, Level};
 use strand_perf::codec;
 use strand_perf::demo::{self, Verdict};
 use strand_perf::store;
@@ -47,7 +48,12 @@ fn main() -> ExitCode {
         let name = arguments.next().unwrap_or_default();
         return part(&name.to_string_lossy(), arguments.collect());
     }
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    if let Err(error) = Level::of_process() {
+        eprintln!("strand-perf: {LEVEL_VARIABLE}: {error}");
+        return ExitCode::from(2);
+    }
+    match command {
         Command::Demo(options) => run_demo(&options),
         Command::Store(options) => run_store(&options),
         Command::Codec(options) => run_codec(&options),

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
+use strand_codec::{LEVEL_VARIABLE, Level};
 use strand_protocol::NodeId;
 
 use crate::admin::{self, AskError};
@@ -250,6 +251,10 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if let Err(error) = Level::of_process() {
+        let _ = print_error(&format!("{LEVEL_VARIABLE}: {error}"));
+        return ExitCode::from(2);
+    }
     let is_good = |()| true;
     let result = match command.verb {
         Verb::Setup(options) => set_up(options).map(is_good),

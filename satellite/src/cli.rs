@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
+use strand_codec::{LEVEL_VARIABLE, Level};
 use strand_protocol::Scheme;
 use strand_protocol::limits as shared;
 use tokio::signal::unix::{SignalKind, signal};
@@ -140,6 +141,10 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if let Err(error) = Level::of_process() {
+        eprintln!("satellite: {LEVEL_VARIABLE}: {error}");
+        return ExitCode::from(2);
+    }
     match act(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

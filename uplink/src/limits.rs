@@ -54,6 +54,10 @@ pub const DECODE_STRIPES: u32 = 8;
 /// Threads that decode one segment: each holds 8 MiB of batches.
 pub const DECODE_THREADS_MAX: u32 = 8;
 
+/// Plans for computing missing pieces that a download keeps: segments that lie on the same nodes lose
+/// the same pieces with them. 17 KB each with the default scheme.
+pub const PLANS_MAX: usize = 16;
+
 /// Stripes that are coded before sends are woken: 128 KiB a piece fill whole trains of datagrams.
 pub const SEND_STRIPES: u32 = 8;
 

@@ -5,8 +5,8 @@
 //!
 //! Tests and benchmarks pass a level; everything else uses that of the process,
 //! [`Level::of_process`]: the best one, or the one named by `STRAND_LEVEL`. A name that is
-//! unknown or not supported is an error and never a silent fallback: a program asks once at its
-//! start and shows the error, and a program that does not gets the same error from the first
+//! unknown or not supported is an error and never a silent fallback: every program asks once at
+//! its start, shows the error and ends; one that did not would get the same error from the first
 //! encoder or plan that it makes.
 //!
 //! `Encoder` and `RowPlan` obey it. At `scalar` an encoder is the stock crate's: its portable
@@ -52,12 +52,11 @@ pub(crate) enum Tier {
 pub enum LevelError {
     /// No level has that name, on any CPU.
     #[error(
-        "no such level; STRAND_LEVEL and level arguments are one of scalar, ssse3, avx2, avx512, \
-         avx2-gfni, avx512-gfni"
+        "no level has that name; there are scalar, ssse3, avx2, avx512, avx2-gfni, avx512-gfni"
     )]
     Unknown,
     /// This CPU (or this build's architecture) lacks the instructions.
-    #[error("level {wanted} is not supported here; the best that is: {best}")]
+    #[error("this CPU does not run the level {wanted}; the best that it runs is {best}")]
     Unsupported {
         /// The name asked for.
         wanted: &'static str,

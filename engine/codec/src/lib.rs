@@ -33,8 +33,10 @@ mod shape;
 mod tree;
 
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
-pub use pipeline::{RestoreError, SegmentRestorer, SegmentWriter, StripeCoder};
-pub use rs::{CodeError, Encoder, RowPlan};
+pub use pipeline::{
+    ChunkOpener, RestoreError, SegmentRestorer, SegmentWriter, StripeCoder, StripeFiller,
+};
+pub use rs::{CodeError, Encoder, PlanCache, RowPlan};
 pub use seal::{
     Backend, ContentKey, KEY_COMMITMENT_BYTES, OpenError, Opener, SALT_BYTES, Sealer,
     SegmentContext, TAG_BYTES, chunked,

@@ -19,6 +19,7 @@ const BARS: &[Bar] = &[
     ("avx512-gfni", "decode_64k_vs_stock", 8.0),
     ("avx512-gfni", "decode_64k_gb_per_s", 7.0),
     ("avx512-gfni", "rows_3_gb_per_s", 20.0),
+    ("avx512-gfni", "seal_vs_aws_lc", 0.97),
     ("avx512-gfni", "tree_vs_blake3", 0.97),
     ("avx512-gfni", "pipeline_gb_per_s", 1.4),
     ("avx512-gfni", "inverse_gb_per_s", 2.0),

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use strand_codec::Level;
 
-use super::{erasure, segment};
+use super::{erasure, sealing, segment};
 
 /// One comparison.
 pub(super) struct Row {
@@ -61,6 +61,11 @@ pub(super) const ROWS: &[Row] = &[
         name: "rows_3",
         peer: "stock",
         prepare: |level| erasure::rows(level, 3, 16 * erasure::KIB),
+    },
+    Row {
+        name: "seal",
+        peer: "aws_lc",
+        prepare: |_| sealing::chunks(),
     },
     Row {
         name: "tree",

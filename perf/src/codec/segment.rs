@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use strand_codec::{
     CHUNK_BYTES, ContentKey, Encoder, Hash, Level, LockstepHasher, Opener, PieceHasher, RowPlan,
     SALT_BYTES, SEALED_CHUNK_BYTES, SHARE_BYTES, Sealer, SegmentContext, SegmentRestorer,
-    SegmentWriter, Shape, sealed_len, share_hash,
+    SegmentWriter, Shape, StripeCoder, sealed_len, share_hash,
 };
 
 use super::row::Contest;
@@ -19,6 +19,9 @@ const K: usize = REQUIRED as usize;
 const N: usize = TOTAL as usize;
 const PLAIN_BYTES: usize = 64 << 20;
 
+/// Every byte of the salt.
+pub(super) const SALT: u8 = 2;
+
 /// Columns that are hashed at a time, as in the pipeline.
 const TILE_BYTES: usize = 2 << 10;
 
@@ -28,25 +31,25 @@ const PIECE_BYTES: usize = 8 * SHARE_BYTES;
 /// Pieces that are there for the way back are some of so many.
 const STORED: u8 = 80;
 
-fn sealer() -> Sealer {
-    Sealer::new(&key(), &[2; SALT_BYTES], &context())
+pub(super) fn sealer() -> Sealer {
+    Sealer::new(&key(), &[SALT; SALT_BYTES], &context())
 }
 
 fn opener() -> Result<Opener> {
     let commitment = sealer().key_commitment();
     Ok(Opener::new(
         &key(),
-        &[2; SALT_BYTES],
+        &[SALT; SALT_BYTES],
         &commitment,
         &context(),
     )?)
 }
 
-fn key() -> ContentKey {
+pub(super) fn key() -> ContentKey {
     ContentKey::new([1; 32])
 }
 
-fn context() -> SegmentContext {
+pub(super) fn context() -> SegmentContext {
     SegmentContext {
         object_id: [3; 16],
         part_number: 1,
@@ -119,7 +122,7 @@ pub(super) fn pipeline(level: Level) -> Result<Box<dyn Contest>> {
         plain,
         sealed: vec![0; shape.piece_len() as usize * K],
         data: vec![0; SHARE_BYTES * K],
-        recovery: vec![0; SHARE_BYTES * (N - K)],
+        recovery: vec![0; StripeCoder::recovery_len(&shape, 0)],
         roots: Default::default(),
     }))
 }
@@ -148,7 +151,7 @@ impl Contest for Pipeline {
                 let share_len = self.shape.share_len(stripe);
                 let range = writer.plain_range(stripe);
                 let data = &mut self.data[..share_len * K];
-                let recovery = &mut self.recovery[..share_len * (N - K)];
+                let recovery = &mut self.recovery[..StripeCoder::recovery_len(&self.shape, stripe)];
                 writer.seal(&plain[range.start as usize..range.end as usize], data);
                 while writer.stripe() == stripe {
                     writer.step(data, recovery)?;

@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod garbage;
 mod independent;
+mod level;
 mod liars;
 mod one_process;
 mod permits;

@@ -13,6 +13,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+#[cfg(feature = "node")]
+use anyhow::Context;
 use strand_torture::bugs;
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     match command.as_str() {
         #[cfg(feature = "node")]
         "sim" => {
+            strand_codec::Level::of_process().context(strand_codec::LEVEL_VARIABLE)?;
             let first = number("--seed", 0)?;
             let options = strand_torture::node::NodeOptions {
                 writes_go_astray: number("--astray", 0)? > 0,

@@ -21,6 +21,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use strand_codec::{LEVEL_VARIABLE, Level};
 
 use crate::access::AccessStore;
 use crate::cancel::{Cancel, Canceller, cancel_pair};
@@ -110,7 +111,7 @@ impl Failure {
 }
 
 async fn run(args: Args) -> Result<(), Failure> {
-    strand_codec::Level::of_process().map_err(|error| Failure::usage(error.to_string()))?;
+    Level::of_process().map_err(|error| Failure::usage(format!("{LEVEL_VARIABLE}: {error}")))?;
     let (canceller, cancel) = cancel_pair();
     let signals = tokio::spawn(watch_signals(canceller));
     let options = args.options();

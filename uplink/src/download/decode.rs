@@ -1,16 +1,19 @@
-//! From checked pieces to plaintext: missing data rows are computed, sealed bytes put in order,
-//! chunks opened.
+//! From checked pieces to plaintext: data rows are put in order, missing ones computed at their
+//! places, chunks opened.
 //!
-//! Works through the stripes in order, [`DECODE_STRIPES`] at a time, so that its own memory is a
-//! few megabytes whatever the segment. Columns of the code are independent: consecutive shares of a
-//! piece are decoded as one run. Blocking.
+//! These are the halves of the codec's `SegmentRestorer`. Shares are checked as they arrive, long
+//! before this, because a node that lies has to be replaced; and of a range rows hold only some
+//! columns. Works through the stripes in order, [`DECODE_STRIPES`] at a time, so that its own memory
+//! is a few megabytes whatever the segment. Blocking.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::mpsc;
 
-use strand_codec::{CHUNK_BYTES, Opener, RowPlan, SEALED_CHUNK_BYTES, Shape};
+use strand_codec::{
+    CHUNK_BYTES, ChunkOpener, CodeError, Opener, PlanCache, SEALED_CHUNK_BYTES, Shape, StripeFiller,
+};
 
 use super::fetch::Row;
 use crate::limits::{DECODE_STRIPES, DECODE_THREADS_MAX};
@@ -26,135 +29,113 @@ pub(super) enum DecodeError {
     Output(#[from] std::io::Error),
 }
 
-/// The sealed bytes of a segment, as far as rows of it are there or can be computed.
+/// The rows of a segment, and what computes those that are missing.
 pub(super) struct SealedBytes {
     shape: Shape,
     rows: BTreeMap<u8, Row>,
-    /// Needed data rows that have to be computed.
-    missing: Vec<u8>,
+    /// `None` if every row that is needed is there.
+    filler: Option<StripeFiller>,
 }
 
 impl SealedBytes {
     /// Rows of at least the columns that will be read: every needed data row itself, or any k rows,
     /// equally long.
-    pub(super) fn new(shape: Shape, mut rows: BTreeMap<u8, Row>, needed: &[u8]) -> Self {
+    pub(super) fn new(
+        shape: Shape,
+        mut rows: BTreeMap<u8, Row>,
+        needed: &[u8],
+        plans: &mut PlanCache,
+    ) -> Result<Self, CodeError> {
         let is_missing = |index: &u8| !rows.contains_key(index);
         let missing: Vec<u8> = needed.iter().copied().filter(is_missing).collect();
-        // Data rows that are not needed still are equations; the first k of what is there will do,
-        // data first. Low recovery rows also make the decoder's work space smaller.
-        while !missing.is_empty() && rows.len() > usize::from(shape.required()) {
+        if missing.is_empty() {
+            return Ok(Self {
+                shape,
+                rows,
+                filler: None,
+            });
+        }
+        // Data rows that are not needed still are equations; the first k of what is there will do.
+        while rows.len() > usize::from(shape.required()) {
             rows.pop_last();
         }
-        Self {
+        let present: Vec<u8> = rows.keys().copied().collect();
+        let plan = plans.plan(shape.required(), shape.total(), &present, &missing)?;
+        Ok(Self {
             shape,
             rows,
-            missing,
-        }
-    }
-
-    /// The columns of these stripes, as far as the rows reach.
-    fn columns(&self, stripes: &Range<u32>) -> Range<u64> {
-        let last = stripes.end - 1;
-        let start = self.shape.share_offset(stripes.start);
-        let end = self.shape.share_offset(last) + self.shape.share_len(last) as u64;
-        let mut held = start..end;
-        for row in self.rows.values() {
-            held.start = held.start.max(row.start);
-            held.end = held.end.min(row.start + row.bytes.len() as u64);
-        }
-        held
-    }
-}
-
-/// Puts sealed bytes in order, some stripes at a time, and computes the rows that are missing.
-struct Restorer<'a> {
-    source: &'a SealedBytes,
-    plan: Option<RowPlan>,
-    /// The missing rows, for the columns at hand.
-    computed: Vec<(u8, Vec<u8>)>,
-    computed_start: u64,
-}
-
-impl<'a> Restorer<'a> {
-    fn new(source: &'a SealedBytes) -> Result<Self, DecodeError> {
-        let shape = &source.shape;
-        let plan = if source.missing.is_empty() {
-            None
-        } else {
-            let present: Vec<u8> = source.rows.keys().copied().collect();
-            let plan = RowPlan::new(shape.required(), shape.total(), &present, &source.missing);
-            Some(plan.map_err(|error| DecodeError::Content(error.to_string()))?)
-        };
-        let computed = source
-            .missing
-            .iter()
-            .map(|index| (*index, Vec::new()))
-            .collect();
-        Ok(Self {
-            source,
-            plan,
-            computed,
-            computed_start: 0,
+            filler: Some(StripeFiller::new(&shape, plan)?),
         })
     }
 
-    /// Appends the sealed bytes `wanted` that lie in these stripes.
-    fn restore(
-        &mut self,
-        stripes: Range<u32>,
-        wanted: &Range<u64>,
-        target: &mut Vec<u8>,
-    ) -> Result<(), DecodeError> {
-        self.compute(self.source.columns(&stripes))?;
-        let shape = &self.source.shape;
+    /// Where the data shares of a stripe lie among all data shares.
+    fn stripe_start(&self, stripe: u32) -> u64 {
+        self.shape.share_offset(stripe) * u64::from(self.shape.required())
+    }
+
+    /// Puts the data shares of these stripes back to back, all that the rows have of them and what can be computed.
+    fn restore(&self, stripes: Range<u32>, data: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let (required, last) = (usize::from(self.shape.required()), stripes.end - 1);
+        let stripe_bytes = |stripe| required * self.shape.share_len(stripe);
+        // Where nothing is put lies what was there before: no chunk is opened of it.
+        data.resize(
+            (stripes.len() - 1) * stripe_bytes(stripes.start) + stripe_bytes(last),
+            0,
+        );
+        let mut data = &mut data[..];
         for stripe in stripes {
-            for index in 0..shape.required() {
-                let held = shape.sealed_range(stripe, index);
-                let (start, end) = (held.start.max(wanted.start), held.end.min(wanted.end));
-                if start >= end {
-                    continue;
-                }
-                let column = shape.share_offset(stripe) + (start - held.start);
-                let len = (end - start) as usize;
-                let (row_start, bytes) = match self.source.rows.get(&index) {
-                    Some(row) => (row.start, &row.bytes[..]),
-                    None => {
-                        let computed = self
-                            .computed
-                            .iter()
-                            .find(|(computed, _)| *computed == index);
-                        // The source was told that this row is needed: it is there or computed.
-                        let Some((_, bytes)) = computed else { continue };
-                        (self.computed_start, &bytes[..])
-                    }
-                };
-                let at = (column - row_start) as usize;
-                target.extend_from_slice(&bytes[at..at + len]);
-            }
+            let (of_stripe, rest) = data.split_at_mut(stripe_bytes(stripe));
+            data = rest;
+            self.restore_stripe(stripe, of_stripe)
+                .map_err(|error| DecodeError::Content(error.to_string()))?;
         }
         Ok(())
     }
 
-    fn compute(&mut self, columns: Range<u64>) -> Result<(), DecodeError> {
-        let Some(plan) = &mut self.plan else {
-            return Ok(());
-        };
-        let len = (columns.end - columns.start) as usize;
-        let rows = self.source.rows.values();
-        let present: Vec<&[u8]> = rows
-            .map(|row| {
-                let start = (columns.start - row.start) as usize;
-                &row.bytes[start..start + len]
-            })
-            .collect();
-        self.computed_start = columns.start;
-        let mut wanted: Vec<&mut [u8]> = Vec::with_capacity(self.computed.len());
-        for (_, bytes) in &mut self.computed {
-            bytes.resize(len, 0);
-            wanted.push(bytes);
+    fn restore_stripe(&self, stripe: u32, data: &mut [u8]) -> Result<(), CodeError> {
+        let (start, share_len) = (
+            self.shape.share_offset(stripe),
+            self.shape.share_len(stripe),
+        );
+        // Columns of the stripe that every row has.
+        let mut common = 0..share_len;
+        for row in self.rows.values() {
+            let held = row.held(start, share_len);
+            let common_start = common.start.max(held.start);
+            common = common_start..common.end.min(held.end).max(common_start);
         }
-        plan.apply(&present, &mut wanted)
-            .map_err(|error| DecodeError::Content(error.to_string()))
+        let mut recovery = Vec::new();
+        for (&index, row) in &self.rows {
+            match data.chunks_exact_mut(share_len).nth(usize::from(index)) {
+                Some(share) => {
+                    let held = row.held(start, share_len);
+                    share[held.clone()].copy_from_slice(row.columns(start, held));
+                }
+                None => recovery.push(row.columns(start, common.clone())),
+            }
+        }
+        match &self.filler {
+            Some(filler) => filler.fill(stripe, common, data, &recovery),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Row {
+    /// Which columns of the share that begins at `start` of the piece are there.
+    fn held(&self, start: u64, share_len: usize) -> Range<usize> {
+        let end = self.start + self.bytes.len() as u64;
+        let within = |at: u64| at.saturating_sub(start).min(share_len as u64) as usize;
+        within(self.start)..within(end)
+    }
+
+    /// These columns of that share.
+    fn columns(&self, start: u64, columns: Range<usize>) -> &[u8] {
+        if columns.is_empty() {
+            return &[];
+        }
+        let at = (start + columns.start as u64 - self.start) as usize;
+        &self.bytes[at..at + columns.len()]
     }
 }
 
@@ -226,72 +207,81 @@ impl Extent {
 }
 
 /// Opens the chunks of an extent and writes its plaintext. Returns how many bytes that were.
-///
-/// Missing rows are computed on several threads, as many as the machine runs at once: a thread makes
-/// one to three gigabytes a second, a slow processor a tenth of that. Opening and writing is in order.
 pub(super) fn write_plain(
     source: &SealedBytes,
-    opener: &Opener,
+    opener: Opener,
     extent: &Extent,
     target: &mut dyn Write,
     mut written: impl FnMut(u64),
 ) -> Result<u64, DecodeError> {
-    let mut chunks = Chunks::new(extent, source.shape.sealed_len());
-    let stripes = extent.stripes(&source.shape);
+    let mut chunks = Chunks::new(opener, extent, source.shape.sealed_len());
+    restore_in_order(source, extent.stripes(&source.shape), |start, data| {
+        written(chunks.open(within(&extent.sealed, start, data), target)?);
+        Ok(())
+    })?;
+    chunks.finish()
+}
+
+/// Restores the data shares of all these stripes and gives them to `take` in order, with the place of their first byte among all data shares.
+///
+/// Missing rows are computed on several threads, as many as the machine runs at once: a thread makes
+/// one to three gigabytes a second, a slow processor a tenth of that.
+fn restore_in_order(
+    source: &SealedBytes,
+    stripes: Range<u32>,
+    mut take: impl FnMut(u64, &[u8]) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
     let batch_count = (stripes.end - stripes.start).div_ceil(DECODE_STRIPES);
     let batch = |number: u32| {
         let start = stripes.start + number * DECODE_STRIPES;
         start..(start + DECODE_STRIPES).min(stripes.end)
     };
+    let start_of = |number| source.stripe_start(batch(number).start);
     let thread_count = thread_count(source, batch_count);
     if thread_count == 1 {
-        let mut restorer = Restorer::new(source)?;
+        let mut data = Vec::new();
         for number in 0..batch_count {
-            restorer.restore(batch(number), &extent.sealed, &mut chunks.sealed)?;
-            written(chunks.open(opener, target)?);
+            source.restore(batch(number), &mut data)?;
+            take(start_of(number), &data)?;
         }
-        return chunks.finish();
+        return Ok(());
     }
     std::thread::scope(|scope| {
-        // Batch b comes from thread b modulo their number, which keeps one ready at most.
-        let mut restored = Vec::new();
+        // Batch b comes from thread b modulo their number, which keeps one ready at most, and gets its buffer back.
+        let mut workers = Vec::new();
         for first in 0..thread_count {
-            let (sender, receiver) = mpsc::sync_channel::<Result<Vec<u8>, DecodeError>>(1);
-            restored.push(receiver);
+            let (sender, restored) = mpsc::sync_channel::<Result<Vec<u8>, DecodeError>>(1);
+            let (give_back, returned) = mpsc::channel::<Vec<u8>>();
+            workers.push((restored, give_back));
             let batch = &batch;
             scope.spawn(move || {
-                let mut restorer = Restorer::new(source);
                 for number in (first..batch_count).step_by(thread_count as usize) {
-                    let bytes = match &mut restorer {
-                        Ok(restorer) => {
-                            let mut bytes = Vec::new();
-                            let done = restorer.restore(batch(number), &extent.sealed, &mut bytes);
-                            done.map(|()| bytes)
-                        }
-                        Err(error) => Err(DecodeError::Content(error.to_string())),
-                    };
+                    let mut data = returned.try_recv().unwrap_or_default();
+                    let done = source.restore(batch(number), &mut data).map(|()| data);
                     // The receiver is gone when another batch failed.
-                    if sender.send(bytes).is_err() {
+                    if sender.send(done).is_err() {
                         break;
                     }
                 }
             });
         }
+        // If a batch fails the receivers are dropped, and so end their threads, before the scope waits for these.
+        let workers = workers;
         for number in 0..batch_count {
-            let bytes = restored[(number % thread_count) as usize].recv();
+            let (restored, give_back) = &workers[(number % thread_count) as usize];
             let stopped = |_| DecodeError::Content("a decoding thread stopped".to_owned());
-            chunks.sealed.extend_from_slice(&bytes.map_err(stopped)??);
-            written(chunks.open(opener, target)?);
+            let data = restored.recv().map_err(stopped)??;
+            take(start_of(number), &data)?;
+            // Its thread is gone after its last batch.
+            let _ = give_back.send(data);
         }
-        // Threads of a failed batch end when their receivers are dropped, before the scope waits.
-        drop(restored);
-        chunks.finish()
+        Ok(())
     })
 }
 
 /// Threads worth starting: one where nothing is computed, for then it is only copying.
 fn thread_count(source: &SealedBytes, batch_count: u32) -> u32 {
-    if source.missing.is_empty() {
+    if source.filler.is_none() {
         return 1;
     }
     let available = std::thread::available_parallelism().map_or(1, usize::from);
@@ -300,88 +290,67 @@ fn thread_count(source: &SealedBytes, batch_count: u32) -> u32 {
         .clamp(1, DECODE_THREADS_MAX)
 }
 
+/// The bytes in `range` of those that begin at `start`.
+fn within<'a>(range: &Range<u64>, start: u64, bytes: &'a [u8]) -> &'a [u8] {
+    let at = |end: u64| end.saturating_sub(start).min(bytes.len() as u64) as usize;
+    &bytes[at(range.start)..at(range.end)]
+}
+
 /// Opens the chunks of a segment that is stored inline.
 pub(super) fn write_inline(
     sealed: &[u8],
-    opener: &Opener,
+    opener: Opener,
     extent: &Extent,
     target: &mut dyn Write,
 ) -> Result<u64, DecodeError> {
-    let mut chunks = Chunks::new(extent, sealed.len() as u64);
-    chunks
-        .sealed
-        .extend_from_slice(&sealed[extent.sealed.start as usize..extent.sealed.end as usize]);
-    chunks.open(opener, target)?;
+    let mut chunks = Chunks::new(opener, extent, sealed.len() as u64);
+    chunks.open(within(&extent.sealed, 0, sealed), target)?;
     chunks.finish()
 }
 
-/// Sealed bytes in order, waiting until their chunk is whole.
+/// Writes the plaintext of an extent as its chunks become whole.
 struct Chunks<'a> {
     extent: &'a Extent,
-    chunk_count: u64,
-    next_chunk: u64,
-    sealed_len: u64,
-    sealed: Vec<u8>,
+    opener: ChunkOpener,
+    plain: Vec<u8>,
     written: u64,
 }
 
 impl<'a> Chunks<'a> {
-    fn new(extent: &'a Extent, sealed_len: u64) -> Self {
+    fn new(opener: Opener, extent: &'a Extent, sealed_len: u64) -> Self {
         Self {
             extent,
-            chunk_count: sealed_len.div_ceil(SEALED_CHUNK_BYTES as u64),
-            next_chunk: extent.chunks.start,
-            sealed_len,
-            sealed: Vec::new(),
+            opener: ChunkOpener::new(opener, sealed_len, extent.chunks.clone()),
+            plain: Vec::new(),
             written: 0,
         }
     }
 
-    /// Opens what is whole, in place, moves the plaintext together and writes it in one go.
-    fn open(&mut self, opener: &Opener, target: &mut dyn Write) -> Result<u64, DecodeError> {
-        let (mut read, mut plain_end) = (0, 0);
-        let first_plain = self.next_chunk * CHUNK_BYTES as u64;
-        while self.next_chunk < self.extent.chunks.end {
-            let is_last = self.next_chunk + 1 == self.chunk_count;
-            let len = if is_last {
-                (self.sealed_len - self.next_chunk * SEALED_CHUNK_BYTES as u64) as usize
-            } else {
-                SEALED_CHUNK_BYTES
-            };
-            if self.sealed.len() - read < len {
-                break;
-            }
-            let plain = opener
-                .open_chunk(self.next_chunk, is_last, &mut self.sealed[read..read + len])
-                .map_err(|error| DecodeError::Content(error.to_string()))?;
-            let plain_len = plain.len();
-            self.sealed.copy_within(read..read + plain_len, plain_end);
-            plain_end += plain_len;
-            read += len;
-            self.next_chunk += 1;
-        }
+    /// Opens what is whole with the next sealed bytes and writes it in one go.
+    fn open(&mut self, sealed: &[u8], target: &mut dyn Write) -> Result<u64, DecodeError> {
+        let plain_start = self.opener.chunks().start * CHUNK_BYTES as u64;
+        self.plain.resize(self.opener.plain_count(sealed.len()), 0);
+        self.opener
+            .open(sealed, &mut self.plain)
+            .map_err(|error| DecodeError::Content(error.to_string()))?;
         // Only the first and the last chunk can hold bytes that were not asked for.
-        let wanted = &self.extent.plain;
-        let start = wanted
-            .start
-            .saturating_sub(first_plain)
-            .min(plain_end as u64) as usize;
-        let end = wanted.end.saturating_sub(first_plain).min(plain_end as u64) as usize;
-        let count = end.saturating_sub(start);
-        if count > 0 {
-            target.write_all(&self.sealed[start..end])?;
+        let wanted = within(&self.extent.plain, plain_start, &self.plain);
+        if !wanted.is_empty() {
+            target.write_all(wanted)?;
         }
-        self.sealed.drain(..read);
-        self.written += count as u64;
-        Ok(count as u64)
+        self.written += wanted.len() as u64;
+        Ok(wanted.len() as u64)
     }
 
     fn finish(self) -> Result<u64, DecodeError> {
         let wanted = self.extent.plain.end - self.extent.plain.start;
-        if self.next_chunk != self.extent.chunks.end || self.written != wanted {
+        if !self.opener.chunks().is_empty() || self.written != wanted {
             let reason = format!("{} of {wanted} bytes came out", self.written);
             return Err(DecodeError::Content(reason));
         }
         Ok(self.written)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -296,7 +296,7 @@ async fn fetch_all(
     sink: Sink,
 ) -> Result<DownloadReport, DownloadError> {
     let mut reports = Vec::new();
-    let mut learned = Learned::default();
+    let mut learned = Learned::new();
     // The sink, or the thread that has it and writes the segment before.
     let mut sink = Some(sink);
     let mut writing: Option<(u32, Writing)> = None;
@@ -336,12 +336,12 @@ async fn fetch_all(
         let task = tokio::task::spawn_blocking(move || {
             let written = match job {
                 Job::Inline(sealed) => {
-                    let written = write_inline(&sealed, &opener, &extent, &mut target);
+                    let written = write_inline(&sealed, opener, &extent, &mut target);
                     progress.advance(written.as_ref().map_or(0, |count| *count));
                     written
                 }
                 Job::Pieces(sealed) => {
-                    write_plain(&sealed, &opener, &extent, &mut target, |count| {
+                    write_plain(&sealed, opener, &extent, &mut target, |count| {
                         progress.advance(count)
                     })
                 }

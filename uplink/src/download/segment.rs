@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use strand_codec::{Hash, LEAF_BYTES, Shape};
+use strand_codec::{Hash, LEAF_BYTES, PlanCache, Shape};
 use strand_protocol::pb::satellite_request::Verb;
 use strand_protocol::{NodeId, Position, pb};
 use tokio::task::{AbortHandle, JoinSet};
@@ -21,7 +21,7 @@ use super::fetch::{FetchError, Row, Source, Wanted, fetch_piece};
 use super::hedge::{Candidate, Fault, FetchPlan, HedgePatience, NodeBook, Standing, Step};
 use crate::buffers::BufferStore;
 use crate::error::{CallError, DownloadError};
-use crate::limits::LIMIT_REFRESHES_MAX;
+use crate::limits::{LIMIT_REFRESHES_MAX, PLANS_MAX};
 use crate::progress::Progress;
 use crate::session::{Repeat, Session, answer_of};
 
@@ -86,10 +86,20 @@ pub(super) struct Context {
 }
 
 /// What a download learns on its way, segment by segment.
-#[derive(Default)]
 pub(super) struct Learned {
     pub(super) nodes: NodeBook,
     pub(super) first_byte: Option<Duration>,
+    pub(super) plans: PlanCache,
+}
+
+impl Learned {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: NodeBook::default(),
+            first_byte: None,
+            plans: PlanCache::new(PLANS_MAX),
+        }
+    }
 }
 
 type Sources = BTreeMap<u8, Source>;
@@ -123,7 +133,11 @@ pub(super) async fn fetch_segment(
         None => fetch.any(&columns).await?,
     };
     let report = fetch.report;
-    let sealed = SealedBytes::new(segment.shape, rows, &needed);
+    let sealed = SealedBytes::new(segment.shape, rows, &needed, &mut learned.plans);
+    let sealed = sealed.map_err(|error| DownloadError::Unopenable {
+        segment: segment.number,
+        reason: error.to_string(),
+    })?;
     Ok((sealed, report))
 }
 

@@ -59,14 +59,13 @@ impl Stripes {
 
     /// Codes and hashes everything. Blocking; ends early after [`Self::cancel`].
     pub(super) fn produce(&self, store: &Arc<BufferStore>) -> Result<(), String> {
-        let recovery_count = usize::from(self.shape.total() - self.shape.required());
         let mut coder = StripeCoder::new(&self.shape).map_err(|error| error.to_string())?;
         for stripe in 0..self.shape.share_count() {
             if self.is_cancelled.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let data = &self.padded[self.stripe_bytes(stripe)];
-            let mut lent = store.lend(recovery_count * self.shape.share_len(stripe));
+            let mut lent = store.lend(StripeCoder::recovery_len(&self.shape, stripe));
             while coder.stripe() == stripe {
                 coder
                     .step(data, &mut lent)
@@ -113,10 +112,8 @@ impl Stripes {
         if index < self.shape.required() {
             return Some(self.data_share(stripe, index));
         }
-        let share_len = self.shape.share_len(stripe);
-        let start = usize::from(index - self.shape.required()) * share_len;
         let recovery = self.recovery_of(stripe).clone()?;
-        Some(recovery.slice(start..start + share_len))
+        Some(recovery.slice(StripeCoder::recovery_range(&self.shape, stripe, index)))
     }
 
     /// The segment's tree, as soon as all pieces are made.

@@ -4,21 +4,27 @@
 //! was sealed is coded and hashed before it leaves. Buffers are the caller's; the work of one call stays below some 256 KiB of rows,
 //! so that an executor gets its turn. Nothing allocates but `new` and `finish`.
 //!
-//! `coder` makes recovery shares and hashes, `writer` puts sealing in front of it, `restorer` is the way back.
+//! `coder` makes recovery shares and hashes, `writer` puts sealing in front of it. On the way back `filler` computes what is missing and `opener` opens,
+//! for callers that have checked their shares; `restorer` checks as well.
 
 mod coder;
+mod filler;
+mod opener;
 mod restorer;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use coder::StripeCoder;
+pub use filler::StripeFiller;
+pub use opener::ChunkOpener;
 pub use restorer::{RestoreError, SegmentRestorer};
 pub use writer::SegmentWriter;
 
 use std::ops::Range;
 
-use crate::shape::{CHUNK_BYTES, LEAF_BYTES, SEALED_CHUNK_BYTES, Shape};
+use crate::seal::TAG_BYTES;
+use crate::shape::{LEAF_BYTES, SEALED_CHUNK_BYTES, Shape};
 
 /// Bytes of all rows that one call works on, about.
 const STEP_BYTES: usize = 256 * 1_024;
@@ -43,12 +49,12 @@ fn chunks_from(sealed: &Range<u64>) -> Range<u64> {
     sealed.start.div_ceil(bytes)..sealed.end.div_ceil(bytes)
 }
 
-/// Plaintext and sealed length of a chunk of a segment; and whether it is the last one.
-fn chunk_lens(shape: &Shape, chunk: u64) -> (usize, usize, bool) {
-    let plain_start = chunk * CHUNK_BYTES as u64;
-    let plain_len = (shape.plain_len() - plain_start).min(CHUNK_BYTES as u64) as usize;
-    let sealed_start = chunk * SEALED_CHUNK_BYTES as u64;
-    let sealed_len = (shape.sealed_len() - sealed_start).min(SEALED_CHUNK_BYTES as u64) as usize;
-    let is_last = sealed_start + sealed_len as u64 == shape.sealed_len();
-    (plain_len, sealed_len, is_last)
+/// Plaintext and sealed length of a chunk of a segment that has so many sealed bytes; and whether it is the last one.
+///
+/// Of lengths that no segment has the last chunk is full, or shorter than a tag.
+fn chunk_lens(sealed_len: u64, chunk: u64) -> (usize, usize, bool) {
+    let left = sealed_len.saturating_sub(chunk.saturating_mul(SEALED_CHUNK_BYTES as u64));
+    let chunk_len = left.min(SEALED_CHUNK_BYTES as u64);
+    let plain_len = chunk_len.saturating_sub(TAG_BYTES as u64);
+    (plain_len as usize, chunk_len as usize, chunk_len == left)
 }

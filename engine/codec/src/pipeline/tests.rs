@@ -1,8 +1,9 @@
 //! The pipeline against its parts: whole segments sealed, coded and hashed one step after another.
 
-use super::*;
+use std::sync::Arc;
 
-use crate::rs::{CodeError, Encoder};
+use super::*;
+use crate::rs::{CodeError, Encoder, RowPlan};
 use crate::seal::{ContentKey, Opener, Sealer, SegmentContext};
 use crate::shape::sealed_len;
 use crate::tree::{PieceHasher, PieceTree};
@@ -50,7 +51,7 @@ fn write(shape: &Shape, plain: &[u8]) -> (Vec<Vec<u8>>, Vec<PieceTree>) {
         let (required, total) = (usize::from(shape.required()), usize::from(shape.total()));
         // What lay there before must not matter.
         let mut data = vec![0xa5; required * share_len];
-        let mut recovery = vec![0xa5; (total - required) * share_len];
+        let mut recovery = vec![0xa5; StripeCoder::recovery_len(shape, stripe)];
         let range = writer.plain_range(stripe);
         writer.seal(&plain[range.start as usize..range.end as usize], &mut data);
         let mut done = 0;
@@ -60,9 +61,9 @@ fn write(shape: &Shape, plain: &[u8]) -> (Vec<Vec<u8>>, Vec<PieceTree>) {
             assert!(columns.len() * total <= STEP_BYTES.max(LEAF_BYTES * total));
             done = columns.end;
         }
-        let shares = data
-            .chunks_exact(share_len)
-            .chain(recovery.chunks_exact(share_len));
+        let of_recovery = (shape.required()..shape.total())
+            .map(|index| &recovery[StripeCoder::recovery_range(shape, stripe, index)]);
+        let shares = data.chunks_exact(share_len).chain(of_recovery);
         for (piece, share) in pieces.iter_mut().zip(shares) {
             piece.extend_from_slice(share);
         }
@@ -233,11 +234,10 @@ fn buffers_that_do_not_fit_are_refused() {
     let mut coder = StripeCoder::new(&shape).unwrap();
     let share_len = shape.share_len(0);
     let data = vec![0; 4 * share_len];
-    let refused = coder.step(&data, &mut vec![0; 6 * share_len - 64]);
-    let error = CodeError::ShareLen {
-        len: 6 * share_len - 64,
-        expected_len: 6 * share_len,
-    };
+    let expected_len = StripeCoder::recovery_len(&shape, 0);
+    let len = expected_len - 64;
+    let refused = coder.step(&data, &mut vec![0; len]);
+    let error = CodeError::ShareLen { len, expected_len };
     assert_eq!(refused, Err(error));
     let present = [0, 3, 5, 9];
     let restorer = SegmentRestorer::new(&shape, opener(), &present).unwrap();
@@ -259,4 +259,127 @@ fn buffers_that_do_not_fit_are_refused() {
             .fill(&mut less, &given.recovery, &given.hashes)
             .is_err()
     );
+}
+
+/// Sealed bytes of a plaintext, all in a row.
+fn sealed(plain: &[u8]) -> Vec<u8> {
+    let mut sealed = vec![0; sealed_len(plain.len() as u64) as usize];
+    sealer().seal_into(plain, &mut sealed);
+    sealed
+}
+
+#[test]
+fn chunks_open_wherever_the_sealed_bytes_are_cut() {
+    let plain: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
+    let sealed = sealed(&plain);
+    for (first, end) in [(0, 7), (0, 1), (2, 5), (6, 7)] {
+        let bytes = sealed.len().min(end * SEALED_CHUNK_BYTES);
+        let run = &sealed[first * SEALED_CHUNK_BYTES..bytes];
+        let expected = &plain[first * 16_384..plain.len().min(end * 16_384)];
+        for part_len in [1_000, 16_399, 16_400, 16_401, 40_000, 1_000_000] {
+            let chunks = first as u64..end as u64;
+            let mut opener = ChunkOpener::new(opener(), sealed.len() as u64, chunks);
+            let mut opened = Vec::new();
+            for part in run.chunks(part_len) {
+                let start = opened.len();
+                opened.resize(start + opener.plain_count(part.len()), 0xa5);
+                opener.open(part, &mut opened[start..]).unwrap();
+            }
+            assert!(opened == expected, "{first}..{end} by {part_len}");
+            assert!(opener.chunks().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_chunk_that_does_not_open_leaves_the_opener_where_it_was() {
+    let plain = vec![7; 50_000];
+    let sealed = sealed(&plain);
+    let mut opener = ChunkOpener::new(opener(), sealed.len() as u64, 0..4);
+    let mut first = vec![1; opener.plain_count(20_000)];
+    opener.open(&sealed[..20_000], &mut first).unwrap();
+    let mut damaged = sealed[20_000..].to_vec();
+    damaged[20_000] ^= 1;
+    let mut rest = vec![1; opener.plain_count(damaged.len())];
+    let refused = opener.open(&damaged, &mut rest);
+    assert_eq!(refused, Err(crate::OpenError::Authentication));
+    assert!(rest.iter().all(|byte| *byte == 0));
+    assert_eq!(opener.chunks(), 1..4);
+    opener.open(&sealed[20_000..], &mut rest).unwrap();
+    assert!([first, rest].concat() == plain);
+}
+
+/// Lengths that no plaintext seals to, and chunks beyond the end.
+#[test]
+fn what_no_segment_has_does_not_open() {
+    let sealed = sealed(&[7; 20_000]);
+    for sealed_len in [0, 5, 15, SEALED_CHUNK_BYTES, SEALED_CHUNK_BYTES + 15] {
+        let chunks = 0..sealed_len.div_ceil(SEALED_CHUNK_BYTES) as u64 + 1;
+        let mut opener = ChunkOpener::new(opener(), sealed_len as u64, chunks);
+        let mut plain = vec![1; opener.plain_count(sealed_len)];
+        let opened = opener.open(&sealed[..sealed_len], &mut plain);
+        assert!(opened.is_err() || !opener.chunks().is_empty());
+        assert!(plain.iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn a_filler_computes_the_columns_it_is_asked_for_and_no_others() {
+    let (shape, plain) = cases()
+        .into_iter()
+        .find(|(shape, plain)| shape.total() == 10 && plain.len() == 100_000)
+        .unwrap();
+    let (pieces, _) = write(&shape, &plain);
+    let plan = RowPlan::new(4, 10, &[1, 5, 8, 9], &[2, 0]).unwrap();
+    let filler = StripeFiller::new(&shape, Arc::new(plan)).unwrap();
+    for stripe in (0..shape.share_count()).rev() {
+        let (start, share_len) = (shape.share_offset(stripe) as usize, shape.share_len(stripe));
+        for columns in [0..share_len, 64..192, 0..0, share_len - 64..share_len] {
+            let mut data = vec![0xa5; 4 * share_len];
+            data[share_len..][columns.clone()]
+                .copy_from_slice(&pieces[1][start..][columns.clone()]);
+            let recovery = [5, 8, 9].map(|index: usize| &pieces[index][start..][columns.clone()]);
+            filler
+                .fill(stripe, columns.clone(), &mut data, &recovery)
+                .unwrap();
+            for (index, share) in data.chunks_exact(share_len).enumerate() {
+                let is_there = index < 3;
+                for (column, &byte) in share.iter().enumerate() {
+                    let is_filled = is_there && columns.contains(&column);
+                    let expected = if is_filled {
+                        pieces[index][start + column]
+                    } else {
+                        0xa5
+                    };
+                    assert_eq!(byte, expected, "share {index}, column {column}");
+                }
+            }
+            let refused = filler.fill(stripe, columns.clone(), &mut data, &recovery[..2]);
+            let error = CodeError::TargetCount {
+                given_count: 2,
+                expected_count: 3,
+            };
+            assert_eq!(refused, Err(error));
+        }
+    }
+}
+
+#[test]
+fn plans_that_do_not_make_data_shares_of_the_segment_are_refused() {
+    let shape = Shape::new(2, 5, sealed_len(50_000)).unwrap();
+    let filler = |required, present: &[u8], wanted: &[u8]| {
+        let plan = RowPlan::new(required, 5, present, wanted).unwrap();
+        StripeFiller::new(&shape, Arc::new(plan)).map(|filler| filler.present().to_vec())
+    };
+    let out_of_range = CodeError::IndexOutOfRange {
+        index: 4,
+        total_count: 2,
+    };
+    assert_eq!(filler(2, &[0, 3], &[1]), Ok(vec![0, 3]));
+    assert_eq!(filler(2, &[0, 3], &[1, 4]), Err(out_of_range));
+    let count = CodeError::ShareCount {
+        given_count: 3,
+        required_count: 2,
+    };
+    assert_eq!(filler(3, &[0, 1, 3], &[2]), Err(count));
 }

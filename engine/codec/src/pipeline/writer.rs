@@ -87,7 +87,7 @@ impl SegmentWriter {
         self.left = 0..0;
         let mut plain = plain;
         for chunk in chunks_from(&sealed) {
-            let (plain_len, sealed_len, _) = chunk_lens(&self.shape, chunk);
+            let (plain_len, sealed_len, _) = chunk_lens(self.shape.sealed_len(), chunk);
             let (of_chunk, rest) = plain.split_at(plain_len);
             plain = rest;
             let room = &mut data[filled..];

@@ -45,10 +45,12 @@ mod error;
 pub(crate) mod lagrange;
 #[cfg(test)]
 pub(crate) mod naive;
+mod plans;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 pub use encode::Encoder;
 pub use error::CodeError;
+pub use plans::PlanCache;
 pub use rows::RowPlan;

@@ -16,7 +16,8 @@ use crate::shape::check_counts;
 ///
 /// Making one costs some microseconds and at most 32 bytes for each pair of a present and a
 /// wanted share (twice that if an index is so high that its point is above 255: only for 33 and
-/// more required of more than 224 shares). Whoever meets a pattern again keeps the plan.
+/// more required of more than 224 shares). Whoever meets a pattern again keeps the plan, or a
+/// [`PlanCache`](super::PlanCache).
 pub struct RowPlan {
     required: u8,
     present: Vec<u8>,
@@ -54,9 +55,7 @@ impl RowPlan {
         present: &[u8],
         wanted: &[u8],
     ) -> Result<Self, CodeError> {
-        check_counts(required, total)?;
-        check_present(required, total, present)?;
-        check_wanted(total, present, wanted)?;
+        Self::check(required, total, present, wanted)?;
         let matrix = (!wanted.is_empty()).then(|| {
             let coefficients = lagrange::coefficients(required, present, wanted);
             Matrix::new(level, present.len(), &coefficients)
@@ -68,6 +67,18 @@ impl RowPlan {
             level,
             matrix,
         })
+    }
+
+    /// The rules of [`RowPlan::new`].
+    pub(super) fn check(
+        required: u8,
+        total: u8,
+        present: &[u8],
+        wanted: &[u8],
+    ) -> Result<(), CodeError> {
+        check_counts(required, total)?;
+        check_present(required, total, present)?;
+        check_wanted(total, present, wanted)
     }
 
     /// Indices of the shares to give to [`RowPlan::apply`], in order.

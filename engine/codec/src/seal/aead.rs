@@ -1,10 +1,11 @@
-//! AES-256-GCM by one of two back ends, 12-byte nonces, no associated data.
+//! AES-256-GCM by one of two back ends, with 12-byte nonces.
 //!
 //! `aws-lc-rs` is the default: hand-written assembly for every CPU we meet. `portable` is pure
 //! Rust; it is the oracle the default is tested against, and the choice where the assembly is
 //! not wanted. Both give the same bytes.
 //!
-//! Nonces are the callers' to keep unique; only `chunked` calls this.
+//! Nonces are the callers' to keep unique; only `chunked` calls this. Its chunks have no associated
+//! data ([`NO_AAD`]); the published vectors of the mode do, so the back ends take some.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
@@ -14,6 +15,8 @@ use super::portable;
 pub(super) const KEY_BYTES: usize = 32;
 /// Bytes of a nonce.
 pub(super) const NONCE_BYTES: usize = 12;
+/// What chunks have of associated data.
+pub(super) const NO_AAD: &[u8] = &[];
 /// Bytes of the tag after each chunk.
 pub const TAG_BYTES: usize = 16;
 
@@ -49,18 +52,24 @@ impl AeadKey {
     }
 
     /// Seals `plain` into `sealed`, which is [`TAG_BYTES`] longer.
-    pub(super) fn seal(&self, nonce: [u8; NONCE_BYTES], plain: &[u8], sealed: &mut [u8]) {
+    pub(super) fn seal(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        aad: &[u8],
+        plain: &[u8],
+        sealed: &mut [u8],
+    ) {
         assert_eq!(sealed.len(), plain.len() + TAG_BYTES);
         let (body, tag) = sealed.split_at_mut(plain.len());
         match self {
             Self::AwsLc(key) => {
                 let nonce = Nonce::assume_unique_for_key(nonce);
-                key.seal_out_of_place_scatter(nonce, Aad::empty(), plain, body, &[], tag)
+                key.seal_out_of_place_scatter(nonce, Aad::from(aad), plain, body, &[], tag)
                     .expect("a chunk is far below the limits of the mode");
             }
             Self::Portable(key) => {
                 body.copy_from_slice(plain);
-                tag.copy_from_slice(&key.seal_in_place(&nonce, body));
+                tag.copy_from_slice(&key.seal_in_place(&nonce, aad, body));
             }
         }
     }
@@ -71,6 +80,7 @@ impl AeadKey {
     pub(super) fn open<'a>(
         &self,
         nonce: [u8; NONCE_BYTES],
+        aad: &[u8],
         sealed: &'a mut [u8],
     ) -> Result<&'a mut [u8], TagMismatch> {
         assert!(sealed.len() >= TAG_BYTES);
@@ -80,12 +90,12 @@ impl AeadKey {
             Self::AwsLc(key) => key
                 .open_in_place_separate_tag(
                     Nonce::assume_unique_for_key(nonce),
-                    Aad::empty(),
+                    Aad::from(aad),
                     tag,
                     body,
                 )
                 .is_ok(),
-            Self::Portable(key) => key.open_in_place(&nonce, body, tag),
+            Self::Portable(key) => key.open_in_place(&nonce, aad, body, tag),
         };
         if !opened {
             // The back end may have deciphered some of it before it knew.
@@ -101,6 +111,7 @@ impl AeadKey {
     pub(super) fn open_into(
         &self,
         nonce: [u8; NONCE_BYTES],
+        aad: &[u8],
         sealed: &[u8],
         plain: &mut [u8],
     ) -> Result<(), TagMismatch> {
@@ -109,12 +120,12 @@ impl AeadKey {
         let opened = match self {
             Self::AwsLc(key) => {
                 let nonce = Nonce::assume_unique_for_key(nonce);
-                key.open_separate_gather(nonce, Aad::empty(), body, tag, plain)
+                key.open_separate_gather(nonce, Aad::from(aad), body, tag, plain)
                     .is_ok()
             }
             Self::Portable(key) => {
                 plain.copy_from_slice(body);
-                key.open_in_place(&nonce, plain, tag)
+                key.open_in_place(&nonce, aad, plain, tag)
             }
         };
         if !opened {

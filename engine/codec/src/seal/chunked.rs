@@ -17,7 +17,7 @@ use sha2::Sha512;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::aead::{AeadKey, Backend, KEY_BYTES, NONCE_BYTES, TAG_BYTES};
+use super::aead::{AeadKey, Backend, KEY_BYTES, NO_AAD, NONCE_BYTES, TAG_BYTES};
 use crate::shape::{CHUNK_BYTES, SEALED_CHUNK_BYTES, plain_len, sealed_len};
 
 /// Bytes of an input key.
@@ -135,7 +135,7 @@ impl MessageKey {
             plain.len()
         );
         assert!(index < CHUNK_COUNT_MAX, "chunk index {index} >= 2^38");
-        self.key.seal(self.nonce(index), plain, sealed);
+        self.key.seal(self.nonce(index), NO_AAD, plain, sealed);
     }
 
     /// Opens chunk `index` in place and returns its plaintext, the front of `sealed`.
@@ -155,7 +155,7 @@ impl MessageKey {
             return Err(error);
         }
         self.key
-            .open(self.nonce(index), sealed)
+            .open(self.nonce(index), NO_AAD, sealed)
             .map_err(|_| OpenError::Authentication)
     }
 
@@ -180,7 +180,7 @@ impl MessageKey {
             return Err(error);
         }
         self.key
-            .open_into(self.nonce(index), sealed, plain)
+            .open_into(self.nonce(index), NO_AAD, sealed, plain)
             .map_err(|_| OpenError::Authentication)
     }
 

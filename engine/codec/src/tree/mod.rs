@@ -4,7 +4,7 @@
 //! of 16 leaves (`piece`); the *piece root* is the plain BLAKE3 hash of the piece; the *segment
 //! commitment* binds all piece roots of a segment with its shape (`segment`); the *object root*
 //! binds all segment commitments of an object (`object`). `slice` proves a range of leaves
-//! against a piece root. `lockstep` hashes all pieces of a segment at once, in the lanes of vectors (`lanes`).
+//! against a piece root. `lockstep` hashes all pieces of a segment at once, in the lanes of vectors (`lanes`), and `slice` the leaves of a share.
 //!
 //! What must stay true: every shape is derived from lengths the verifier knows, never from what
 //! a prover sends, and a proof with a hash too few or too many is refused. Hashes of different

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails stops its test")]
 
+mod fuzz;
 mod independent;
 mod level;
 mod segment;

@@ -1,0 +1,10 @@
+//! The erasure code at every level, against the stock crate.
+#![no_main]
+
+#[path = "../bodies/codec.rs"]
+#[allow(dead_code, reason = "each target runs one of its bodies")]
+mod body;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| body::code(bytes));

@@ -1,0 +1,10 @@
+//! Whole segments through the pipeline and back, at every level.
+#![no_main]
+
+#[path = "../bodies/codec.rs"]
+#[allow(dead_code, reason = "each target runs one of its bodies")]
+mod body;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| body::segment(bytes));
