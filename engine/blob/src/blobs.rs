@@ -37,6 +37,8 @@ pub(crate) struct Blob<F> {
     pub(crate) log: RefCell<Option<BlobLog>>,
     /// What the footer said; `None` until it is written.
     pub(crate) seal: Cell<Option<Seal>>,
+    /// It was begun by this process: what its log lacks was never durable.
+    pub(crate) is_new: Cell<bool>,
     /// It ended, and its footer found no room; see `owed`.
     pub(crate) owes_footer: Cell<bool>,
     pub(crate) tally: Cell<BlobTally>,
@@ -279,6 +281,7 @@ impl<F> Blob<F> {
             tail: Cell::new(tail),
             log: RefCell::new(log),
             seal: Cell::new(seal),
+            is_new: Cell::new(false),
             owes_footer: Cell::new(false),
             tally: Cell::default(),
             is_given_up: Cell::new(false),
@@ -367,6 +370,15 @@ impl<F> Blob<F> {
             survey.needed_count + (mark_count - survey.mark_count)
         });
         u64::from(needed_count) * MARK_BYTES
+    }
+
+    /// Whether nothing was ever stored in it, since all its groups failed to be written.
+    pub(crate) fn is_void(&self) -> bool {
+        let log = self.log.borrow();
+        let is_empty = log
+            .as_ref()
+            .is_some_and(|log| log.entries.is_empty() && log.group_count == 0);
+        is_empty && self.is_new.get()
     }
 
     /// The footer that would seal it now; `None` where it has one, where something in it is not durable or not readable, and

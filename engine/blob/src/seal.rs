@@ -103,6 +103,7 @@ impl<D: Disk> Store<D> {
             Tail::new(),
             Content::Open(BlobLog::default()),
         ));
+        blob.is_new.set(true);
         blobs.push(Some(Rc::clone(&blob)));
         Ok(blob)
     }
@@ -150,6 +151,9 @@ impl<D: Disk> Store<D> {
         let has_owed = blob.owes_footer.take();
         if self.find_displaced(blob).await {
             return;
+        }
+        if blob.is_void() && !self.is_read_only() {
+            return self.discard(blob).await;
         }
         let Some(footer) = blob.footer().filter(|_| !self.is_read_only()) else {
             if !has_owed {
@@ -200,6 +204,32 @@ impl<D: Disk> Store<D> {
         blob.update_tail(|tail| tail.attested_number = tail.last_number);
         blob.mark_sealed(&footer);
         self.add_replay_cost(1);
+    }
+
+    /// Removes a blob in which nothing was ever stored: what is left of its groups takes room that nobody else would give back.
+    async fn discard(&self, blob: &Blob<D::File>) {
+        let _still = self.hold_still().await;
+        self.add_replay_cost(1);
+        if let Err(error) = self.note_removal(blob.id).await {
+            self.write_failed(blob.id, WriteOperation::Remove, error);
+            return;
+        }
+        let slot = blob.slot as usize;
+        let discarded = self.blobs.borrow_mut()[slot].take();
+        if let Err(error) = self.disk.remove(blob.id).await {
+            self.blobs.borrow_mut()[slot] = discarded;
+            self.write_failed(blob.id, WriteOperation::Remove, error);
+            return;
+        }
+        let file_len = blob.tail.get().file_len;
+        self.account(|space| {
+            space.file_bytes -= file_len;
+            space.header_bytes -= file_len;
+        });
+        self.count(|counters| {
+            counters.blobs_removed += 1;
+            counters.removed_bytes += file_len;
+        });
     }
 
     pub(crate) async fn attest_all(&self) {

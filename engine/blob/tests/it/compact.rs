@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use strand_blob::disk::sim::SimDisk;
+use strand_blob::disk::sim::{Failure, Fault, Op, SimDisk};
 use strand_blob::testing::yield_now;
 use strand_blob::{
     BlobId, Compaction, GetError, NewPiece, PutError, StoreOptions, Stored, Traffic,
@@ -101,6 +101,28 @@ fn a_blob_whose_footer_found_no_room_is_compacted_once_there_is_some() {
         let world = open(&world.crash(seed), options(), 2);
         check_only(&world, 0..4, |_| false);
     }
+}
+
+/// A blob of which every group failed to be written is nobody's: its file goes, with what was left of the groups.
+#[test]
+fn a_blob_in_which_nothing_could_be_stored_leaves_no_file() {
+    let world = open(&SimDisk::new(1), options(), 1);
+    // Its header goes down, and nothing else.
+    world.disk.inject(Fault {
+        ops: &[Op::Write],
+        nth: 2,
+        failure: Failure::NoSpace,
+        is_sticky: true,
+    });
+    for key in 0..40 {
+        assert_eq!(world.put(piece(key, 20_000)), Err(PutError::Full));
+    }
+    world.disk.heal();
+    assert_eq!(world.put(piece(50, 20_000)), Ok(Stored::New));
+    assert_eq!(world.disk.files().len(), 1);
+    check_only(&world, 0..51, |key| key == 50);
+    let world = open(&world.crash(5), options(), 2);
+    check_only(&world, 0..51, |key| key == 50);
 }
 
 /// Puts stop while there is room to move the fullest blob that is worth it: else a disk that they filled would stay full whatever is deleted.
