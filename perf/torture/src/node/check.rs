@@ -15,6 +15,9 @@ use super::moods::Faults;
 use super::world::World;
 use crate::store::guard::say;
 
+/// Upkeep looks once a second, rests while it compacts, and knows the time to the second.
+const EXPIRED_WAIT: Duration = Duration::from_secs(5);
+
 /// What explains an answer that is no success.
 #[derive(Clone, Copy)]
 pub(super) struct Excuses {
@@ -169,8 +172,20 @@ impl World {
         self.check(&keys).await;
     }
 
+    /// Whether a piece expired so lately that no upkeep may have looked since.
+    fn has_just_expired(&self) -> bool {
+        let now_ms = self.executor.now_ms();
+        let since_ms = now_ms - EXPIRED_WAIT.as_millis() as u64;
+        let entries = &self.ledger.borrow().entries;
+        let mut expiries = entries.values().map(|entry| entry.expiry_ms);
+        expiries.any(|expiry_ms| (since_ms..now_ms + 1_000).contains(&expiry_ms))
+    }
+
     /// A node that was left alone has compacted and scrubbed what there was.
     pub(super) async fn check_tidy(&self) {
+        while self.has_just_expired() {
+            self.executor.sleep(EXPIRED_WAIT).await;
+        }
         let (Some(host), Some(store)) = (self.running(), self.store()) else {
             return self.violate("the node is gone");
         };

@@ -279,6 +279,10 @@ impl World {
     pub(super) async fn tend(self: Rc<Self>) {
         while self.is_loading.get() {
             self.pause(5_000, 40_000).await;
+            // What is withdrawn in the end stays so.
+            if !self.is_loading.get() {
+                return;
+            }
             if self.below(4) == 0 {
                 self.withdraw();
                 self.restore().await;
