@@ -135,6 +135,51 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A scheme with points above 255, whose matrices are wide: the rows of 64 + 191 that lie there, and
+/// data shares from them.
+fn wide(criterion: &mut Criterion) {
+    const REQUIRED: u8 = 64;
+    let mut group = criterion.benchmark_group("wide");
+    let share_len = 16 * KIB;
+    group.throughput(Throughput::Bytes(
+        (usize::from(REQUIRED) * share_len) as u64,
+    ));
+    let data = Buffers::random(11, usize::from(REQUIRED), share_len);
+    let data = data.slices();
+    let mut recovery = Buffers::random(12, usize::from(255 - REQUIRED), share_len);
+    let mut expected = None;
+    for level in Level::available() {
+        let mut encoder = Encoder::with_level(level, REQUIRED, 255).expect("scheme");
+        encoder
+            .encode_into(&data, &mut recovery.slices_mut())
+            .expect("shares");
+        let output = report_output("wide", recovery.slices());
+        assert_eq!(*expected.get_or_insert(output), output);
+        group.bench_function(BenchmarkId::new("encode 64 + 191", level), |bencher| {
+            let mut recovery = recovery.slices_mut();
+            bencher.iter(|| encoder.encode_into(&data, &mut recovery).expect("shares"));
+        });
+
+        let wanted: Vec<u8> = (0..8).collect();
+        let present: Vec<u8> = (8..REQUIRED).chain(247..255).collect();
+        let plan = RowPlan::with_level(level, REQUIRED, 255, &present, &wanted).expect("plan");
+        let all = [data.clone(), recovery.slices()].concat();
+        let sources: Vec<&[u8]> = present
+            .iter()
+            .map(|&index| all[usize::from(index)])
+            .collect();
+        let mut rebuilt = Buffers::random(13, wanted.len(), share_len);
+        plan.apply(&sources, &mut rebuilt.slices_mut())
+            .expect("shares");
+        assert!(rebuilt.slices() == data[..wanted.len()]);
+        group.bench_function(BenchmarkId::new("8 of 64 missing", level), |bencher| {
+            let mut rebuilt = rebuilt.slices_mut();
+            bencher.iter(|| plan.apply(&sources, &mut rebuilt).expect("shares"));
+        });
+    }
+    group.finish();
+}
+
 /// What a loss pattern and a scheme cost before their first byte.
 fn plan(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
@@ -153,48 +198,49 @@ fn plan(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Chunks sealed and opened out of place, full ones and the shorter ones that a segment ends in; and
+/// opened in place.
 fn seal(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("seal");
-    group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
-    let plain = random_bytes(6, CHUNK_BYTES);
     let (key, salt) = (ContentKey::new([1; 32]), [2; 24]);
     let context = SegmentContext {
         object_id: [3; 16],
         part_number: 1,
         segment_index: 0,
     };
-    let mut expected = None;
-    for backend in [Backend::AwsLc, Backend::Portable] {
-        let sealer = Sealer::with_backend(backend, &key, &salt, &context);
-        let commitment = sealer.key_commitment();
-        let opener = Opener::with_backend(backend, &key, &salt, &commitment, &context)
-            .expect("the commitment is the sealer's");
-        let mut sealed = vec![0; CHUNK_BYTES + 16];
-        sealer.seal_chunk(0, &plain, &mut sealed);
-        let output = report_output("seal", [sealed.as_slice()]);
-        assert_eq!(*expected.get_or_insert(output), output);
-        group.bench_function(
-            BenchmarkId::new("seal 16 KiB", format!("{backend:?}")),
-            |bencher| {
+    for len in [64, KIB, 4 * KIB, CHUNK_BYTES] {
+        group.throughput(Throughput::Bytes(len as u64));
+        let (plain, is_last) = (random_bytes(6, len), len < CHUNK_BYTES);
+        let mut expected = None;
+        for backend in [Backend::AwsLc, Backend::Portable] {
+            let sealer = Sealer::with_backend(backend, &key, &salt, &context);
+            let commitment = sealer.key_commitment();
+            let opener = Opener::with_backend(backend, &key, &salt, &commitment, &context)
+                .expect("the commitment is the sealer's");
+            let mut sealed = vec![0; len + 16];
+            sealer.seal_chunk(0, &plain, &mut sealed);
+            let output = report_output("seal", [sealed.as_slice()]);
+            assert_eq!(*expected.get_or_insert(output), output);
+            let id = |what| BenchmarkId::new(format!("{what} {backend:?}"), len);
+            group.bench_function(id("seal"), |bencher| {
                 bencher.iter(|| sealer.seal_chunk(0, &plain, &mut sealed));
-            },
-        );
+            });
 
-        let mut chunk = vec![0; CHUNK_BYTES + 16];
-        let mut open = || {
-            chunk.copy_from_slice(&sealed);
-            opener
-                .open_chunk(0, false, &mut chunk)
-                .expect("sealed above")
-                == plain
-        };
-        assert!(open());
-        group.bench_function(
-            BenchmarkId::new("open 16 KiB", format!("{backend:?}")),
-            |bencher| {
-                bencher.iter(&mut open);
-            },
-        );
+            let mut opened = vec![0; len];
+            let mut open = || opener.open_chunk_into(0, is_last, &sealed, &mut opened);
+            open().expect("sealed above");
+            group.bench_function(id("open"), |bencher| bencher.iter(&mut open));
+            assert!(opened == plain);
+
+            let mut chunk = vec![0; len + 16];
+            let mut open = || {
+                chunk.copy_from_slice(&sealed);
+                let opened = opener.open_chunk(0, is_last, &mut chunk);
+                opened.expect("sealed above") == plain
+            };
+            assert!(open());
+            group.bench_function(id("open in place"), |bencher| bencher.iter(&mut open));
+        }
     }
     group.finish();
 }
@@ -284,49 +330,6 @@ fn tree(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What an upload does with a stripe: seal, encode, hash all 93 shares.
-fn stripe(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("stripe");
-    group.throughput(Throughput::Bytes((K * CHUNK_BYTES) as u64));
-    let plain = random_bytes(9, K * CHUNK_BYTES);
-    let context = SegmentContext {
-        object_id: [3; 16],
-        part_number: 1,
-        segment_index: 0,
-    };
-    let sealer = Sealer::new(&ContentKey::new([1; 32]), &[2; 24], &context);
-    // Chunks are a little longer than shares: 29 of them fill a stripe and 464 bytes.
-    let mut sealed = vec![0; K * (CHUNK_BYTES + 16)];
-    let mut recovery = Buffers::random(10, ROWS, SHARE_BYTES);
-    let mut encoder = Encoder::new(REQUIRED, TOTAL).expect("scheme");
-    let mut run = || {
-        let chunks = plain
-            .chunks(CHUNK_BYTES)
-            .zip(sealed.chunks_mut(CHUNK_BYTES + 16));
-        for (index, (plain, sealed)) in chunks.enumerate() {
-            sealer.seal_chunk(index as u64, plain, sealed);
-        }
-        let data: Vec<&[u8]> = sealed.chunks(SHARE_BYTES).take(K).collect();
-        encoder
-            .encode_into(&data, &mut recovery.slices_mut())
-            .expect("shares");
-        let hash = |share: &[u8]| {
-            let mut hasher = PieceHasher::new(SHARE_BYTES as u64);
-            hasher.push_share(share);
-            hasher.finish().root
-        };
-        data.into_iter()
-            .chain(recovery.slices())
-            .map(hash)
-            .collect::<Vec<[u8; 32]>>()
-    };
-    report_output("stripe", run().iter().map(<[u8; 32]>::as_slice));
-    group.bench_function("seal, encode 29 + 64, hash 93", |bencher| {
-        bencher.iter(&mut run)
-    });
-    group.finish();
-}
-
 criterion_group! {
     name = benches;
     // Half a minute in all; `cargo bench -- --measurement-time 5` for more certainty.
@@ -334,6 +337,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800))
         .sample_size(20);
-    targets = encode, decode, plan, seal, tree, stripe
+    targets = encode, decode, wide, plan, seal, tree
 }
 criterion_main!(benches);

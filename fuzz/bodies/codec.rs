@@ -423,7 +423,7 @@ pub(crate) fn segment(bytes: &[u8]) {
             assert_eq!(tree.root, *blake3::hash(piece).as_bytes());
         }
         let (expected_pieces, expected_trees) =
-            first.get_or_insert((pieces.clone(), trees.clone()));
+            first.get_or_insert_with(|| (pieces.clone(), trees.clone()));
         assert!(
             pieces == *expected_pieces && trees == *expected_trees,
             "{level}"
@@ -490,7 +490,7 @@ fn restore(
             let of_tree = trees[usize::from(index)].share_hashes.get(stripe as usize);
             assert_eq!(
                 hashes.last(),
-                Some(of_tree.unwrap_or(&trees[usize::from(index)].root))
+                Some(of_tree.unwrap_or_else(|| &trees[usize::from(index)].root))
             );
             if let Some((altered, at)) = damage
                 && altered == index

@@ -27,10 +27,11 @@ impl Shares {
                 .update(&seed.to_le_bytes())
                 .update(&index.to_le_bytes());
             let mut bytes = vec![0; len + (PAGE_LINES + 1) * LINE_BYTES];
-            hasher.finalize_xof().fill(&mut bytes);
             // 37 is odd, so 64 shares in a row begin at 64 offsets from their allocation.
             let start = bytes.as_ptr().align_offset(LINE_BYTES);
             let start = start + index * 37 % PAGE_LINES * LINE_BYTES;
+            // The share alone: what it holds must not depend on where the allocation lies.
+            hasher.finalize_xof().fill(&mut bytes[start..][..len]);
             Row { bytes, start }
         });
         Self {
