@@ -123,7 +123,7 @@ impl World {
     }
 
     /// Changes some bytes of a stored piece that `may` be chosen; which one, if the ledger knows it.
-    pub(super) fn rot(&self, may: impl Fn(&inspect::StoredRecord) -> bool) -> Option<u64> {
+    pub(super) fn rot(&self, may: impl Fn(BlobId, &inspect::StoredRecord) -> bool) -> Option<u64> {
         let disk = self.disk.borrow().clone();
         let files: Vec<_> = disk.files().into_iter().collect();
         if files.is_empty() {
@@ -134,7 +134,7 @@ impl World {
             let (blob, bytes) = &files[(first + nth) % files.len()];
             let mut records = inspect::records(bytes).ok()?;
             let last = records.iter().map(|record| record.offset).max();
-            records.retain(|record| record.is_piece() && may(record));
+            records.retain(|record| record.is_piece() && may(*blob, record));
             let count = records.len() as u64;
             (count > 0).then(|| (*blob, records[self.below(count) as usize], last))
         })?;

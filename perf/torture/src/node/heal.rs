@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use piecestore::core::executor::Executor;
 use piecestore::limits::{CHECK_IN_WAIT, SCRUB_REST_MAX, UPKEEP_PAUSE};
-use strand_blob::inspect;
+use strand_blob::{BlobId, inspect};
 use strand_protocol::limits::{CHECK_IN_INTERVAL, CONNECT_TIMEOUT};
 
 use super::Control;
@@ -97,11 +97,11 @@ impl World {
             return self.violate("the node is gone");
         };
         let newest = self.newest_records();
-        let key = self.rot(|record| {
+        let key = self.rot(|blob, record| {
             let ledger = self.ledger.borrow();
             let key = ledger.key_of(&record.id);
-            key.is_some_and(|key| ledger.is_firm(key))
-                && newest.get(&record.id) == Some(&record.sequence)
+            let place = (record.sequence, blob, record.offset);
+            key.is_some_and(|key| ledger.is_firm(key)) && newest.get(&record.id) == Some(&place)
         });
         let Some(key) = key else {
             return;
@@ -126,13 +126,14 @@ impl World {
         self.check(&[key]).await;
     }
 
-    /// The highest sequence of each piece on the disk.
-    fn newest_records(&self) -> BTreeMap<[u8; 32], u64> {
+    /// The record of each piece that counts: the highest sequence, and of one that compaction moved the later place.
+    fn newest_records(&self) -> BTreeMap<[u8; 32], (u64, BlobId, u64)> {
         let mut newest = BTreeMap::new();
-        for bytes in self.disk.borrow().files().values() {
-            for record in inspect::records(bytes).unwrap_or_default() {
-                let sequence = newest.entry(record.id).or_insert(record.sequence);
-                *sequence = record.sequence.max(*sequence);
+        for (blob, bytes) in self.disk.borrow().files() {
+            for record in inspect::records(&bytes).unwrap_or_default() {
+                let place = (record.sequence, blob, record.offset);
+                let known = newest.entry(record.id).or_insert(place);
+                *known = place.max(*known);
             }
         }
         newest

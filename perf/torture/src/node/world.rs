@@ -383,7 +383,7 @@ impl World {
             self.executor.sleep_machines(time);
         }
         if episode.has_rot || self.options.control == Control::RotsSecretly {
-            self.rot(|_| true);
+            self.rot(|_, _| true);
         }
     }
 }
