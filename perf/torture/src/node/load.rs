@@ -241,8 +241,8 @@ impl World {
             simulated::delete(&mut send, &mut recv, limit).await
         };
         let answer = client.ask(asking).await;
-        // A piece that was acknowledged was there to be deleted. Who cannot read it deletes it all the same, and does not know.
-        let could_read = self.excuses().faults.reads == 0;
+        // A piece that was acknowledged was there to be deleted. Who cannot read it, or finds it damaged, deletes it all the same, and does not know.
+        let could_read = self.excuses().faults.reads == 0 && !self.ledger.borrow().is_hurt(key);
         if let (Ok(false), Some(before), true) = (&answer, before, could_read) {
             let version = self.ledger.borrow().before(key).unwrap_or(before);
             let before = before.in_version_of(version);
