@@ -8,8 +8,9 @@ use crate::error::PutError;
 use crate::layout;
 use crate::pieces::Found;
 use crate::record::Kind;
+use crate::room::{COMMIT_OVERHEAD_BYTES, Spare};
 use crate::states::{self, State};
-use crate::store::{COMMIT_OVERHEAD_BYTES, Spare, Store};
+use crate::store::Store;
 
 /// Most pieces that one filter may trash, in percent of the live pieces in its range.
 const TRASH_PERCENT_MAX: u64 = 3;

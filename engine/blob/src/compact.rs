@@ -18,20 +18,19 @@ use bytes::Bytes;
 
 use crate::ahead::Ahead;
 use crate::blobs::{Blob, MARK_BYTES, Survey};
-use crate::bug::{self, Bug};
-use crate::disk::{Disk, DiskError};
+use crate::disk::Disk;
 use crate::error::{Damage, PutError};
 use crate::footer::{Footer, FooterEntry};
 use crate::header::ExpiryClass;
-use crate::layout::{BLOB_HEADER_BYTES, GROUP_HEADER_BYTES, RECORD_HEADER_BYTES, SHARE_BYTES};
+use crate::layout::{RECORD_HEADER_BYTES, SHARE_BYTES};
 use crate::marks::{self, Answer, Mark, Order};
 use crate::outranked::Outranked;
-use crate::poison::WriteOperation;
 use crate::queue::Work;
 use crate::record::{Found, Kind, RecordHeader, Trailer};
 use crate::recover;
+use crate::room::COMMIT_OVERHEAD_BYTES;
 use crate::states::{self, Known, State};
-use crate::store::{COMMIT_OVERHEAD_BYTES, Store};
+use crate::store::Store;
 use crate::wait::KeyGuard;
 
 /// Bytes and records on the move at a time: as many reads go on while a group is written. Half a group, so that those who wait
@@ -448,67 +447,6 @@ impl<D: Disk> Store<D> {
             guard,
         }))
     }
-
-    /// Removes a blob from which everything was moved.
-    async fn remove(
-        &self,
-        blob: &Rc<Blob<D::File>>,
-        footer: &Footer,
-        done: &mut Compaction,
-    ) -> Result<(), PutError> {
-        let tally = blob.tally.get();
-        assert_eq!(
-            (tally.live_count, tally.trash_count),
-            (0, 0),
-            "a piece of {} was not moved",
-            blob.id
-        );
-        let _still = self.hold_still().await;
-        if let Err(error) = self.note_removal(blob.id).await {
-            return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
-        }
-        self.add_replay_cost(1);
-        let removal = Removal::begin(self, blob);
-        // G6: everything worth keeping is durable elsewhere by now.
-        match self.disk.remove(blob.id).await {
-            // A call that was dropped may have removed it.
-            Ok(()) | Err(DiskError::NotFound) => removal.end(),
-            Err(error) => {
-                blob.give_up_compacting();
-                return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
-            }
-        }
-        let (mut body_bytes, mut record_bytes) = (0, 0);
-        for entry in &footer.entries {
-            let record = &entry.record;
-            record_bytes += record.record_len();
-            body_bytes += u64::from(record.body_len);
-            if record.kind == Kind::Piece {
-                let fingerprint = self
-                    .fingerprinter
-                    .of(&blob.satellite_of(record), &record.id);
-                let entry = blob.known(entry).entry;
-                self.dead.borrow_mut().remove(fingerprint, entry);
-            }
-        }
-        let file_len = blob.tail.get().file_len;
-        let group_bytes = u64::from(footer.group_count) * GROUP_HEADER_BYTES as u64;
-        let used_bytes = record_bytes + group_bytes + footer.skipped_bytes;
-        self.account(|space| {
-            space.file_bytes -= file_len;
-            space.dead_bytes -= body_bytes;
-            space.overhead_bytes -= record_bytes - body_bytes + group_bytes;
-            space.padding_bytes -= (footer.offset - BLOB_HEADER_BYTES).saturating_sub(used_bytes);
-            space.skipped_bytes -= footer.skipped_bytes;
-            space.header_bytes -= BLOB_HEADER_BYTES + (file_len - footer.offset);
-        });
-        self.count(|counters| {
-            counters.blobs_removed += 1;
-            counters.removed_bytes += file_len;
-        });
-        done.removed_bytes = file_len;
-        Ok(())
-    }
 }
 
 /// Lets the next call begin when this one ends, whichever way it ends.
@@ -517,44 +455,6 @@ struct Turn<'a>(&'a Cell<bool>);
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.set(false);
-    }
-}
-
-/// A blob whose file is being removed. Until that has [ended](Self::end) nobody knows whether the file will be there.
-struct Removal<'a, D: Disk> {
-    store: &'a Store<D>,
-    blob: &'a Rc<Blob<D::File>>,
-    is_over: bool,
-}
-
-impl<'a, D: Disk> Removal<'a, D> {
-    /// Before its file goes: who reads the blob now and fails knows why.
-    fn begin(store: &'a Store<D>, blob: &'a Rc<Blob<D::File>>) -> Self {
-        store.blobs.borrow_mut()[blob.slot as usize] = None;
-        Self {
-            store,
-            blob,
-            is_over: false,
-        }
-    }
-
-    fn end(mut self) {
-        self.is_over = true;
-    }
-}
-
-impl<D: Disk> Drop for Removal<'_, D> {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        if bug::is_planted(Bug::DroppedRemovalForgotten) {
-            return;
-        }
-        let slot = self.blob.slot as usize;
-        self.store.blobs.borrow_mut()[slot] = Some(Rc::clone(self.blob));
-        // An opening would take the records of a blob that a checkpoint lacks for new ones, and a blob that it names and is gone for lost.
-        self.store.is_index_behind.set(true);
     }
 }
 

@@ -6,8 +6,9 @@ use crate::header::ExpiryClass;
 use crate::layout;
 use crate::queue::{Item, Work};
 use crate::record::Kind;
+use crate::room::COMMIT_OVERHEAD_BYTES;
 use crate::states::Known;
-use crate::store::{COMMIT_OVERHEAD_BYTES, Store};
+use crate::store::Store;
 use crate::wait::{KeyGuard, Receiver, oneshot};
 
 /// When a record is durable, or why it is not.
