@@ -3,8 +3,11 @@
 //! The store keeps root, path and commitment for its caller and gives them back bit-exact; it checks lengths and counts, and knows
 //! nothing of codes or trees beyond "a one-share piece's root is the hash of its body", which the caller vouches for.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
+use crate::bug::{self, Bug};
 use crate::error::BadPiece;
 use crate::header::ExpiryClass;
 use crate::index::{Entry, Place};
@@ -177,5 +180,26 @@ impl Piece {
     #[must_use]
     pub fn share_count(&self) -> u32 {
         layout::share_count(self.body_len)
+    }
+
+    /// The first of these shares whose bytes are not what they should be.
+    pub(crate) fn first_bad_share(&self, shares: Range<u32>, bytes: &[u8]) -> Option<u32> {
+        let mut parts = bytes.chunks(SHARE_BYTES);
+        for share in shares {
+            let is_last = share + 1 == self.share_count();
+            let wanted = if is_last {
+                self.body_len as usize - share as usize * SHARE_BYTES
+            } else {
+                SHARE_BYTES
+            };
+            let found = parts.next().unwrap_or_default();
+            // G3: no byte leaves whose share was not checked.
+            let is_right = crc32fast::hash(found) == self.crcs[share as usize]
+                || bug::is_planted(Bug::BodyUnchecked);
+            if found.len() != wanted || !is_right {
+                return Some(share);
+            }
+        }
+        None
     }
 }

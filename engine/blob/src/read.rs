@@ -246,43 +246,39 @@ impl<D: Disk> Store<D> {
         let Some(blob) = self.blob(piece.place) else {
             return self.read_moved(piece, shares).await;
         };
-        let bytes = match &piece.body {
-            Some(body) => body.slice(start as usize..end as usize),
-            None => {
-                let offset = piece.place.offset + RECORD_HEADER_BYTES as u64 + start;
-                let crcs = &piece.crcs[shares.start as usize..shares.end as usize];
-                let len = (end - start) as usize;
-                if let Some(bytes) = self.copy_resident(&blob, offset, len, crcs) {
-                    self.count(|counters| {
-                        counters.shares_read += u64::from(shares.end - shares.start);
-                        counters.shares_from_memory += u64::from(shares.end - shares.start);
-                    });
-                    return Ok(bytes);
-                }
-                let record_len = layout::piece_record_len(piece.body_len, piece.path.len());
-                self.note_read(&blob, piece.place, record_len);
-                match self.read_span(&blob, offset, end - start).await {
+        let offset = piece.place.offset + RECORD_HEADER_BYTES as u64 + start;
+        if piece.body.is_none() {
+            let crcs = &piece.crcs[shares.start as usize..shares.end as usize];
+            let len = (end - start) as usize;
+            if let Some(bytes) = self.copy_resident(&blob, offset, len, crcs) {
+                let count = u64::from(shares.end - shares.start);
+                self.count(|counters| counters.shares_read += count);
+                self.count(|counters| counters.shares_from_memory += count);
+                return Ok(bytes);
+            }
+            let record_len = layout::piece_record_len(piece.body_len, piece.path.len());
+            self.note_read(&blob, piece.place, record_len);
+        }
+        let part = |body: &Bytes| body.slice(start as usize..end as usize);
+        let mut known = piece.body.as_ref().map(part);
+        let mut is_again = false;
+        loop {
+            let bytes = match known.take() {
+                Some(bytes) => bytes,
+                None => match self.read_span(&blob, offset, end - start).await {
                     Ok(span) => span.into_bytes(),
                     Err(_) if self.blob(piece.place).is_none() => {
                         return self.read_moved(piece, shares).await;
                     }
                     Err(error) => return Err(error.into()),
-                }
-            }
-        };
-        let mut parts = bytes.chunks(SHARE_BYTES);
-        for share in shares.clone() {
-            let is_last = share + 1 == share_count;
-            let wanted = if is_last {
-                piece.body_len as usize - share as usize * SHARE_BYTES
-            } else {
-                SHARE_BYTES
+                },
             };
-            let found = parts.next().unwrap_or_default();
-            // G3: no byte leaves whose share was not checked.
-            let is_right = crc32fast::hash(found) == piece.crcs[share as usize]
-                || bug::is_planted(Bug::BodyUnchecked);
-            if found.len() != wanted || !is_right {
+            let Some(share) = piece.first_bad_share(shares.clone(), &bytes) else {
+                self.count(|counters| counters.shares_read += u64::from(shares.end - shares.start));
+                return Ok(bytes);
+            };
+            // A disk may have given the bytes of another place: what fails is read once more.
+            if is_again {
                 let damage = Damage::Share(share);
                 // The other shares are still served until a scrub or compaction comes by: they may be what somebody lacks.
                 let name = (piece.satellite, piece.id);
@@ -291,9 +287,8 @@ impl<D: Disk> Store<D> {
                 self.note_damage(error);
                 return Err(error);
             }
+            is_again = true;
         }
-        self.count(|counters| counters.shares_read += u64::from(shares.end - shares.start));
-        Ok(bytes)
     }
 
     /// Reads shares of a piece that compaction has moved since it was looked up.
@@ -367,7 +362,13 @@ impl<D: Disk> Store<D> {
     ) -> Option<Lookup> {
         let mut lookup = Lookup::default();
         for (entry, state) in candidates {
-            match self.load(entry, state, satellite, id, search).await {
+            let mut loaded = self.load(entry, state, satellite, id, search).await;
+            let is_doubtful = matches!(loaded, Ok(Loaded::Damaged(..) | Loaded::Unknown(_)));
+            if is_doubtful && !matches!(state, State::Damaged(_)) {
+                // A disk may have given the bytes of another place.
+                loaded = self.load(entry, state, satellite, id, search).await;
+            }
+            match loaded {
                 Ok(Loaded::Other) => {}
                 Ok(Loaded::Moved) => return None,
                 Ok(Loaded::Known(confirmed)) => lookup.confirmed.push(confirmed),

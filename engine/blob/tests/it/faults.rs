@@ -389,3 +389,46 @@ fn whichever_operation_fails_acks_hold() {
         }
     }
 }
+
+#[test]
+fn one_misread_costs_nothing() {
+    // Read whole, in two parts, and in several shares.
+    for len in [900, 20_000, 100_000] {
+        for nth in 1..6 {
+            let world = World::new(nth);
+            world.put(piece(1, len)).unwrap();
+            world.put(piece(2, len)).unwrap();
+            world
+                .disk
+                .inject(once(&[Op::Read], nth, Failure::Misdirected));
+            check_same(&world, &piece(1, len));
+            check_same(&world, &piece(2, len));
+            assert_eq!(world.store.take_lost(), [], "{len} bytes, read {nth}");
+        }
+    }
+}
+
+#[test]
+fn compaction_that_misreads_once_drops_nothing() {
+    for nth in 1..8 {
+        let mut options = small_options();
+        options.blob_records_max = 4;
+        let world = open(&SimDisk::new(nth), options, nth);
+        for key in 0..8 {
+            world.put(piece(key, 20_000)).unwrap();
+        }
+        for key in [0, 1, 2] {
+            assert_eq!(world.delete(key), Ok(true));
+        }
+        world
+            .disk
+            .inject(once(&[Op::Read], nth, Failure::Misdirected));
+        while let Some(done) = world.compact(NOW_S) {
+            assert_eq!(done.lost, [], "read {nth}");
+        }
+        world.disk.heal();
+        for key in 3..8 {
+            check_same(&world, &piece(key, 20_000));
+        }
+    }
+}
