@@ -221,7 +221,7 @@ pub const BUGS: &[PlantedBug] = &[
         Bug::MisreadBelieved,
         "misread-believed",
         "G2",
-        "an opening takes bytes for torn that it read only once",
+        "bytes that were read only once are taken for torn or damaged",
     ),
     planted(
         Bug::DroppedRemovalForgotten,

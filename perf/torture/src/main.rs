@@ -1,7 +1,7 @@
 //! `strand-torture`: the hunt for planted bugs, and simulated nodes by themselves. All proofs together are `strand-perf torture`.
 //!
 //! ```text
-//! strand-torture sim --seed S [--seeds N]       whole nodes in virtual time, and how fast that was; --astray 1 lets writes go astray
+//! strand-torture sim --seed S [--seeds N]       whole nodes in virtual time, and how fast that was; --astray 1 lets writes go astray in each
 //! strand-torture hunt NAME [--seconds T]        looks for the planted bug NAME, in a build with the feature `planted-bugs`
 //! strand-torture hunts [--binary PATH]          hunts them all with that binary, or with one that it builds in target/torture
 //! strand-torture bugs                           lists the planted bugs

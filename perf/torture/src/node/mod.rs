@@ -59,8 +59,8 @@ pub struct NodeOptions {
     pub gap: Duration,
     /// Mean virtual time between two ends of the node's process.
     pub life: Duration,
-    /// Whether writes go astray too, up to a tenth of them in an episode. What the ledger makes of that still raises false alarms, one in some thirty
-    /// seeds; reads go astray in any case, and writes in the seeds of the store alone.
+    /// Whether writes go astray in every seed, up to a tenth of them in an episode, and not only in every third: what was hit excuses more, so most seeds
+    /// are strict. Reads go astray in any case.
     pub writes_go_astray: bool,
     /// What is wrong with the world itself, to prove that it would be noticed.
     pub control: Control,

@@ -100,6 +100,7 @@ impl World {
         if random.below(2) == 0 {
             disk.use_memory();
         }
+        let writes_go_astray = options.writes_go_astray || seed % 3 == 2;
         Rc::new(Self {
             seed,
             options,
@@ -110,7 +111,7 @@ impl World {
             permits,
             plan: Plan::draw(&mut random),
             random: RefCell::new(random),
-            moods: Rc::new(DiskMoods::new(executor.clone(), options.writes_go_astray)),
+            moods: Rc::new(DiskMoods::new(executor.clone(), writes_go_astray)),
             host: RefCell::default(),
             disk: RefCell::new(disk),
             clients: RefCell::default(),
