@@ -184,7 +184,7 @@ impl<D: Disk> Store<D> {
         let mut space = self.space();
         space.disk_free_bytes = space
             .disk_free_bytes
-            .saturating_sub(self.options.blob_bytes_max);
+            .saturating_sub(self.moving_bytes(space.disk_free_bytes));
         space.free_bytes()
     }
 

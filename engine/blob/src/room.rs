@@ -15,6 +15,9 @@ const TOMBSTONE_RESERVE_BYTES_MAX: u64 = 16 << 20;
 pub(crate) const COMMIT_OVERHEAD_BYTES: u64 =
     BLOB_HEADER_BYTES + footer::len_of(1) + 2 * BLOCK_BYTES as u64;
 
+/// No more than this part of a disk is left for moving a blob.
+const DISK_PART: u64 = 8;
+
 /// Bytes that must be left.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spare {
@@ -32,31 +35,36 @@ impl StoreOptions {
         }
         (self.capacity_bytes / 64).min(TOMBSTONE_RESERVE_BYTES_MAX)
     }
-
-    /// What puts leave: of the disk as much besides as the fullest blob that is compacted, since compaction on a full disk is what makes room.
-    pub(crate) fn put_spare(&self) -> Spare {
-        if bug::is_planted(Bug::NoRoomForTombstones) {
-            return Spare::default();
-        }
-        let capacity_bytes = self.tombstone_reserve_bytes();
-        Spare {
-            capacity_bytes,
-            disk_bytes: capacity_bytes + self.blob_bytes_max,
-        }
-    }
 }
 
 impl<D: Disk> Store<D> {
+    /// What puts leave.
+    pub(crate) fn put_spare(&self) -> Result<Spare, DiskError> {
+        if bug::is_planted(Bug::NoRoomForTombstones) {
+            return Ok(Spare::default());
+        }
+        let capacity_bytes = self.options.tombstone_reserve_bytes();
+        let moving_bytes = self.moving_bytes(self.disk.free_bytes()?);
+        Ok(Spare {
+            capacity_bytes,
+            disk_bytes: capacity_bytes + moving_bytes,
+        })
+    }
+
+    /// Of a disk with so much free, what puts leave besides: as much as the fullest blob, since moving one is what makes room on a full disk. Where
+    /// the disk is small for its blobs, an eighth of what the store could have of it.
+    pub(crate) fn moving_bytes(&self, free_bytes: u64) -> u64 {
+        let ours = self.space.get().file_bytes.saturating_add(free_bytes);
+        self.options.blob_bytes_max.min(ours / DISK_PART)
+    }
+
     /// Whether a piece of this body length would be taken now.
     #[must_use]
     pub fn has_room(&self, body_len: u64) -> bool {
         let record_len =
             layout::round_to_step(layout::piece_record_len(body_len.max(1), PATH_LEN_MAX));
-        let spare = self.options.put_spare();
-        self.check_open().is_ok()
-            && self
-                .check_room(record_len + COMMIT_OVERHEAD_BYTES, spare)
-                .is_ok()
+        let check = |spare| self.check_room(record_len + COMMIT_OVERHEAD_BYTES, spare);
+        self.check_open().is_ok() && self.put_spare().is_ok_and(|spare| check(spare).is_ok())
     }
 
     /// Bytes that puts may still take: the lesser of what capacity and disk allow, less what they leave to deletes and compaction. 0 where nothing
@@ -66,7 +74,7 @@ impl<D: Disk> Store<D> {
         if self.check_open().is_err() {
             return 0;
         }
-        let room = self.room_beside(self.options.put_spare());
+        let room = self.put_spare().and_then(|spare| self.room_beside(spare));
         room.unwrap_or_default()
     }
 

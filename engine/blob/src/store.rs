@@ -338,7 +338,7 @@ impl<D: Disk> Store<D> {
         let record_len = layout::piece_record_len(piece.body_len(), piece.path.len());
         self.check_room(
             layout::round_to_step(record_len) + COMMIT_OVERHEAD_BYTES,
-            self.options.put_spare(),
+            self.put_spare()?,
         )?;
         self.now_s.set(self.now_s.get().max(piece.created_s));
         if is_behind {
