@@ -16,7 +16,7 @@ pub(crate) const COMMIT_OVERHEAD_BYTES: u64 =
     BLOB_HEADER_BYTES + footer::len_of(1) + 2 * BLOCK_BYTES as u64;
 
 /// No more than this part of a disk is left for moving a blob.
-const DISK_PART: u64 = 8;
+const DISK_PART: u64 = 4;
 
 /// Bytes that must be left.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +52,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Of a disk with so much free, what puts leave besides: as much as the fullest blob, since moving one is what makes room on a full disk. Where
-    /// the disk is small for its blobs, an eighth of what the store could have of it.
+    /// the disk is small for its blobs, a quarter of what the store could have of it.
     pub(crate) fn moving_bytes(&self, free_bytes: u64) -> u64 {
         let ours = self.space.get().file_bytes.saturating_add(free_bytes);
         self.options.blob_bytes_max.min(ours / DISK_PART)
