@@ -24,7 +24,7 @@ use crate::store::drive::checkpoint_folder;
 const IMAGE_BYTES: u64 = 2 << 30;
 
 /// Cuts of the control at most.
-const CONTROL_CUTS_MAX: usize = 5;
+const CONTROL_CUTS_MAX: usize = 12;
 
 /// Cuts so often on each of the file systems that this machine can make; `seed` draws the moments.
 pub(super) fn run(

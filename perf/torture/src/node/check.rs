@@ -167,6 +167,16 @@ impl World {
         }
     }
 
+    /// Reads all pieces that cannot be in the trash.
+    pub(super) async fn check_wanted(&self) {
+        let wanted: Vec<u64> = {
+            let ledger = self.ledger.borrow();
+            let keys = ledger.entries.keys().copied();
+            keys.filter(|&key| !ledger.may_be_trashed(key)).collect()
+        };
+        self.check(&wanted).await;
+    }
+
     pub(super) async fn check_all(&self) {
         let keys: Vec<u64> = self.ledger.borrow().entries.keys().copied().collect();
         self.check(&keys).await;

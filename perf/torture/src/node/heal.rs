@@ -60,6 +60,8 @@ impl World {
         self.is_loading.set(false);
         // Whoever asked or restored has an answer.
         self.executor.sleep(IDLE).await;
+        // What is wanted was never in the trash, so it is there before anything is brought back.
+        self.check_wanted().await;
         self.withdraw();
         if self.options.control == Control::SleepsSecretly {
             let time = Duration::from_secs(10 * 86_400);

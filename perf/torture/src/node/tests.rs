@@ -37,7 +37,7 @@ fn twenty_seeds_lose_nothing_and_heal() {
         ("sim_restores", 20),
         ("sim_revived", 3),
         ("sim_sleeps", 2),
-        ("sim_misdirected", 10),
+        ("sim_misdirected", 5),
         ("sim_scrub_found", 15),
     ];
     for (name, count) in least {
