@@ -1,4 +1,4 @@
-//! The last step of a compaction: the blob goes, and the books follow.
+//! A blob goes, and the books follow: after a compaction, and where nothing was ever stored in it.
 
 use std::rc::Rc;
 
@@ -29,20 +29,8 @@ impl<D: Disk> Store<D> {
             blob.id
         );
         let _still = self.hold_still().await;
-        if let Err(error) = self.note_removal(blob.id).await {
-            return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
-        }
-        self.add_replay_cost(1);
-        let removal = Removal::begin(self, blob);
         // G6: everything worth keeping is durable elsewhere by now.
-        match self.disk.remove(blob.id).await {
-            // A call that was dropped may have removed it.
-            Ok(()) | Err(DiskError::NotFound) => removal.end(),
-            Err(error) => {
-                blob.give_up_compacting();
-                return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
-            }
-        }
+        self.remove_file(blob).await?;
         let (mut body_bytes, mut record_bytes) = (0, 0);
         for entry in &footer.entries {
             let record = &entry.record;
@@ -60,18 +48,47 @@ impl<D: Disk> Store<D> {
         let group_bytes = u64::from(footer.group_count) * GROUP_HEADER_BYTES as u64;
         let used_bytes = record_bytes + group_bytes + footer.skipped_bytes;
         self.account(|space| {
-            space.file_bytes -= file_len;
             space.dead_bytes -= body_bytes;
             space.overhead_bytes -= record_bytes - body_bytes + group_bytes;
             space.padding_bytes -= (footer.offset - BLOB_HEADER_BYTES).saturating_sub(used_bytes);
             space.skipped_bytes -= footer.skipped_bytes;
             space.header_bytes -= BLOB_HEADER_BYTES + (file_len - footer.offset);
         });
+        done.removed_bytes = file_len;
+        Ok(())
+    }
+
+    /// Removes a blob in which nothing was ever stored: what is left of its groups takes room that nobody else would give back. Where that fails
+    /// the store is read-only, or the blob is found at the next opening.
+    pub(crate) async fn discard(&self, blob: &Rc<Blob<D::File>>) {
+        let _still = self.hold_still().await;
+        if self.remove_file(blob).await.is_ok() {
+            let file_len = blob.tail.get().file_len;
+            self.account(|space| space.header_bytes -= file_len);
+        }
+    }
+
+    /// Removes a blob's file, while the store is held still.
+    async fn remove_file(&self, blob: &Rc<Blob<D::File>>) -> Result<(), PutError> {
+        self.add_replay_cost(1);
+        if let Err(error) = self.note_removal(blob.id).await {
+            return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
+        }
+        let removal = Removal::begin(self, blob);
+        match self.disk.remove(blob.id).await {
+            // A call that was dropped may have removed it.
+            Ok(()) | Err(DiskError::NotFound) => removal.end(),
+            Err(error) => {
+                blob.give_up_compacting();
+                return Err(self.write_failed(blob.id, WriteOperation::Remove, error));
+            }
+        }
+        let file_len = blob.tail.get().file_len;
+        self.account(|space| space.file_bytes -= file_len);
         self.count(|counters| {
             counters.blobs_removed += 1;
             counters.removed_bytes += file_len;
         });
-        done.removed_bytes = file_len;
         Ok(())
     }
 }
@@ -101,10 +118,7 @@ impl<'a, D: Disk> Removal<'a, D> {
 
 impl<D: Disk> Drop for Removal<'_, D> {
     fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        if bug::is_planted(Bug::DroppedRemovalForgotten) {
+        if self.is_over || bug::is_planted(Bug::DroppedRemovalForgotten) {
             return;
         }
         let slot = self.blob.slot as usize;

@@ -206,32 +206,6 @@ impl<D: Disk> Store<D> {
         self.add_replay_cost(1);
     }
 
-    /// Removes a blob in which nothing was ever stored: what is left of its groups takes room that nobody else would give back.
-    async fn discard(&self, blob: &Blob<D::File>) {
-        let _still = self.hold_still().await;
-        self.add_replay_cost(1);
-        if let Err(error) = self.note_removal(blob.id).await {
-            self.write_failed(blob.id, WriteOperation::Remove, error);
-            return;
-        }
-        let slot = blob.slot as usize;
-        let discarded = self.blobs.borrow_mut()[slot].take();
-        if let Err(error) = self.disk.remove(blob.id).await {
-            self.blobs.borrow_mut()[slot] = discarded;
-            self.write_failed(blob.id, WriteOperation::Remove, error);
-            return;
-        }
-        let file_len = blob.tail.get().file_len;
-        self.account(|space| {
-            space.file_bytes -= file_len;
-            space.header_bytes -= file_len;
-        });
-        self.count(|counters| {
-            counters.blobs_removed += 1;
-            counters.removed_bytes += file_len;
-        });
-    }
-
     pub(crate) async fn attest_all(&self) {
         let open = self.open_blobs.borrow().clone();
         for blob in open.into_iter().flatten().flatten() {

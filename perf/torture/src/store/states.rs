@@ -307,12 +307,21 @@ pub fn bound() -> Tally {
     tally
 }
 
+/// Counts a proof, and notes what it panics with.
+fn prove(counted: &'static str, name: &str, seed: u64, proof: impl FnOnce()) -> Tally {
+    let mut tally = Tally::default();
+    tally.add(counted, 1);
+    if let Err(what) = guarded(proof) {
+        let replay = format!("--what states --seed {seed}");
+        tally.violate(format!("{name}: {what}"), replay);
+    }
+    tally
+}
+
 /// A process is killed between write and sync; the next one finds the piece, acknowledges it again, and loses the power.
 #[must_use]
 pub fn killed(seed: u64) -> Tally {
-    let mut tally = Tally::default();
-    tally.add("kills_before_sync", 1);
-    let outcome = guarded(|| {
+    prove("kills_before_sync", "a kill before the sync", seed, || {
         let world = open(&SimDisk::new(seed), small_options(), seed);
         assert_eq!(world.put(piece(1, 576)), Ok(Stored::New));
         world.disk.hold(DiskOp::Sync);
@@ -329,22 +338,13 @@ pub fn killed(seed: u64) -> Tally {
         );
         let world = open(&world.crash(seed), small_options(), seed);
         check_same(&world, &piece(2, 900));
-    });
-    if let Err(what) = outcome {
-        tally.violate(
-            format!("a kill before the sync: {what}"),
-            format!("--what states --seed {seed}"),
-        );
-    }
-    tally
+    })
 }
 
 /// A compaction is dropped, as it is when a node stops: after so many of its steps that over [`DROPS`] seeds every one of them is the last.
 #[must_use]
 pub fn dropped(seed: u64) -> Tally {
-    let mut tally = Tally::default();
-    tally.add("dropped_compactions", 1);
-    let outcome = guarded(|| {
+    prove("dropped_compactions", "a dropped compaction", seed, || {
         let mut options = small_options();
         options.blob_records_max = 4;
         let world = open(&SimDisk::new(seed), options, seed);
@@ -370,23 +370,14 @@ pub fn dropped(seed: u64) -> Tally {
         let found = Knowledge::of(&world.store);
         let wanted = rebuilt(&world.disk, options);
         assert_eq!(found, wanted, "the index is no cache");
-    });
-    if let Err(what) = outcome {
-        tally.violate(
-            format!("a dropped compaction: {what}"),
-            format!("--what states --seed {seed}"),
-        );
-    }
-    tally
+    })
 }
 
 /// One read of an opening, another one with each seed, gives the bytes of another place: what was acknowledged is there all the same, and is still
 /// there after an orderly stop.
 #[must_use]
 pub fn misread(seed: u64) -> Tally {
-    let mut tally = Tally::default();
-    tally.add("misread_openings", 1);
-    let outcome = guarded(|| {
+    prove("misread_openings", "an opening that misreads", seed, || {
         let options = small_options();
         let world = open(&SimDisk::new(seed), options, seed);
         for key in 0..MISREAD_PIECES {
@@ -408,14 +399,7 @@ pub fn misread(seed: u64) -> Tally {
         };
         check(&world);
         check(&world.reopen(options, seed));
-    });
-    if let Err(what) = outcome {
-        tally.violate(
-            format!("an opening that misreads: {what}"),
-            format!("--what states --seed {seed}"),
-        );
-    }
-    tally
+    })
 }
 
 #[cfg(test)]
