@@ -1,4 +1,5 @@
-//! Pieces of which a write that failed may have left a tombstone or a trash record: the store knows nothing of it, and the next opening may find it.
+//! Pieces of which there may be a tombstone or a trash record that the store knows nothing of, and the next opening may find: left by a write that
+//! failed, or in blocks that the opening could not read.
 //!
 //! What is asked of such a piece is refused or done as ever, but for one thing: who stores it again must not hear that it is there already.
 //! It is stored anew, and outranks whatever was left.
@@ -15,6 +16,14 @@ pub(crate) struct Doubted {
 }
 
 impl Doubted {
+    /// All pieces, or none that is known of.
+    pub(crate) const fn new(are_all: bool) -> Self {
+        Self {
+            names: BTreeSet::new(),
+            are_all,
+        }
+    }
+
     pub(crate) fn contains(&self, name: &Name) -> bool {
         self.are_all || self.names.contains(name)
     }

@@ -230,7 +230,7 @@ impl<D: Disk> Store<D> {
             open_blobs: RefCell::new(open_blobs),
             trash: RefCell::new(recovered.trash),
             damaged: RefCell::default(),
-            doubted: RefCell::default(),
+            doubted: RefCell::new(Doubted::new(recovered.has_unreadable_blocks)),
             revivals: Revivals::default(),
             lost: RefCell::default(),
             scrubbed: RefCell::default(),
@@ -293,7 +293,7 @@ impl<D: Disk> Store<D> {
     /// Never overwrites: the same id with the same root and commitment is [`Stored::Already`]; if it was in the trash it is
     /// restored first. A stored copy that turns out to be damaged is replaced by the new one, and so is one that
     /// has expired or outlived its days in the trash by the time at which the new one was made, or one whose deletion or trashing
-    /// failed: the next opening may find that record.
+    /// failed: the next opening may find that record. So is every copy after an opening that met blocks which it could not read.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@
 //! * **Moods** ([`SimDisk::set_moods`]). What the test draws for each operation: a failure, and how long it takes on the test's clock.
 //! * **Injected errors** ([`SimDisk::inject`]). The n-th operation from now of the given kinds fails with EIO, ENOSPC or a short
 //!   write; once, or from then on.
-//! * **Unreadable file** ([`SimDisk::fail_reads`]). Every read of it fails with EIO, and those of other files do not.
+//! * **Unreadable** ([`SimDisk::fail_reads`], [`SimDisk::fail_reads_of`]). Every read of a file, or of some of its bytes, fails with EIO.
 //! * **Full disk** ([`SimDisk::set_free_bytes`]). Writes that would grow the files beyond it fail with ENOSPC.
 //! * **Misdirected** ([`Failure::Misdirected`]). A read gives the bytes of another place of the file; a write goes to another block of it, and the
 //!   place that was meant stays as it was. Both succeed. [`SimDisk::take_harms`] says what was hit.
@@ -28,7 +28,8 @@
 //! Not modelled: data that becomes durable without a sync while the machine runs (a crash decides that).
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -70,7 +71,7 @@ struct State {
     files: BTreeMap<FileId, File>,
     random: Random,
     faults: Vec<Fault>,
-    unreadable: BTreeSet<FileId>,
+    unreadable: Vec<(FileId, Range<u64>)>,
     free_bytes: u64,
     delay_max: u64,
     op_count: u64,
@@ -129,7 +130,7 @@ impl SimDisk {
             files,
             random: Random::new(seed),
             faults: Vec::new(),
-            unreadable: BTreeSet::new(),
+            unreadable: Vec::new(),
             free_bytes: 1 << 40,
             delay_max: 3,
             op_count: 0,
@@ -275,7 +276,12 @@ impl SimDisk {
 
     /// Lets every read of this file fail.
     pub fn fail_reads(&self, id: impl Into<FileId>) {
-        self.state.borrow_mut().unreadable.insert(id.into());
+        self.fail_reads_of(id, 0..u64::MAX);
+    }
+
+    /// Lets every read of some of these bytes fail.
+    pub fn fail_reads_of(&self, id: impl Into<FileId>, bytes: Range<u64>) {
+        self.state.borrow_mut().unreadable.push((id.into(), bytes));
     }
 
     /// Takes from memory what a failed sync covered, as [`Disk::open`] does for a file.
@@ -627,7 +633,11 @@ impl Disk for SimDisk {
             offset
         };
         let state = self.state.borrow();
-        if state.unreadable.contains(&file.id) {
+        let end = offset + buffer.len() as u64;
+        let is_bad = |(id, bytes): &(FileId, Range<u64>)| {
+            *id == file.id && bytes.start < end && offset < bytes.end
+        };
+        if state.unreadable.iter().any(is_bad) {
             return (Err(Failure::Eio.error(0, 0)), buffer);
         }
         let Some(file) = state.files.get(&file.id) else {

@@ -113,6 +113,38 @@ fn unreadable_blocks_cost_only_what_lies_there() {
     }
 }
 
+/// A tombstone in blocks that the opening could not read outranks nothing that was acknowledged since, also once they can be read again.
+#[test]
+fn a_piece_put_again_while_its_tombstone_cannot_be_read_stays() {
+    let mut options = small_options();
+    options.ignores_checkpoint = true;
+    let world = World::new(1).reopen(options, 2);
+    for key in 0..3 {
+        world.put(piece(key, 10_000)).unwrap();
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    world.close();
+    let mut came_back = 0;
+    let files = world.disk.files();
+    let (&blob, bytes) = files.last_key_value().unwrap();
+    for block in (0..bytes.len() as u64).step_by(4_096) {
+        let disk = SimDisk::from_files(block, files.clone());
+        disk.fail_reads_of(blob, block..block + 4_096);
+        let again = open(&disk, options, block);
+        disk.heal();
+        let is_back: Vec<bool> = (0..3).map(|key| again.body(key).is_ok()).collect();
+        came_back += is_back.iter().filter(|is_back| **is_back).count();
+        for key in 0..3 {
+            assert_eq!(again.put(piece(key, 10_000)), Ok(Stored::New));
+        }
+        let again = again.reopen(options, block);
+        for key in 0..3 {
+            check_same(&again, &piece(key, 10_000));
+        }
+    }
+    assert!(came_back > 0, "no tombstone lay in an unreadable block");
+}
+
 #[test]
 fn a_failed_write_poisons_unless_the_disk_is_full_or_the_write_short() {
     let short = PutError::Disk(DiskError::ShortWrite {
