@@ -241,6 +241,8 @@ pub struct Collector<'a, D: Disk, L, E> {
 enum PartError {
     #[error(transparent)]
     Line(#[from] CheckInError),
+    #[error("the clock is too far off the satellite's")]
+    Clock,
     #[error("the satellite did not send the filter within {} s", FILTER_WAIT.as_secs())]
     TooSlow,
     #[error("the satellite's filter is no filter: {0}")]
@@ -300,11 +302,7 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
             ..Default::default()
         };
         for part in 0..part_count.min(FILTER_PARTS_MAX) {
-            // Asked for each part: a clock may be set while we work. The check-ins tell the owner.
-            let Some(now_s) = self.satellite_s() else {
-                return postpone("the clock is too far off the satellite's".to_owned());
-            };
-            match self.part(run, part, now_s).await {
+            match self.part(run, part).await {
                 Ok(done) => add(&mut outcome, done),
                 Err(PartError::Collect(CollectError::Refused { would_trash, of })) => {
                     tracing::error!(%node, would_trash, of, "the satellite's filter would trash too many of this node's pieces; nothing was trashed, and the satellite will hear of it");
@@ -323,7 +321,9 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
         self.reports.finish(outcome, self.executor.now_ms());
     }
 
-    async fn part(&self, run: u64, part: u32, now_s: u32) -> Result<Collection, PartError> {
+    async fn part(&self, run: u64, part: u32) -> Result<Collection, PartError> {
+        // Not worth a filter otherwise. The check-ins tell the owner.
+        self.satellite_s().ok_or(PartError::Clock)?;
         let fetching = self.line.fetch_filter(pb::FetchFilter { run, part });
         let bytes = timeout(self.executor, FILTER_WAIT, fetching).await;
         let filter = PieceFilter::parse(bytes.ok_or(PartError::TooSlow)??)?;
@@ -332,6 +332,8 @@ impl<D: Disk, L: Line, E: Executor + Clock> Collector<'_, D, L, E> {
             let (satellite, node) = (scope.satellite, scope.node);
             return Err(PartError::Other { satellite, node });
         }
+        // Asked for each part, and once it is here: meanwhile a clock may be set or the machine sleep for days, and the trash's days begin now.
+        let now_s = self.satellite_s().ok_or(PartError::Clock)?;
         // Rounded down: a piece of the same second is left alone.
         let snapshot_s = u32::try_from(scope.snapshot_ms / 1_000).unwrap_or(u32::MAX);
         if snapshot_s > now_s {

@@ -21,6 +21,8 @@ struct Filters {
     fetched: RefCell<Vec<u32>>,
     /// Does not answer.
     hangs: Cell<bool>,
+    /// All machines sleep for so long before it answers.
+    sleeps: RefCell<Option<(SimExecutor, Duration)>>,
 }
 
 impl Line for Filters {
@@ -33,6 +35,9 @@ impl Line for Filters {
         self.fetched.borrow_mut().push(fetch.part);
         if self.hangs.get() {
             future::pending::<()>().await;
+        }
+        if let Some((executor, time)) = self.sleeps.take() {
+            executor.sleep_machines(time);
         }
         let parts = self.parts.borrow();
         let part = parts.get(fetch.part as usize).cloned();
@@ -133,6 +138,7 @@ impl World {
                 parts: RefCell::default(),
                 fetched: RefCell::default(),
                 hangs: Cell::default(),
+                sleeps: RefCell::default(),
             },
         }
     }

@@ -173,6 +173,25 @@ fn a_satellite_that_does_not_send_its_filter_is_not_waited_for() {
     });
 }
 
+/// What is trashed once the machine is awake can be had back for all of the trash's days.
+#[test]
+fn a_machine_that_sleeps_before_the_filter_comes_loses_no_days() {
+    const ASLEEP_MS: u64 = 8 * DAY_MS;
+    with_world(10, 0, |world| async move {
+        let awake_ms = world.executor.now_ms() + ASLEEP_MS;
+        let time = Duration::from_millis(ASLEEP_MS);
+        world
+            .line
+            .sleeps
+            .replace(Some((world.executor.clone(), time)));
+        let parts = vec![filter(awake_ms - ASLEEP_MS, (0, 255), &[], |_| {})];
+        assert_eq!(world.collect(parts).await.collected.unwrap().trashed, 10);
+        assert!(world.executor.now_ms() >= awake_ms, "it slept");
+        let last_s = awake_ms / 1_000 + u64::from(TRASH_S);
+        assert_eq!(world.read(SATELLITE, 1, last_s).await, Ok(()));
+    });
+}
+
 #[test]
 fn a_node_whose_disk_takes_no_more_asks_for_no_filter() {
     with_world(10, 0, |world| async move {
