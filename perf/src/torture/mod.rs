@@ -17,6 +17,7 @@ mod power;
 mod ward;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -56,6 +57,8 @@ struct Torture<'a> {
     options: &'a Options,
     narrator: Narrator,
     deadline: Instant,
+    /// Seeds of nodes that were taken so far: both threads do.
+    nodes_taken: AtomicU64,
 }
 
 /// Runs what was asked for.
@@ -76,6 +79,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         options,
         narrator: Narrator::default(),
         deadline: Instant::now() + Duration::from_secs(60 * options.minutes),
+        nodes_taken: AtomicU64::new(0),
     };
     let (simulated, proved) = std::thread::scope(|scope| {
         let simulating = scope.spawn(|| torture.simulate());
@@ -114,6 +118,17 @@ impl Torture<'_> {
             .take_while(move |&seed| seed == first || !self.is_over())
     }
 
+    /// The next node's seed, if it is wanted and there is time for it.
+    fn next_node(&self) -> Option<u64> {
+        if !self.options.does(What::Sim) {
+            return None;
+        }
+        let number = self.nodes_taken.fetch_add(1, Ordering::Relaxed);
+        let first = self.options.seed.unwrap_or_default();
+        let is_wanted = number < self.options.seed_count() && (number == 0 || !self.is_over());
+        is_wanted.then(|| first.saturating_add(number))
+    }
+
     /// Notes what a proof found, and says each violation at once.
     fn take(&self, tally: &mut Tally, found: Tally) {
         for violation in &found.violations {
@@ -128,20 +143,18 @@ impl Torture<'_> {
     fn simulate(&self) -> Simulated {
         let mut tally = Tally::default();
         let begun = Instant::now();
-        if self.options.does(What::Sim) {
-            let mut told = Instant::now();
-            for seed in self.seeds() {
-                self.take(&mut tally, node::run(seed, &NodeOptions::default()).0);
-                if told.elapsed() > TELL_PERIOD {
-                    told = Instant::now();
-                    let count = |name| tally.counts.get(name).copied().unwrap_or_default();
-                    self.narrator.line(&format!(
-                        "{} nodes simulated, {} hours, {} pieces checked",
-                        count("sim_seeds"),
-                        count("sim_ms") / 3_600_000,
-                        count("acked_pieces_checked"),
-                    ));
-                }
+        let mut told = Instant::now();
+        while let Some(seed) = self.next_node() {
+            self.take(&mut tally, node::run(seed, &NodeOptions::of_seed(seed)).0);
+            if told.elapsed() > TELL_PERIOD {
+                told = Instant::now();
+                let count = |name| tally.counts.get(name).copied().unwrap_or_default();
+                self.narrator.line(&format!(
+                    "{} nodes simulated, {} hours, {} pieces checked",
+                    self.nodes_taken.load(Ordering::Relaxed),
+                    count("sim_ms") / 3_600_000,
+                    count("acked_pieces_checked"),
+                ));
             }
         }
         Simulated {
@@ -203,9 +216,15 @@ impl Torture<'_> {
         }
         let tally = &mut outcome.tally;
         if self.options.does(What::Store) {
-            self.narrator.line("the store, from one seed after another");
+            self.narrator
+                .line("the store, from one seed after another, and nodes beside it");
             for seed in self.seeds() {
                 self.take(tally, seeds::run(seed));
+                if let Some(seed) = self.next_node() {
+                    let found = node::run(seed, &NodeOptions::of_seed(seed)).0;
+                    tally.add("sim_violations", found.violations.len() as u64);
+                    self.take(tally, found);
+                }
                 if (seed - first) % ROUND_SEEDS == ROUND_SEEDS - 1 && !self.is_over() {
                     self.go_on((seed - first) / ROUND_SEEDS, tally)?;
                 }

@@ -7,7 +7,7 @@ use super::image::System;
 /// `strand-perf torture`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Minutes until no further seed is begun; the fixed proofs take one or two (from 5 minutes on they are done in full and take four), the first build of the planted bugs as much
+    /// Minutes until no further seed is begun; the fixed proofs take one or two (from 5 minutes on they are done in full and take some twelve), the first build of the planted bugs as much
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub minutes: u64,
     /// Seeds of `sim` and `store`, each, at most

@@ -1,7 +1,8 @@
 //! `strand-torture`: the hunt for planted bugs, and simulated nodes by themselves. All proofs together are `strand-perf torture`.
 //!
 //! ```text
-//! strand-torture sim --seed S [--seeds N]       whole nodes in virtual time, and how fast that was; --astray 1 lets writes go astray in each
+//! strand-torture sim --seed S [--seeds N]       whole nodes in virtual time, and how fast that was; --astray 1 lets writes go astray in each,
+//!                                               --long 1 gives each a long life
 //! strand-torture hunt NAME [--seconds T]        looks for the planted bug NAME, in a build with the feature `planted-bugs`
 //! strand-torture hunts [--binary PATH]          hunts them all with that binary, or with one that it builds in target/torture
 //! strand-torture bugs                           lists the planted bugs
@@ -46,11 +47,17 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
         "sim" => {
             strand_codec::Level::of_process().context(strand_codec::LEVEL_VARIABLE)?;
             let first = number("--seed", 0)?;
-            let options = strand_torture::node::NodeOptions {
-                writes_go_astray: number("--astray", 0)? > 0,
-                ..strand_torture::node::NodeOptions::default()
+            let are_long = number("--long", 0)? > 0;
+            let go_astray = number("--astray", 0)? > 0;
+            let options = move |seed| strand_torture::node::NodeOptions {
+                writes_go_astray: go_astray,
+                ..if are_long {
+                    strand_torture::node::NodeOptions::default()
+                } else {
+                    strand_torture::node::NodeOptions::of_seed(seed)
+                }
             };
-            simulate(first..first + number("--seeds", 1)?, &options)
+            simulate(first..first + number("--seeds", 1)?, options)
         }
         "bugs" => {
             println!("{}", serde_json::to_string(&bugs::list())?);
@@ -80,12 +87,12 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
 #[cfg(feature = "node")]
 fn simulate(
     seeds: std::ops::Range<u64>,
-    options: &strand_torture::node::NodeOptions,
+    options: impl Fn(u64) -> strand_torture::node::NodeOptions,
 ) -> anyhow::Result<ExitCode> {
     let begun = std::time::Instant::now();
     let mut all = strand_torture::Tally::default();
     for seed in seeds {
-        let (tally, hash) = strand_torture::node::run(seed, options);
+        let (tally, hash) = strand_torture::node::run(seed, &options(seed));
         if !tally.violations.is_empty() {
             eprintln!("seed {seed}, hash {hash:016x}: {:#?}", tally.violations);
         }

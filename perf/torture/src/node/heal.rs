@@ -45,8 +45,10 @@ impl World {
         self.is_strict.set(true);
         let clients = self.clients.borrow().clone();
         for client in &clients {
+            let answers = self.ping(client).await;
+            // Put at once: a piece that was never there may be forgotten.
             let key = self.new_piece(false);
-            let is_well = self.ping(client).await
+            let is_well = answers
                 && self.put(client, key).await
                 && self.get(client, key).await
                 && self.put(client, key).await

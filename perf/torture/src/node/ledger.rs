@@ -240,7 +240,7 @@ impl Ledger {
 
     /// A filter without this piece was handed out.
     pub(super) fn exclude(&mut self, key: u64, now_ms: u64) {
-        say(|| format!("a filter lacks piece {key}"));
+        say(|| format!("a filter lacks piece {key} at {now_ms}"));
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.trash_from_ms.get_or_insert(now_ms);
         }
@@ -257,6 +257,7 @@ impl Ledger {
 
     /// What was in the trash when the owner's question was answered is back, unless its time was over by then: days may pass in between.
     pub(super) fn restored(&mut self, answered_ms: u64) {
+        say(|| format!("the trash is back at {answered_ms}"));
         for entry in self.entries.values_mut() {
             let is_back = |&from_ms: &u64| answered_ms + TRASH_MARGIN_MS < from_ms + TRASH_MS;
             if entry.trash_from_ms.as_ref().is_some_and(is_back) {

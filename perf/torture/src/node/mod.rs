@@ -48,6 +48,9 @@ use piecestore::core::simulated::SimExecutor;
 use crate::Tally;
 use world::World;
 
+/// Of so many seeds one has a long life.
+const LONG_EVERY: u64 = 10;
+
 /// How long and how hard a seed is run.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeOptions {
@@ -103,6 +106,24 @@ impl Default for NodeOptions {
             life: Duration::from_secs(50),
             writes_go_astray: false,
             control: Control::None,
+        }
+    }
+}
+
+impl NodeOptions {
+    /// What a seed is run with. Every tenth has a long life; those of the others are short, so that what may go wrong is drawn anew more often: each
+    /// draws rates and kinds of faults but once.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        let long = Self::default();
+        if seed.is_multiple_of(LONG_EVERY) {
+            return long;
+        }
+        Self {
+            safety: Duration::from_secs(45),
+            strict: Duration::from_secs(10),
+            life: Duration::from_secs(20),
+            ..long
         }
     }
 }

@@ -377,10 +377,12 @@ impl World {
         let room_bytes = episode.room_bytes.unwrap_or(1 << 40);
         self.disk.borrow().set_free_bytes(room_bytes);
         if let Some(ms) = episode.wall_ahead_ms {
+            say(|| format!("the clock is {ms} ms ahead"));
             self.executor.set_wall_ahead_ms(ms);
         }
         if let Some(time) = episode.sleep {
             self.count("sim_sleeps", 1);
+            say(|| format!("all machines sleep for {} s", time.as_secs()));
             self.executor.sleep_machines(time);
         }
         if episode.has_rot || self.options.control == Control::RotsSecretly {
