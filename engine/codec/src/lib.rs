@@ -37,6 +37,8 @@ pub use pipeline::{
     ChunkOpener, RestoreError, SegmentRestorer, SegmentWriter, StripeCoder, StripeFiller,
 };
 pub use rs::{CodeError, Encoder, PlanCache, RowPlan};
+#[cfg(target_arch = "x86_64")]
+pub use seal::Vaes;
 pub use seal::{
     Backend, ContentKey, KEY_COMMITMENT_BYTES, OpenError, Opener, SALT_BYTES, Sealer,
     SegmentContext, TAG_BYTES, chunked,

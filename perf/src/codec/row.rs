@@ -65,7 +65,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "seal",
         peer: "aws_lc",
-        prepare: |_| sealing::chunks(),
+        prepare: sealing::chunks,
     },
     Row {
         name: "tree",

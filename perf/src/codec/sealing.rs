@@ -6,7 +6,7 @@
 use anyhow::{Result, anyhow, ensure};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA512, KeyType, Prk};
-use strand_codec::{CHUNK_BYTES, SALT_BYTES, SEALED_CHUNK_BYTES, Sealer, TAG_BYTES};
+use strand_codec::{CHUNK_BYTES, Level, SALT_BYTES, SEALED_CHUNK_BYTES, Sealer, TAG_BYTES};
 
 use super::row::Contest;
 use super::segment;
@@ -19,12 +19,12 @@ const CHUNK_COUNT: usize = 16;
 const DERIVED_BYTES: usize = 32 + 12 + 32;
 
 /// Chunks of plaintext to sealed chunks.
-pub(super) fn chunks() -> Result<Box<dyn Contest>> {
+pub(super) fn chunks(level: Level) -> Result<Box<dyn Contest>> {
     let (key, base_nonce) = derived()?;
     Ok(Box::new(Chunks {
         plain: Shares::random(11, CHUNK_COUNT, CHUNK_BYTES),
         sealed: [12, 13].map(|seed| Shares::random(seed, CHUNK_COUNT, SEALED_CHUNK_BYTES)),
-        sealer: segment::sealer(),
+        sealer: segment::sealer(level),
         key,
         base_nonce,
     }))

@@ -5,8 +5,8 @@
 
 use anyhow::{Context, Result};
 use strand_codec::{
-    CHUNK_BYTES, ContentKey, Encoder, Hash, Level, LockstepHasher, Opener, PieceHasher, RowPlan,
-    SALT_BYTES, SEALED_CHUNK_BYTES, SHARE_BYTES, Sealer, SegmentContext, SegmentRestorer,
+    Backend, CHUNK_BYTES, ContentKey, Encoder, Hash, Level, LockstepHasher, Opener, PieceHasher,
+    RowPlan, SALT_BYTES, SEALED_CHUNK_BYTES, SHARE_BYTES, Sealer, SegmentContext, SegmentRestorer,
     SegmentWriter, Shape, StripeCoder, sealed_len, share_hash,
 };
 
@@ -31,13 +31,15 @@ const PIECE_BYTES: usize = 8 * SHARE_BYTES;
 /// Pieces that are there for the way back are some of so many.
 const STORED: u8 = 80;
 
-pub(super) fn sealer() -> Sealer {
-    Sealer::new(&key(), &[SALT; SALT_BYTES], &context())
+/// Both sides of a row seal by the back end that the level picks.
+pub(super) fn sealer(level: Level) -> Sealer {
+    Sealer::with_backend(Backend::at(level), &key(), &[SALT; SALT_BYTES], &context())
 }
 
-fn opener() -> Result<Opener> {
-    let commitment = sealer().key_commitment();
-    Ok(Opener::new(
+fn opener(level: Level) -> Result<Opener> {
+    let commitment = sealer(level).key_commitment();
+    Ok(Opener::with_backend(
+        Backend::at(level),
         &key(),
         &[SALT; SALT_BYTES],
         &commitment,
@@ -146,7 +148,8 @@ impl Contest for Pipeline {
     fn ours(&mut self, repeats: u32) -> Result<()> {
         let plain = self.plain.slices()[0];
         for _ in 0..repeats {
-            let mut writer = SegmentWriter::with_level(self.level, &self.shape, sealer())?;
+            let mut writer =
+                SegmentWriter::with_level(self.level, &self.shape, sealer(self.level))?;
             for stripe in 0..self.shape.share_count() {
                 let share_len = self.shape.share_len(stripe);
                 let range = writer.plain_range(stripe);
@@ -166,7 +169,7 @@ impl Contest for Pipeline {
         let plain = self.plain.slices()[0];
         for _ in 0..repeats {
             let (sealed, padding) = self.sealed.split_at_mut(self.shape.sealed_len() as usize);
-            sealer().seal_into(plain, sealed);
+            sealer(self.level).seal_into(plain, sealed);
             padding.fill(0);
             let mut encoder = Encoder::with_level(self.level, REQUIRED, TOTAL)?;
             let mut hashers = vec![PieceHasher::new(self.shape.piece_len()); N];
@@ -200,7 +203,7 @@ pub(super) fn inverse(level: Level) -> Result<Box<dyn Contest>> {
     let shape = Shape::new(REQUIRED, TOTAL, sealed_len(PLAIN_BYTES as u64))?;
     let plain = Shares::random(10, 1, PLAIN_BYTES);
     let mut sealed = vec![0; shape.piece_len() as usize * K];
-    sealer().seal_into(
+    sealer(level).seal_into(
         plain.slices()[0],
         &mut sealed[..shape.sealed_len() as usize],
     );
@@ -275,7 +278,8 @@ impl Contest for Inverse {
     fn ours(&mut self, repeats: u32) -> Result<()> {
         for _ in 0..repeats {
             let (level, shape) = (self.level, &self.shape);
-            let mut restorer = SegmentRestorer::with_level(level, shape, opener()?, &self.present)?;
+            let opener = opener(level)?;
+            let mut restorer = SegmentRestorer::with_level(level, shape, opener, &self.present)?;
             for stripe in 0..shape.share_count() {
                 let share_len = shape.share_len(stripe);
                 let start = shape.share_offset(stripe) as usize;
@@ -316,7 +320,7 @@ impl Contest for Inverse {
                 }
                 self.plan.apply(&present, &mut wanted)?;
             }
-            let opener = opener()?;
+            let opener = opener(self.level)?;
             let sealed = self.sealed[..shape.sealed_len() as usize].chunks(SEALED_CHUNK_BYTES);
             let count = sealed.len();
             for (index, sealed) in sealed.enumerate() {

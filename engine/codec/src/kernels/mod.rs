@@ -1,6 +1,6 @@
-//! Byte kernels of the erasure code: products of a matrix and shares, and the transform.
+//! Byte kernels: products of a matrix and shares, the transform, and a cipher.
 //!
-//! Both work on shares as they are and in the field of bytes (`field` has the reason). What comes
+//! Those of the erasure code work on shares as they are and in the field of bytes (`field` has the reason). What comes
 //! in is folded, what goes out unfolded, in registers:
 //!
 //! ```text
@@ -8,6 +8,8 @@
 //! ..
 //! for each column of a target:                                     l = u + fold(v), h = v
 //! ```
+//!
+//! `vaes` is AES-256-GCM for CPUs that have wide instructions for it and no AVX-512.
 //!
 //! [`Matrix`] makes any rows from any others, [`Transform`] all recovery rows from data rows in a
 //! seventh of the products. A product by a constant is two table look-ups of four bits each
@@ -34,6 +36,8 @@ mod x86_64;
 
 pub(crate) use matrix::Matrix;
 pub(crate) use transform::{POINTS_MAX, Transform};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::vaes;
 
 use factor::Images;
 #[cfg(target_arch = "x86_64")]

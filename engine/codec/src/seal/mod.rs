@@ -3,7 +3,7 @@
 //! [`chunked`] is C2SP chunked-encryption v1 with AES-256-GCM: a fresh key per salt, chunks of
 //! 16 KiB that open alone, and no way to reorder, truncate, splice or swap them unnoticed.
 //! [`Sealer`] and [`Opener`] use it for segments, with the object id, part number and segment
-//! index as context. `aead` is AES-256-GCM itself, by one of two back ends.
+//! index as context. `aead` is AES-256-GCM itself, by one of three back ends.
 //!
 //! What must stay true: nothing of a chunk is released before its tag was checked, and what
 //! failed is zeroed; a salt is never used twice under one content key (the caller draws it);
@@ -18,6 +18,8 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_arch = "x86_64")]
+pub use crate::kernels::vaes::Vaes;
 pub use aead::{Backend, TAG_BYTES};
 pub use chunked::{KEY_COMMITMENT_BYTES, OpenError, SALT_BYTES};
 pub use segment::{ContentKey, Opener, Sealer, SegmentContext};

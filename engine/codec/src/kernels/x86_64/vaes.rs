@@ -1,0 +1,491 @@
+//! AES-256-GCM on vectors of two blocks: VAES and VPCLMULQDQ without AVX-512.
+//!
+//! Sixteen blocks at a time: their counters go through the cipher's rounds while the hash of
+//! sixteen others is summed up between the rounds, since both have units of their own. A block is
+//! hashed as POLYVAL does it, with its bytes reversed and the hash key times x (RFC 8452, appendix
+//! A), so that products need no bit reversal. Sixteen products, with the key's powers, are summed
+//! before one reduction; each is three multiplications without carry (Karatsuba). The reduction is
+//! Montgomery's, which divides by x^128 and so asks for the polynomial's high half alone:
+//!
+//! ```text
+//! (low, middle, high) = sum of the products of blocks and powers
+//! middle += swap(low) + low[0] p      high += swap(middle) + middle[0] p      p = x^63 + x^62 + x^57
+//! ```
+//!
+//! **Source:** S. Gueron, M. Kounavis, "Intel Carry-Less Multiplication Instruction and its Usage
+//! for Computing the GCM Mode", 2014; NIST SP 800-38D for the mode.
+
+use core::arch::x86_64::*;
+
+use zeroize::Zeroize;
+
+use crate::level::{Level, Tier};
+
+const BLOCK_BYTES: usize = 16;
+const VECTORS: usize = 8;
+/// Bytes of sixteen blocks.
+const BATCH_BYTES: usize = VECTORS * 2 * BLOCK_BYTES;
+/// Rounds of AES-256, and a key before the first.
+const ROUND_KEYS: usize = 15;
+
+/// Proof that this CPU has the instructions, and that its own level allows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vaes(());
+
+impl Vaes {
+    /// Whether a level runs these kernels on this CPU.
+    pub(crate) fn at(level: Level) -> Option<Self> {
+        let allows = !matches!(level.tier(), Tier::Scalar | Tier::Ssse3);
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("vaes")
+            && is_x86_feature_detected!("vpclmulqdq");
+        (allows && has).then_some(Self(()))
+    }
+}
+
+/// An expanded key. Wiped when dropped.
+pub(crate) struct Key {
+    rounds: [__m256i; ROUND_KEYS],
+    /// The hash key's powers, those of the first blocks first: 16 and 15, 14 and 13, to 2 and 1.
+    powers: [__m256i; VECTORS],
+    /// Both halves of each power added up, in the low half.
+    sums: [__m256i; VECTORS],
+    _vaes: Vaes,
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.rounds.zeroize();
+        self.powers.zeroize();
+        self.sums.zeroize();
+    }
+}
+
+impl Key {
+    pub(crate) fn new(vaes: Vaes, key: &[u8; 32]) -> Self {
+        // SAFETY: the proof says that the CPU has the instructions.
+        unsafe { expand(vaes, key) }
+    }
+
+    /// Enciphers `plain` into `sealed` and returns the tag of that.
+    ///
+    /// # Panics
+    ///
+    /// If their lengths differ.
+    pub(crate) fn seal(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        plain: &[u8],
+        sealed: &mut [u8],
+    ) -> [u8; 16] {
+        assert_eq!(plain.len(), sealed.len());
+        // SAFETY: both have so many bytes and do not overlap; the key is a proof of the instructions.
+        unsafe {
+            crypt::<true>(
+                self,
+                nonce,
+                aad,
+                plain.as_ptr(),
+                sealed.as_mut_ptr(),
+                plain.len(),
+            )
+        }
+    }
+
+    /// Deciphers `sealed` into `plain` and returns the tag that `sealed` should have.
+    ///
+    /// # Panics
+    ///
+    /// If their lengths differ.
+    pub(crate) fn open(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> [u8; 16] {
+        assert_eq!(plain.len(), sealed.len());
+        // SAFETY: both have so many bytes and do not overlap; the key is a proof of the instructions.
+        unsafe {
+            crypt::<false>(
+                self,
+                nonce,
+                aad,
+                sealed.as_ptr(),
+                plain.as_mut_ptr(),
+                plain.len(),
+            )
+        }
+    }
+
+    /// As [`Key::open`], in place.
+    pub(crate) fn open_in_place(&self, nonce: &[u8; 12], aad: &[u8], body: &mut [u8]) -> [u8; 16] {
+        let (bytes, len) = (body.as_mut_ptr(), body.len());
+        // SAFETY: every byte is read before it is written; the key is a proof of the instructions.
+        unsafe { crypt::<false>(self, nonce, aad, bytes, bytes, len) }
+    }
+}
+
+/// # Safety
+///
+/// The CPU has the instructions.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq,aes,pclmulqdq")]
+unsafe fn expand(vaes: Vaes, key: &[u8; 32]) -> Key {
+    let (low, high) = key.split_at(BLOCK_BYTES);
+    let mut rounds = [_mm_setzero_si128(); ROUND_KEYS];
+    // SAFETY: both halves have 16 bytes.
+    (rounds[0], rounds[1]) = unsafe { (load_block(low.as_ptr()), load_block(high.as_ptr())) };
+    macro_rules! two_rounds {
+        ($($at:literal, $constant:literal;)*) => {$(
+            let assist = _mm_aeskeygenassist_si128::<$constant>(rounds[$at - 1]);
+            rounds[$at] = next_round(rounds[$at - 2], _mm_shuffle_epi32::<0xff>(assist));
+            if $at + 1 < ROUND_KEYS {
+                let assist = _mm_aeskeygenassist_si128::<0>(rounds[$at]);
+                rounds[$at + 1] = next_round(rounds[$at - 1], _mm_shuffle_epi32::<0xaa>(assist));
+            }
+        )*};
+    }
+    two_rounds! { 2, 0x01; 4, 0x02; 6, 0x04; 8, 0x08; 10, 0x10; 12, 0x20; 14, 0x40; }
+
+    let mut wide = [_mm256_setzero_si256(); ROUND_KEYS];
+    for (wide, round) in wide.iter_mut().zip(&rounds) {
+        *wide = _mm256_broadcastsi128_si256(*round);
+    }
+    rounds.zeroize();
+    let mut key = Key {
+        rounds: wide,
+        powers: [_mm256_setzero_si256(); VECTORS],
+        sums: [_mm256_setzero_si256(); VECTORS],
+        _vaes: vaes,
+    };
+    let zeros = encipher_block(&key, _mm_setzero_si128());
+    let hash_key = times_x(_mm_shuffle_epi8(zeros, reverse_block()));
+    let mut power = hash_key;
+    for at in (0..VECTORS).rev() {
+        let next = multiply(power, hash_key);
+        // The earlier block, in the low lane, has the higher power.
+        key.powers[at] = _mm256_set_m128i(power, next);
+        key.sums[at] =
+            _mm256_xor_si256(key.powers[at], _mm256_shuffle_epi32::<0x4e>(key.powers[at]));
+        power = multiply(next, hash_key);
+    }
+    key
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn next_round(before: __m128i, assist: __m128i) -> __m128i {
+    let mut sum = before;
+    sum = _mm_xor_si128(sum, _mm_slli_si128::<4>(sum));
+    sum = _mm_xor_si128(sum, _mm_slli_si128::<8>(sum));
+    _mm_xor_si128(sum, assist)
+}
+
+/// A block times x, as POLYVAL has its bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn times_x(block: __m128i) -> __m128i {
+    let carries = _mm_srli_epi64::<63>(block);
+    let shifted = _mm_or_si128(_mm_slli_epi64::<1>(block), _mm_slli_si128::<8>(carries));
+    // All ones where x^127 was there.
+    let overflow = _mm_srai_epi32::<31>(_mm_shuffle_epi32::<0xff>(block));
+    let polynomial = _mm_set_epi64x(0xc200_0000_0000_0000_u64.cast_signed(), 1);
+    _mm_xor_si128(shifted, _mm_and_si128(overflow, polynomial))
+}
+
+/// `plain` to `sealed` or back, and the tag of the sealed bytes.
+///
+/// # Safety
+///
+/// `len` bytes are readable at `from` and writable at `to`, which are the same place or do not overlap; when sealing they do not. The CPU has
+/// the instructions.
+#[target_feature(enable = "avx2,vaes,vpclmulqdq,aes,pclmulqdq")]
+unsafe fn crypt<const SEALS: bool>(
+    key: &Key,
+    nonce: &[u8; 12],
+    aad: &[u8],
+    from: *const u8,
+    to: *mut u8,
+    len: usize,
+) -> [u8; 16] {
+    let mut first = [0; BLOCK_BYTES];
+    first[..12].copy_from_slice(nonce);
+    first[15] = 1;
+    // SAFETY: the array has 16 bytes.
+    let first = unsafe { load_block(first.as_ptr()) };
+    let mut hash = _mm_setzero_si128();
+    for block in aad.chunks(BLOCK_BYTES) {
+        hash = hash_padded(key, hash, block);
+    }
+
+    // Counters in the CPU's order of bytes; the first vector has 2 and 3.
+    let counter = _mm256_broadcastsi128_si256(_mm_shuffle_epi8(first, reverse_block()));
+    let mut counter = _mm256_add_epi32(counter, _mm256_set_epi32(0, 0, 0, 2, 0, 0, 0, 1));
+    let batches_len = len / BATCH_BYTES * BATCH_BYTES;
+    let mut at = 0;
+    if SEALS && batches_len > 0 {
+        // SAFETY: the first batch lies in the caller's bytes; nothing is hashed yet.
+        unsafe { batch::<false>(key, &mut counter, from, to, from, &mut hash) };
+        at = BATCH_BYTES;
+    }
+    while at < batches_len {
+        let (from, to) = (from.wrapping_add(at), to.wrapping_add(at));
+        let hashed = if SEALS {
+            to.wrapping_sub(BATCH_BYTES).cast_const()
+        } else {
+            from
+        };
+        // SAFETY: this batch lies in the caller's bytes, and the one before it when sealing.
+        unsafe { batch::<true>(key, &mut counter, from, to, hashed, &mut hash) };
+        at += BATCH_BYTES;
+    }
+    if SEALS && batches_len > 0 {
+        // SAFETY: the last batch that was sealed lies in the caller's bytes.
+        hash = unsafe { hash_batch(key, hash, to.wrapping_add(batches_len - BATCH_BYTES)) };
+    }
+
+    let mut block_counter = _mm256_castsi256_si128(counter);
+    while at < len {
+        let part_len = (len - at).min(BLOCK_BYTES);
+        let keystream = encipher_block(key, _mm_shuffle_epi8(block_counter, reverse_block()));
+        let mut bytes = [0; BLOCK_BYTES];
+        // SAFETY: so many bytes are left of the caller's, and the array has as many.
+        unsafe {
+            core::ptr::copy_nonoverlapping(from.wrapping_add(at), bytes.as_mut_ptr(), part_len);
+        }
+        if !SEALS {
+            hash = hash_padded(key, hash, &bytes[..part_len]);
+        }
+        // SAFETY: the array has 16 bytes.
+        unsafe {
+            let sum = _mm_xor_si128(load_block(bytes.as_ptr()), keystream);
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), sum);
+        }
+        if SEALS {
+            hash = hash_padded(key, hash, &bytes[..part_len]);
+        }
+        // SAFETY: as above.
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), to.wrapping_add(at), part_len);
+        }
+        bytes.zeroize();
+        block_counter = _mm_add_epi32(block_counter, _mm_set_epi32(0, 0, 0, 1));
+        at += part_len;
+    }
+
+    let bits = |len: usize| (len as u64 * 8).cast_signed();
+    // As the reversed block of u64be(bits of aad) || u64be(bits of body).
+    let lengths = _mm_set_epi64x(bits(aad.len()), bits(len));
+    hash = multiply(_mm_xor_si128(hash, lengths), hash_key(key));
+    let tag = _mm_xor_si128(
+        _mm_shuffle_epi8(hash, reverse_block()),
+        encipher_block(key, first),
+    );
+    let mut bytes = [0; BLOCK_BYTES];
+    // SAFETY: the array has 16 bytes.
+    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), tag) };
+    bytes
+}
+
+/// Sixteen blocks through the cipher, and sixteen others, or the same before they are overwritten, into the hash.
+///
+/// # Safety
+///
+/// [`BATCH_BYTES`] are readable at `from` and, if it hashes, at `hashed`, and writable at `to`.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq,aes,pclmulqdq")]
+unsafe fn batch<const HASHES: bool>(
+    key: &Key,
+    counter: &mut __m256i,
+    from: *const u8,
+    to: *mut u8,
+    hashed: *const u8,
+    hash: &mut __m128i,
+) {
+    let two = _mm256_set_epi32(0, 0, 0, 2, 0, 0, 0, 2);
+    let mut states = [_mm256_setzero_si256(); VECTORS];
+    for state in &mut states {
+        let block = _mm256_shuffle_epi8(*counter, reverse_blocks());
+        *state = _mm256_xor_si256(block, key.rounds[0]);
+        *counter = _mm256_add_epi32(*counter, two);
+    }
+    let mut sum = Product::zero();
+    let mut round = 1;
+    while round < ROUND_KEYS - 1 {
+        for state in &mut states {
+            *state = _mm256_aesenc_epi128(*state, key.rounds[round]);
+        }
+        if HASHES && round <= VECTORS {
+            // SAFETY: the caller's bytes.
+            unsafe { sum.add(key, round - 1, hashed, *hash) };
+        }
+        round += 1;
+    }
+    if HASHES {
+        *hash = sum.reduced();
+    }
+    for (at, state) in states.into_iter().enumerate() {
+        let offset = at * 2 * BLOCK_BYTES;
+        // SAFETY: the caller's bytes; `loadu` and `storeu` ask nothing of alignment.
+        unsafe {
+            let bytes = _mm256_loadu_si256(from.wrapping_add(offset).cast());
+            // The last round ends in the addition of its key, here with the bytes in it.
+            let last = _mm256_xor_si256(bytes, key.rounds[ROUND_KEYS - 1]);
+            let sum = _mm256_aesenclast_epi128(state, last);
+            _mm256_storeu_si256(to.wrapping_add(offset).cast(), sum);
+        }
+    }
+}
+
+/// # Safety
+///
+/// [`BATCH_BYTES`] are readable at `hashed`.
+#[inline]
+#[target_feature(enable = "avx2,vaes,vpclmulqdq,aes,pclmulqdq")]
+unsafe fn hash_batch(key: &Key, hash: __m128i, hashed: *const u8) -> __m128i {
+    let mut sum = Product::zero();
+    for at in 0..VECTORS {
+        // SAFETY: the caller's bytes.
+        unsafe { sum.add(key, at, hashed, hash) };
+    }
+    sum.reduced()
+}
+
+/// A sum of products before its reduction; a lane of each vector for every second block.
+struct Product {
+    low: __m256i,
+    /// Of the sums of halves: `low` and `high` are still to be taken away.
+    middle: __m256i,
+    high: __m256i,
+}
+
+impl Product {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero() -> Self {
+        let zero = _mm256_setzero_si256();
+        Self {
+            low: zero,
+            middle: zero,
+            high: zero,
+        }
+    }
+
+    /// Adds two blocks of a batch, each times its power; the first two with the hash so far.
+    ///
+    /// # Safety
+    ///
+    /// [`BATCH_BYTES`] are readable at `hashed`.
+    #[inline]
+    #[target_feature(enable = "avx2,vpclmulqdq")]
+    unsafe fn add(&mut self, key: &Key, at: usize, hashed: *const u8, hash: __m128i) {
+        // SAFETY: the caller's bytes; `loadu` asks nothing of alignment.
+        let bytes = unsafe { _mm256_loadu_si256(hashed.wrapping_add(at * 2 * BLOCK_BYTES).cast()) };
+        let mut blocks = _mm256_shuffle_epi8(bytes, reverse_blocks());
+        if at == 0 {
+            blocks = _mm256_xor_si256(blocks, _mm256_zextsi128_si256(hash));
+        }
+        let power = key.powers[at];
+        let sums = _mm256_xor_si256(blocks, _mm256_shuffle_epi32::<0x4e>(blocks));
+        let low = _mm256_clmulepi64_epi128::<0x00>(blocks, power);
+        let high = _mm256_clmulepi64_epi128::<0x11>(blocks, power);
+        let middle = _mm256_clmulepi64_epi128::<0x00>(sums, key.sums[at]);
+        self.low = _mm256_xor_si256(self.low, low);
+        self.high = _mm256_xor_si256(self.high, high);
+        self.middle = _mm256_xor_si256(self.middle, middle);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,pclmulqdq")]
+    fn reduced(&self) -> __m128i {
+        let lanes = |wide: __m256i| {
+            _mm_xor_si128(
+                _mm256_castsi256_si128(wide),
+                _mm256_extracti128_si256::<1>(wide),
+            )
+        };
+        let (low, high) = (lanes(self.low), lanes(self.high));
+        let middle = _mm_xor_si128(lanes(self.middle), _mm_xor_si128(low, high));
+        reduce(low, middle, high)
+    }
+}
+
+/// The product of two blocks, as POLYVAL's.
+#[inline]
+#[target_feature(enable = "avx2,pclmulqdq")]
+fn multiply(a: __m128i, b: __m128i) -> __m128i {
+    let low = _mm_clmulepi64_si128::<0x00>(a, b);
+    let high = _mm_clmulepi64_si128::<0x11>(a, b);
+    let middle = _mm_xor_si128(
+        _mm_clmulepi64_si128::<0x01>(a, b),
+        _mm_clmulepi64_si128::<0x10>(a, b),
+    );
+    reduce(low, middle, high)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,pclmulqdq")]
+fn reduce(low: __m128i, middle: __m128i, high: __m128i) -> __m128i {
+    let polynomial = _mm_set_epi64x(0, 0xc200_0000_0000_0000_u64.cast_signed());
+    let fold = |half: __m128i| {
+        _mm_xor_si128(
+            _mm_shuffle_epi32::<0x4e>(half),
+            _mm_clmulepi64_si128::<0x00>(half, polynomial),
+        )
+    };
+    let middle = _mm_xor_si128(middle, fold(low));
+    _mm_xor_si128(high, fold(middle))
+}
+
+/// The hash after a block, or part of one that zeros fill up.
+#[inline]
+#[target_feature(enable = "avx2,pclmulqdq")]
+fn hash_padded(key: &Key, hash: __m128i, part: &[u8]) -> __m128i {
+    let mut block = [0; BLOCK_BYTES];
+    block[..part.len()].copy_from_slice(part);
+    // SAFETY: the array has 16 bytes.
+    let block = unsafe { load_block(block.as_ptr()) };
+    let block = _mm_shuffle_epi8(block, reverse_block());
+    multiply(_mm_xor_si128(hash, block), hash_key(key))
+}
+
+/// The first power, which is the last block's.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn hash_key(key: &Key) -> __m128i {
+    _mm256_extracti128_si256::<1>(key.powers[VECTORS - 1])
+}
+
+#[inline]
+#[target_feature(enable = "avx2,aes")]
+fn encipher_block(key: &Key, block: __m128i) -> __m128i {
+    let round = |at: usize| _mm256_castsi256_si128(key.rounds[at]);
+    let mut state = _mm_xor_si128(block, round(0));
+    for at in 1..ROUND_KEYS - 1 {
+        state = _mm_aesenc_si128(state, round(at));
+    }
+    _mm_aesenclast_si128(state, round(ROUND_KEYS - 1))
+}
+
+/// # Safety
+///
+/// 16 bytes are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load_block(bytes: *const u8) -> __m128i {
+    // SAFETY: the caller's bytes; `loadu` asks nothing of alignment.
+    unsafe { _mm_loadu_si128(bytes.cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn reverse_block() -> __m128i {
+    _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn reverse_blocks() -> __m256i {
+    _mm256_broadcastsi128_si256(reverse_block())
+}
