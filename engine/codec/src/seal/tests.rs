@@ -105,6 +105,27 @@ fn chunks_sealed_alone_are_those_of_the_whole() {
     }
 }
 
+/// What the kernel says of the CPU, not what the standard library does: a back end skipped by mistake is a failure, not a pass.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn every_back_end_of_this_cpu_is_available() {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let line = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    let flags: Vec<&str> = line.unwrap().split_whitespace().collect();
+    let has = |needed: &[&str]| needed.iter().all(|flag| flags.contains(flag));
+    let mut expected = vec!["aws-lc", "portable"];
+    expected.extend(has(&["avx2", "vaes", "vpclmulqdq"]).then_some("vaes"));
+    let available = backends().into_iter().map(Backend::name);
+    assert_eq!(available.collect::<Vec<&str>>(), expected);
+
+    let is_ours = has(&["avx2", "vaes", "vpclmulqdq"]) && !has(&["avx512f"]);
+    let fastest = if is_ours { "vaes" } else { "aws-lc" };
+    assert_eq!(Backend::at(Level::best()).name(), fastest);
+    let scalar = Level::available()[0];
+    assert_eq!(Backend::available(scalar).len(), 2);
+    assert_eq!(Backend::at(scalar), Backend::AwsLc);
+}
+
 #[test]
 fn back_ends_agree_on_every_boundary() {
     for &len in LENGTHS {

@@ -37,6 +37,8 @@ impl Vaes {
     pub(crate) fn at(level: Level) -> Option<Self> {
         let allows = !matches!(level.tier(), Tier::Scalar | Tier::Ssse3);
         let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("aes")
+            && is_x86_feature_detected!("pclmulqdq")
             && is_x86_feature_detected!("vaes")
             && is_x86_feature_detected!("vpclmulqdq");
         (allows && has).then_some(Self(()))
@@ -127,26 +129,37 @@ impl Key {
     }
 }
 
-/// # Safety
-///
-/// The CPU has the instructions.
 #[target_feature(enable = "avx2,vaes,vpclmulqdq,aes,pclmulqdq")]
-unsafe fn expand(vaes: Vaes, key: &[u8; 32]) -> Key {
-    let (low, high) = key.split_at(BLOCK_BYTES);
+fn expand(vaes: Vaes, key: &[u8; 32]) -> Key {
     let mut rounds = [_mm_setzero_si128(); ROUND_KEYS];
-    // SAFETY: both halves have 16 bytes.
-    (rounds[0], rounds[1]) = unsafe { (load_block(low.as_ptr()), load_block(high.as_ptr())) };
-    macro_rules! two_rounds {
-        ($($at:literal, $constant:literal;)*) => {$(
+    let (halves, _) = key.as_chunks();
+    for (round, half) in rounds.iter_mut().zip(halves) {
+        *round = load_block(half);
+    }
+    // From the round before and the one before that: in turns with a constant and without one.
+    macro_rules! round_key {
+        ($at:literal, $constant:literal) => {
             let assist = _mm_aeskeygenassist_si128::<$constant>(rounds[$at - 1]);
             rounds[$at] = next_round(rounds[$at - 2], _mm_shuffle_epi32::<0xff>(assist));
-            if $at + 1 < ROUND_KEYS {
-                let assist = _mm_aeskeygenassist_si128::<0>(rounds[$at]);
-                rounds[$at + 1] = next_round(rounds[$at - 1], _mm_shuffle_epi32::<0xaa>(assist));
-            }
-        )*};
+        };
+        ($at:literal) => {
+            let assist = _mm_aeskeygenassist_si128::<0>(rounds[$at - 1]);
+            rounds[$at] = next_round(rounds[$at - 2], _mm_shuffle_epi32::<0xaa>(assist));
+        };
     }
-    two_rounds! { 2, 0x01; 4, 0x02; 6, 0x04; 8, 0x08; 10, 0x10; 12, 0x20; 14, 0x40; }
+    round_key!(2, 0x01);
+    round_key!(3);
+    round_key!(4, 0x02);
+    round_key!(5);
+    round_key!(6, 0x04);
+    round_key!(7);
+    round_key!(8, 0x08);
+    round_key!(9);
+    round_key!(10, 0x10);
+    round_key!(11);
+    round_key!(12, 0x20);
+    round_key!(13);
+    round_key!(14, 0x40);
 
     let mut wide = [_mm256_setzero_si256(); ROUND_KEYS];
     for (wide, round) in wide.iter_mut().zip(&rounds) {
@@ -212,8 +225,7 @@ unsafe fn crypt<const SEALS: bool>(
     let mut first = [0; BLOCK_BYTES];
     first[..12].copy_from_slice(nonce);
     first[15] = 1;
-    // SAFETY: the array has 16 bytes.
-    let first = unsafe { load_block(first.as_ptr()) };
+    let first = load_block(&first);
     let mut hash = _mm_setzero_si128();
     for block in aad.chunks(BLOCK_BYTES) {
         hash = hash_padded(key, hash, block);
@@ -257,11 +269,7 @@ unsafe fn crypt<const SEALS: bool>(
         if !SEALS {
             hash = hash_padded(key, hash, &bytes[..part_len]);
         }
-        // SAFETY: the array has 16 bytes.
-        unsafe {
-            let sum = _mm_xor_si128(load_block(bytes.as_ptr()), keystream);
-            _mm_storeu_si128(bytes.as_mut_ptr().cast(), sum);
-        }
+        bytes = store_block(_mm_xor_si128(load_block(&bytes), keystream));
         if SEALS {
             hash = hash_padded(key, hash, &bytes[..part_len]);
         }
@@ -282,10 +290,7 @@ unsafe fn crypt<const SEALS: bool>(
         _mm_shuffle_epi8(hash, reverse_block()),
         encipher_block(key, first),
     );
-    let mut bytes = [0; BLOCK_BYTES];
-    // SAFETY: the array has 16 bytes.
-    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), tag) };
-    bytes
+    store_block(tag)
 }
 
 /// Sixteen blocks through the cipher, and sixteen others, or the same before they are overwritten, into the hash.
@@ -327,14 +332,13 @@ unsafe fn batch<const HASHES: bool>(
     }
     for (at, state) in states.into_iter().enumerate() {
         let offset = at * 2 * BLOCK_BYTES;
-        // SAFETY: the caller's bytes; `loadu` and `storeu` ask nothing of alignment.
-        unsafe {
-            let bytes = _mm256_loadu_si256(from.wrapping_add(offset).cast());
-            // The last round ends in the addition of its key, here with the bytes in it.
-            let last = _mm256_xor_si256(bytes, key.rounds[ROUND_KEYS - 1]);
-            let sum = _mm256_aesenclast_epi128(state, last);
-            _mm256_storeu_si256(to.wrapping_add(offset).cast(), sum);
-        }
+        // SAFETY: the caller's bytes; `loadu` asks nothing of alignment.
+        let bytes = unsafe { _mm256_loadu_si256(from.wrapping_add(offset).cast()) };
+        // The last round ends in the addition of its key, here with the bytes in it.
+        let last = _mm256_xor_si256(bytes, key.rounds[ROUND_KEYS - 1]);
+        let sum = _mm256_aesenclast_epi128(state, last);
+        // SAFETY: the caller's bytes; `storeu` asks nothing of alignment.
+        unsafe { _mm256_storeu_si256(to.wrapping_add(offset).cast(), sum) };
     }
 }
 
@@ -444,9 +448,7 @@ fn reduce(low: __m128i, middle: __m128i, high: __m128i) -> __m128i {
 fn hash_padded(key: &Key, hash: __m128i, part: &[u8]) -> __m128i {
     let mut block = [0; BLOCK_BYTES];
     block[..part.len()].copy_from_slice(part);
-    // SAFETY: the array has 16 bytes.
-    let block = unsafe { load_block(block.as_ptr()) };
-    let block = _mm_shuffle_epi8(block, reverse_block());
+    let block = _mm_shuffle_epi8(load_block(&block), reverse_block());
     multiply(_mm_xor_si128(hash, block), hash_key(key))
 }
 
@@ -468,14 +470,20 @@ fn encipher_block(key: &Key, block: __m128i) -> __m128i {
     _mm_aesenclast_si128(state, round(ROUND_KEYS - 1))
 }
 
-/// # Safety
-///
-/// 16 bytes are readable.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load_block(bytes: *const u8) -> __m128i {
-    // SAFETY: the caller's bytes; `loadu` asks nothing of alignment.
-    unsafe { _mm_loadu_si128(bytes.cast()) }
+fn load_block(bytes: &[u8; BLOCK_BYTES]) -> __m128i {
+    // SAFETY: the reference covers 16 readable bytes; `loadu` asks nothing of alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_block(block: __m128i) -> [u8; BLOCK_BYTES] {
+    let mut bytes = [0; BLOCK_BYTES];
+    // SAFETY: the array has 16 bytes; `storeu` asks nothing of alignment.
+    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), block) };
+    bytes
 }
 
 #[inline]
