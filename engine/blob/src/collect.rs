@@ -92,7 +92,12 @@ impl<D: Disk> Store<D> {
         self.push_revivals();
         let (mut examined, mut would_trash) = (0, 0);
         for stop in self.stops() {
-            for found in self.find(&stop, &request.satellite).await {
+            // What a blob does not tell of stays.
+            for found in self
+                .find(&stop, &request.satellite)
+                .await
+                .unwrap_or_default()
+            {
                 if request.is_about(&found) {
                     examined += 1;
                     would_trash += u64::from(request.is_garbage(&found));
@@ -132,7 +137,12 @@ impl<D: Disk> Store<D> {
         };
         let mut batch = self.batch();
         for stop in self.stops() {
-            for found in self.find(&stop, &request.satellite).await {
+            // What a blob does not tell of stays.
+            for found in self
+                .find(&stop, &request.satellite)
+                .await
+                .unwrap_or_default()
+            {
                 if !request.is_about(&found) || !request.is_garbage(&found) {
                     continue;
                 }

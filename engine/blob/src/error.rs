@@ -66,6 +66,12 @@ pub enum PutError {
     /// The disk failed this operation, and only this one.
     #[error("disk: {0}")]
     Disk(#[from] DiskError),
+    /// The list of a blob's records cannot be read: nobody knows what is in it until the store is opened again.
+    #[error("the list of what is in {blob} cannot be read; the next start reads what it lists")]
+    Unlisted {
+        /// The blob.
+        blob: BlobId,
+    },
     /// One satellite more than a node can serve.
     #[error("a node serves at most 64 satellites")]
     TooManySatellites,

@@ -115,15 +115,21 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     ///
-    /// As for a delete.
+    /// As for a delete; [`PutError::Unlisted`] if some blob does not tell what is in it, after the pieces of all others are back.
     pub async fn restore_all(&self, satellite: &[u8; 32], now_s: u32) -> Result<u64, PutError> {
         let mut restored = 0;
+        let mut unlisted = Ok(());
         // What compaction moves during a walk may be missed by it.
         for _ in 0..WALKS_MAX {
             let removed_before = self.counters().blobs_removed;
             let mut batch = self.batch();
+            unlisted = Ok(());
             for stop in self.stops() {
-                for found in self.find(&stop, satellite).await {
+                let records = self.find(&stop, satellite).await.unwrap_or_else(|error| {
+                    unlisted = Err(error);
+                    Vec::new()
+                });
+                for found in records {
                     let is_wanted = |state| match state {
                         State::Trash(since_s) => {
                             !states::is_over(since_s, now_s)
@@ -142,7 +148,7 @@ impl<D: Disk> Store<D> {
                 break;
             }
         }
-        Ok(restored)
+        unlisted.map(|()| restored)
     }
 }
 

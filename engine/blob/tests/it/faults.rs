@@ -464,3 +464,32 @@ fn compaction_that_misreads_once_drops_nothing() {
         }
     }
 }
+
+/// A sealed blob is asked for its list of records.
+#[test]
+fn one_misread_keeps_nothing_in_the_trash_and_a_blob_that_lists_nothing_is_told() {
+    let trashed = || {
+        let mut options = small_options();
+        options.blob_records_max = 4;
+        let world = open(&SimDisk::new(1), options, 1);
+        for key in 0..9 {
+            world.put(piece(key, 20_000)).unwrap();
+        }
+        assert_eq!(world.trash(&[1, 6], NOW_S).unwrap().trashed, 2);
+        assert!(world.store.counters().blobs_sealed >= 2);
+        world
+    };
+    for failure in [Failure::Misdirected, Failure::Eio] {
+        for nth in 1..8 {
+            let world = trashed();
+            world.disk.inject(once(&[Op::Read], nth, failure));
+            assert_eq!(world.restore_all(NOW_S), Ok(2), "{failure:?} of read {nth}");
+        }
+    }
+    let world = trashed();
+    let (&blob, _) = world.disk.files().first_key_value().unwrap();
+    world.disk.fail_reads(blob);
+    assert_eq!(world.restore_all(NOW_S), Err(PutError::Unlisted { blob }));
+    world.disk.heal();
+    assert_eq!(world.restore_all(NOW_S), Ok(1), "the other one was back");
+}

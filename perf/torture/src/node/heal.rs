@@ -45,14 +45,14 @@ impl World {
         self.is_strict.set(true);
         let clients = self.clients.borrow().clone();
         for client in &clients {
-            let answers = self.ping(client).await;
-            // Put at once: a piece that was never there may be forgotten.
             let key = self.new_piece(false);
-            let is_well = answers
+            self.reserved.set(Some(key));
+            let is_well = self.ping(client).await
                 && self.put(client, key).await
                 && self.get(client, key).await
                 && self.put(client, key).await
                 && self.delete(client, key).await;
+            self.reserved.take();
             let kept = self.new_piece(false);
             if !is_well || !self.put(client, kept).await {
                 self.violate("a verb failed though nothing is wrong any more");
@@ -71,7 +71,8 @@ impl World {
             self.slept_secretly.set(time);
             self.executor.sleep(CHECK_IN_INTERVAL).await;
         }
-        if !self.restore().await {
+        // A write that went astray may have hit a blob's list of records.
+        if !self.restore().await && !self.has_harmed_files() {
             self.violate("the owner does not get the trash back");
         }
         self.check_all().await;

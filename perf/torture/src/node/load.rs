@@ -94,17 +94,19 @@ impl World {
         let mut ledger = self.ledger.borrow_mut();
         let now_ms = self.executor.now_ms();
         if ledger.entries.len() > ENTRIES_MAX {
-            let gone = ledger.entries.iter().find(|(_, entry)| {
+            let gone = ledger.entries.iter().find(|&(&entry_key, entry)| {
                 let is_over = entry.expiry_ms != 0 && entry.expiry_ms + 60_000 < now_ms;
-                !entry.is_busy && (entry.state == State::Deleted || is_over || entry.is_over)
+                let is_reserved = Some(entry_key) == self.reserved.get();
+                let is_idle = !entry.is_busy && !is_reserved;
+                is_idle && (entry.state == State::Deleted || is_over || entry.is_over)
             });
             if let Some(key) = gone.map(|(&key, _)| key) {
                 ledger.forget(key);
             }
         }
         let from = self.below(ledger.next_key.max(1));
-        let mut entries = ledger.entries.range(from..);
-        entries.next().map(|(&key, _)| key)
+        let mut keys = ledger.entries.range(from..).map(|(&key, _)| key);
+        keys.find(|&key| Some(key) != self.reserved.get())
     }
 
     pub(super) fn new_piece(&self, may_expire: bool) -> u64 {
@@ -242,6 +244,7 @@ impl World {
         };
         let answer = client.ask(asking).await;
         // A piece that was acknowledged was there to be deleted. Who cannot read it, or finds it damaged, deletes it all the same, and does not know.
+        self.take_harms();
         let could_read = self.excuses().faults.reads == 0 && !self.ledger.borrow().is_hurt(key);
         if let (Ok(false), Some(before), true) = (&answer, before, could_read) {
             let version = self.ledger.borrow().before(key).unwrap_or(before);

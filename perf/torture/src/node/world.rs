@@ -75,6 +75,8 @@ pub(super) struct World {
     pub(super) slept_secretly: Cell<Duration>,
     /// Nothing is wrong any more, so each verb must succeed.
     pub(super) is_strict: Cell<bool>,
+    /// A piece that the load keeps its hands off.
+    pub(super) reserved: Cell<Option<u64>>,
     /// The disk has next to no room, or had so in this process of the node.
     pub(super) is_full: Cell<bool>,
     pub(super) was_full: Cell<bool>,
@@ -128,6 +130,7 @@ impl World {
             busy_time: Cell::default(),
             slept_secretly: Cell::default(),
             is_strict: Cell::default(),
+            reserved: Cell::default(),
             is_full: Cell::default(),
             was_full: Cell::default(),
             earlier: RefCell::default(),
