@@ -121,7 +121,7 @@ impl<D: Disk> Store<D> {
         let mut unlisted = Ok(());
         // What compaction moves during a walk may be missed by it.
         for _ in 0..WALKS_MAX {
-            let removed_before = self.counters().blobs_removed;
+            let moved_before = self.counters().records_moved;
             let mut batch = self.batch();
             unlisted = Ok(());
             for stop in self.stops() {
@@ -144,7 +144,7 @@ impl<D: Disk> Store<D> {
                 }
             }
             batch.settle().await?;
-            if self.counters().blobs_removed == removed_before {
+            if self.counters().records_moved == moved_before {
                 break;
             }
         }

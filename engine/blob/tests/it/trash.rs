@@ -577,3 +577,42 @@ fn verify_tells_trashed_pieces_from_the_others() {
     assert_eq!((verdict.pieces, verdict.trashed_pieces), (6, 2));
     assert_eq!(verdict.records, 10);
 }
+
+/// A piece that compaction moves while the trash is walked over is behind the walk; its old blob may stay for a while.
+#[test]
+fn what_compaction_moves_meanwhile_is_restored_as_well() {
+    use std::cell::Cell;
+    use strand_blob::disk::sim::Op;
+
+    let mut options = options();
+    options.blob_records_max = 8;
+    let world = open(&SimDisk::new(1), options, 1);
+    for key in 0..6 {
+        world.put(piece(key, 20_000)).unwrap();
+    }
+    world.trash(&[5], NOW_S).unwrap();
+    for key in 0..4 {
+        assert_eq!(world.delete(key), Ok(true));
+    }
+    let moved = world.store.counters().records_moved;
+    world.disk.hold(Op::Sync);
+    let store = Rc::clone(&world.store);
+    world.executor.spawn(async move {
+        store.compact(NOW_S).await.unwrap();
+    });
+    world.executor.run_until_stalled();
+    let restored = Rc::new(Cell::new(None));
+    let (store, answer) = (Rc::clone(&world.store), Rc::clone(&restored));
+    world.executor.spawn(async move {
+        answer.set(Some(store.restore_all(&SATELLITE, NOW_S).await));
+    });
+    world.executor.run_until_stalled();
+    world.disk.hold(Op::Remove);
+    world.disk.release(Op::Sync);
+    world.executor.run_until_stalled();
+    assert!(world.store.counters().records_moved > moved, "it was moved");
+    assert_eq!(world.store.counters().blobs_removed, 0);
+    assert_eq!(restored.take(), Some(Ok(1)));
+    world.disk.release(Op::Remove);
+    world.executor.run_until_stalled();
+}
