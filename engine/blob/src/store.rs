@@ -308,10 +308,11 @@ impl<D: Disk> Store<D> {
             .look_up(&piece.satellite, &piece.id, Search::Piece)
             .await;
         // Where it cannot be told, an opening finds out.
-        let is_behind = self
+        let unread = self
             .tell_unknown(&mut lookup, &piece.satellite, &piece.id)
             .await
-            .is_err();
+            .err();
+        let is_behind = unread.is_some();
         let replaced = lookup.known();
         // One that has expired, or whose time in the trash is over, is there no more.
         if let Some(stored) = lookup
@@ -320,10 +321,14 @@ impl<D: Disk> Store<D> {
             .filter(|stored| stored.root == piece.root || !bug::is_planted(Bug::ConflictOverwrites))
         {
             if stored.root != piece.root || stored.commitment != piece.commitment {
-                return Err(PutError::Conflict);
+                // What was not read may be newer: this piece itself, or a tombstone.
+                return Err(match unread {
+                    Some(GetError::Disk(error)) => error.into(),
+                    _ => PutError::Conflict,
+                });
             }
             let name = (piece.satellite, piece.id);
-            if !self.doubted.borrow().contains(&name) {
+            if !is_behind && !self.doubted.borrow().contains(&name) {
                 if stored.trashed_s.is_some() {
                     self.check_open()?;
                     let mark = stored.mark(Kind::Restore, piece.created_s);

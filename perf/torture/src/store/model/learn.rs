@@ -2,7 +2,7 @@
 //!
 //! An answer that was cut off leaves both the state before and the one after; so does an error, which must have a cause.
 
-use strand_blob::{PutError, Stored};
+use strand_blob::{FileId, PutError, Stored};
 
 use crate::store::calls::{Answer, Call, Op};
 use crate::store::model::{Model, State, There, is_visible, live};
@@ -13,6 +13,9 @@ impl Model {
         let is_excused = match error {
             PutError::Full => self.is_tight || self.is_troubled,
             PutError::ReadOnly | PutError::Disk(_) => self.is_troubled,
+            PutError::Unlisted { blob } => {
+                self.is_troubled || self.harmed.contains(&FileId::Blob(blob))
+            }
             _ => false,
         };
         assert!(is_excused, "{call:?}: {error}, though nothing is wrong");
