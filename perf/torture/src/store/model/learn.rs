@@ -259,8 +259,9 @@ impl Model {
             );
         }
         after.dedup();
-        // It is in the trash then, and not what the next opening would have found before.
-        if !std::mem::take(&mut known.firm).is_empty() {
+        // It may be in the trash then, and not what the next opening would have found before.
+        let is_moved = trashed > 0 || !is_certain;
+        if is_moved && !std::mem::take(&mut known.firm).is_empty() {
             known.later.extend(&after);
         }
         known.states = after;
