@@ -379,7 +379,8 @@ impl World {
         }
     }
 
-    /// The owner asks to have the trash back; whether it is.
+    /// The owner asks to have the trash back; whether it is, as far as it can be: a write that went astray may have hit a blob's list of records, and
+    /// then the answer has to say so.
     pub(super) async fn restore(&self) -> bool {
         let Some(host) = self.running() else {
             return false;
@@ -401,6 +402,9 @@ impl World {
         };
         self.look();
         let excuses = self.excuses();
+        if answer.contains("the list of what is in") && self.has_harmed_files() {
+            return true;
+        }
         if answer.contains("error") || excuses.faults.reads > 0 || excuses.is_blurred {
             return false;
         }

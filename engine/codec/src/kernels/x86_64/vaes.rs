@@ -81,18 +81,7 @@ impl Key {
         plain: &[u8],
         sealed: &mut [u8],
     ) -> [u8; 16] {
-        assert_eq!(plain.len(), sealed.len());
-        // SAFETY: both have so many bytes and do not overlap; the key is a proof of the instructions.
-        unsafe {
-            crypt::<true>(
-                self,
-                nonce,
-                aad,
-                plain.as_ptr(),
-                sealed.as_mut_ptr(),
-                plain.len(),
-            )
-        }
+        self.crypt_into::<true>(nonce, aad, plain, sealed)
     }
 
     /// Deciphers `sealed` into `plain` and returns the tag that `sealed` should have.
@@ -107,18 +96,7 @@ impl Key {
         sealed: &[u8],
         plain: &mut [u8],
     ) -> [u8; 16] {
-        assert_eq!(plain.len(), sealed.len());
-        // SAFETY: both have so many bytes and do not overlap; the key is a proof of the instructions.
-        unsafe {
-            crypt::<false>(
-                self,
-                nonce,
-                aad,
-                sealed.as_ptr(),
-                plain.as_mut_ptr(),
-                plain.len(),
-            )
-        }
+        self.crypt_into::<false>(nonce, aad, sealed, plain)
     }
 
     /// As [`Key::open`], in place.
@@ -126,6 +104,19 @@ impl Key {
         let (bytes, len) = (body.as_mut_ptr(), body.len());
         // SAFETY: every byte is read before it is written; the key is a proof of the instructions.
         unsafe { crypt::<false>(self, nonce, aad, bytes, bytes, len) }
+    }
+
+    fn crypt_into<const SEALS: bool>(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        from: &[u8],
+        to: &mut [u8],
+    ) -> [u8; 16] {
+        assert_eq!(from.len(), to.len());
+        let (from, to, len) = (from.as_ptr(), to.as_mut_ptr(), from.len());
+        // SAFETY: both have so many bytes and do not overlap; the key is a proof of the instructions.
+        unsafe { crypt::<SEALS>(self, nonce, aad, from, to, len) }
     }
 }
 
