@@ -7,13 +7,14 @@
 //!
 //! [`store`] measures a piece store on this machine's disk against what the disk can do.
 //!
-//! [`torture`] proves that it loses nothing. [`codec`] measures what happens to bytes before and after: the erasure code.
+//! [`node`] measures what a core of a node moves between network and disk. [`torture`] proves that it loses nothing. [`codec`] measures what happens to bytes before and after: the erasure code.
 //!
 //! The tests in `tests/it` use the same network.
 
 pub mod codec;
 pub mod content;
 pub mod counters;
+mod cpu;
 pub mod damage;
 pub mod demo;
 pub mod draw;
@@ -21,8 +22,10 @@ pub mod folder;
 pub mod ground;
 pub mod local;
 pub mod narrator;
+pub mod node;
 pub mod part;
 pub mod pieces;
+mod pinned;
 pub mod random;
 pub mod report;
 pub mod rewrite;

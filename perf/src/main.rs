@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use strand_codec::{LEVEL_VARIABLE, Level};
 use strand_perf::codec;
 use strand_perf::demo::{self, Verdict};
+use strand_perf::node;
 use strand_perf::store;
 use strand_perf::torture;
 
@@ -28,6 +29,8 @@ enum Command {
     Store(store::Options),
     /// Measure the byte work of the codec against the stock crates
     Codec(codec::Options),
+    /// Measure what a core of a node moves between network and disk, against tokio and quinn
+    Node(node::Options),
     /// Prove that the store loses nothing: simulation, crash states, faults, kills, planted bugs
     Torture(torture::Options),
     /// Be one of the programs: piecestore, satellite or uplink
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => run_demo(&options),
         Command::Store(options) => run_store(&options),
         Command::Codec(options) => run_codec(&options),
+        Command::Node(options) => run_node(&options),
         Command::Torture(options) => run_torture(&options),
         Command::Part { name, arguments } => part(&name, arguments),
     }
@@ -72,6 +76,8 @@ fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
             std::process::exit(uplink::cli_main(named))
         }
         "ward" => end_of(name, torture::ward_main(&arguments)),
+        "subject" => end_of(name, node::subject_main(&arguments)),
+        "load" => end_of(name, node::load_main(&arguments)),
         "patient" => end_of(name, torture::patient_main(&arguments)),
         _ => {
             eprintln!(
@@ -107,6 +113,15 @@ fn run_codec(options: &codec::Options) -> ExitCode {
         codec::run(options),
         codec::Figures::json,
         codec::Figures::table,
+    )
+}
+
+fn run_node(options: &node::Options) -> ExitCode {
+    say(
+        options.json,
+        node::run(options),
+        node::Figures::json,
+        node::Figures::table,
     )
 }
 

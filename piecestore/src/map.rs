@@ -102,6 +102,25 @@ impl FileMap {
         Some(whole_pages(bytes))
     }
 
+    /// Brings a range to memory, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// If the file is not so long, or its disk fails.
+    pub fn populate(&self, offset: u64, len: usize) -> io::Result<()> {
+        let (start, len) = self
+            .pages(offset, len)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let start = start.cast_mut().cast();
+        // SAFETY: whole pages of this map, which is read-only: the call reads them and changes nothing.
+        let done = unsafe { libc::madvise(start, len, libc::MADV_POPULATE_READ) };
+        if done == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
     /// Whether a page went from under it.
     #[must_use]
     pub fn is_broken(&self) -> bool {

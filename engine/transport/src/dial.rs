@@ -15,8 +15,9 @@ use strand_protocol::{Code, NodeId, limits};
 
 use crate::config::{Role, transport_config};
 use crate::identity::Identity;
+use crate::socket::bind_udp;
 use crate::stream::{Connection, wire};
-use crate::{socket, tls};
+use crate::tls;
 
 /// Sockets, hence driver tasks, of one dialler for each address family.
 const ENDPOINT_COUNT: usize = 2;
@@ -278,7 +279,7 @@ impl std::fmt::Debug for Dialer {
 
 fn endpoints(ip: IpAddr) -> io::Result<Vec<Endpoint>> {
     let endpoint = |_| {
-        let socket = socket::bind(SocketAddr::new(ip, 0))?;
+        let socket = bind_udp(SocketAddr::new(ip, 0))?;
         Endpoint::new(
             EndpointConfig::default(),
             None,

@@ -28,5 +28,6 @@ pub use config::{Role, transport_config};
 pub use dial::{DialError, Dialer};
 pub use identity::{Identity, IdentityError, read_secret, write_secret};
 pub use serve::{AcceptError, Accepting, BindError, Server};
+pub use socket::bind_udp;
 pub use stream::{Answer, Connection, Exchange, RecvHalf, SendHalf, StreamError};
 pub use tls::{NODE_ALPN, SATELLITE_ALPN, TlsError, client_crypto, peer_node_id, server_crypto};

@@ -14,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{Role, transport_config};
 use crate::identity::Identity;
+use crate::socket::bind_udp;
 use crate::stream::{Connection, wire};
-use crate::{socket, tls};
+use crate::tls;
 
 /// Handshakes in progress at once. One costs about 0.35 ms of this side's CPU and some 50 KB. From
 /// `limits::HANDSHAKES_MAX` on, an unproven address must first echo a retry token.
@@ -85,7 +86,7 @@ impl Server {
         config
             .transport_config(Arc::new(transport_config(role)))
             .max_incoming(HANDSHAKES_MAX);
-        let endpoint = socket::bind(address)
+        let endpoint = bind_udp(address)
             .and_then(|socket| {
                 let runtime = Arc::new(TokioRuntime);
                 Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)

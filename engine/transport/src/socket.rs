@@ -12,7 +12,11 @@ use rustix::net::sockopt;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
 /// Binds `address`, with large kernel buffers where the system allows them.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+///
+/// # Errors
+///
+/// If the address is taken, or not ours.
+pub fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     // The forcing variants pass net.core.{r,w}mem_max but need CAP_NET_ADMIN; the others are cut
     // to that maximum. Small buffers cost speed, not correctness, so a refusal is no error.

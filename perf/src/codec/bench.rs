@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use strand_codec::Level;
 
-use super::core;
 use super::figures::Figures;
 use super::options::Options;
 use super::row::{Contest, ROWS, Row};
 use crate::narrator::Narrator;
+use crate::pinned;
 
 /// Time of a turn, unless one repetition takes longer.
 const TURN: Duration = Duration::from_millis(3);
@@ -34,8 +34,8 @@ pub fn run(options: &Options) -> Result<Figures> {
         None => Level::of_process()?,
     };
     let narrator = Narrator::default();
-    let core = core::pin().context("this thread cannot be kept on one core")?;
-    let cpu = core::name();
+    let core = pinned::pin().context("this thread cannot be kept on one core")?;
+    let cpu = pinned::name();
     narrator.line(&format!("{cpu}, core {core}, level {level}"));
     let mut figures = Figures::new(level.name(), cpu);
     let rows: Vec<&Row> = ROWS.iter().filter(|row| options.has(row.name)).collect();

@@ -2,13 +2,12 @@
 //!
 //! - [`options`] is what was asked for; [`row`] what a comparison is, and the list of them; [`bench`](mod@bench) runs it.
 //! - [`erasure`] has the rows of the erasure code, [`sealing`] that of sealing, [`segment`] those of whole segments: tree, pipeline and its inverse.
-//! - [`shares`] are inputs and outputs; [`core`](mod@core) the core and its name; [`figures`] says what came out.
+//! - [`shares`] are inputs and outputs; [`figures`] says what came out.
 //!
 //! What must stay true: both sides of a comparison do the same work on the same bytes, in turns of a few milliseconds,
 //! and their outputs are compared before a figure is entered; a figure that was not measured is absent.
 
 mod bench;
-mod core;
 mod erasure;
 mod figures;
 mod options;

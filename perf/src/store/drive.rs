@@ -16,8 +16,8 @@ use piecestore::core::{Core, CoreExecutor, CoreOptions, Gate, start};
 use piecestore::disk::RingDisk;
 use strand_blob::{Disk, Store, StoreCounters, StoreOptions};
 
-use super::cpu;
 use super::work::Work;
+use crate::cpu;
 use crate::random::Random;
 
 /// The node that the bench's folders belong to.

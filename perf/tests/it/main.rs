@@ -12,6 +12,7 @@ mod garbage;
 mod independent;
 mod level;
 mod liars;
+mod node;
 mod one_process;
 mod permits;
 mod stop;

@@ -150,7 +150,8 @@ impl Core {
     }
 
     /// The driver of its connections.
-    pub(crate) fn driver(&self) -> &Driver<Glommio> {
+    #[must_use]
+    pub fn driver(&self) -> &Driver<Glommio> {
         &self.driver
     }
 
