@@ -209,7 +209,10 @@ impl<D: Disk> Store<D> {
         id: &[u8; 32],
         now_s: u32,
     ) -> Result<Piece, GetError> {
-        let lookup = self.look_up(satellite, id, Search::Piece).await;
+        let mut lookup = self.look_up(satellite, id, Search::Piece).await;
+        if lookup.piece.is_some() {
+            self.check_newest(&mut lookup, satellite, id).await?;
+        }
         if let Some(piece) = lookup.piece {
             if piece.is_gone(now_s) {
                 return Err(GetError::NotFound);
@@ -299,6 +302,25 @@ impl<D: Disk> Store<D> {
             return Err(GetError::NotFound);
         }
         Box::pin(self.read_shares(&moved, shares)).await
+    }
+
+    /// Whether the piece that was found is the newest: a record that was not read may be newer and another, put when the disk did not read
+    /// this one.
+    async fn check_newest(
+        &self,
+        lookup: &mut Lookup,
+        satellite: &[u8; 32],
+        id: &[u8; 32],
+    ) -> Result<(), GetError> {
+        let Some(&(_, error)) = lookup.unknown.first() else {
+            return Ok(());
+        };
+        let known_count = lookup.confirmed.len();
+        self.tell_unknown(lookup, satellite, id).await?;
+        if lookup.confirmed.len() > known_count {
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Finds out whose the records are that could not be read, from footers and lists; those of this piece are certain then.

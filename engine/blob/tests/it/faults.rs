@@ -145,6 +145,32 @@ fn a_piece_put_again_while_its_tombstone_cannot_be_read_stays() {
     assert!(came_back > 0, "no tombstone lay in an unreadable block");
 }
 
+/// A piece that was put while the disk did not read an older one of the same id outranks that one, also while the disk does not read the newer.
+#[test]
+fn an_older_piece_is_not_given_out_for_a_newer_one_that_cannot_be_read() {
+    let mut options = small_options();
+    options.blob_records_max = 1;
+    let world = World::new(1).reopen(options, 2);
+    let newest = |world: &World| *world.disk.files().last_key_value().unwrap().0;
+    world.put(piece(0, 10_000)).unwrap();
+    let older = newest(&world);
+    // Seals the blob: its list is on the disk only.
+    world.put(piece(1, 576)).unwrap();
+    world.disk.fail_reads(older);
+    assert_eq!(world.put(piece(0, 9_000)), Ok(Stored::New));
+    let newer = newest(&world);
+    assert_ne!(newer, older);
+
+    world.disk.heal();
+    world.disk.fail_reads(newer);
+    let error = world.piece(0).unwrap_err();
+    assert!(matches!(error, GetError::Disk(_)), "{error}");
+    world.disk.heal();
+    check_same(&world, &piece(0, 9_000));
+    let world = world.reopen(options, 3);
+    check_same(&world, &piece(0, 9_000));
+}
+
 #[test]
 fn a_failed_write_poisons_unless_the_disk_is_full_or_the_write_short() {
     let short = PutError::Disk(DiskError::ShortWrite {
