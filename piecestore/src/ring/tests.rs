@@ -162,3 +162,35 @@ fn a_closed_socket_receives_nothing_and_its_place_is_used_again() {
         }
     });
 }
+
+/// The kernel may raise its flag for deferred work after it was done; nothing lowers it until there is more.
+#[test]
+fn a_flag_that_stays_raised_leaves_others_their_turn() {
+    let (tell, told) = std::sync::mpsc::channel();
+    // In a thread of its own, because a core that never comes back cannot be waited for.
+    let core = std::thread::spawn(move || {
+        let counters = check(RingOptions::default(), |executor, ring| async move {
+            ring.look(|state| state.danger_flag_stays = true);
+            let (reader, sender) = (
+                Rc::new(Notify::new()),
+                UdpSocket::bind("127.0.0.1:0").unwrap(),
+            );
+            ring.set_reader(reader.clone());
+            let socket = ring.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = ring.local_address(socket).unwrap();
+            for round in 0..5u8 {
+                executor.sleep(Duration::from_millis(5)).await;
+                sender.send_to(&[round], address).unwrap();
+                assert_eq!(take(&executor, &ring, &reader, 1).await, [[round]]);
+            }
+            ring.unbind(socket);
+        });
+        tell.send(counters.datagrams_received).unwrap();
+    });
+    assert_eq!(
+        told.recv_timeout(Duration::from_secs(60)),
+        Ok(5),
+        "the core hangs"
+    );
+    core.join().unwrap();
+}

@@ -82,6 +82,9 @@ pub(super) struct State {
     pub(super) files: Files,
     worker_count: u32,
     worker_count_set: u32,
+    /// As if the kernel's flag for deferred work stayed raised.
+    #[cfg(test)]
+    pub(super) danger_flag_stays: bool,
 }
 
 /// What a completion belongs to: the high half of its `user_data`, an index being the low half.
@@ -133,6 +136,8 @@ impl Ring {
             files: Files::new(options.files_max),
             worker_count: options.worker_count,
             worker_count_set: options.worker_count,
+            #[cfg(test)]
+            danger_flag_stays: false,
         };
         state.uring.completion().disable_eventfd();
         Ok(Rc::new(Self {
@@ -178,7 +183,9 @@ impl Ring {
                 }
             }
             self.switch_eventfd(true);
-            if !self.has_events() {
+            // What came before the switch is here, what comes after it is signalled. The kernel's flag for deferred work does not count: it
+            // may be raised after the work was done, and then stays until there is more (io_req_local_work_add sets it last).
+            if !self.has_events() || self.turn() == 0 {
                 if self.is_closing.get() {
                     let _ = timeout(executor, CLOSE_WAIT / 10, self.wake.notified()).await;
                 } else {
@@ -236,10 +243,7 @@ impl Ring {
         let state = &mut *self.state.borrow_mut();
         // The switch must be visible to the kernel before we look.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        let submission = state.uring.submission();
-        let is_deferred = submission.taskrun() || submission.cq_overflow();
-        drop(submission);
-        is_deferred || !state.queue.is_empty() || !state.uring.completion().is_empty()
+        state.has_deferred() || !state.queue.is_empty() || !state.uring.completion().is_empty()
     }
 
     fn switch_eventfd(&self, is_on: bool) {
@@ -327,11 +331,8 @@ impl State {
 
     /// Enters the kernel if there is a reason to. `false`: nothing was handed over or waits.
     fn enter(&mut self, counters: &Counters) -> bool {
-        let submission = self.uring.submission();
-        let to_submit = submission.len();
-        let has_deferred = submission.taskrun() || submission.cq_overflow();
-        drop(submission);
-        if to_submit == 0 && !has_deferred {
+        let to_submit = self.uring.submission().len();
+        if to_submit == 0 && !self.has_deferred() {
             return !self.uring.completion().is_empty();
         }
         counters.ring_enters.add(1);
@@ -346,6 +347,16 @@ impl State {
             Err(Some(libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM)) => true,
             Err(errno) => panic!("io_uring_enter refused its arguments: errno {errno:?}"),
         }
+    }
+
+    /// Whether the kernel says that it has work which waits for us to enter.
+    fn has_deferred(&mut self) -> bool {
+        #[cfg(test)]
+        if self.danger_flag_stays {
+            return true;
+        }
+        let submission = self.uring.submission();
+        submission.taskrun() || submission.cq_overflow()
     }
 
     fn reap(&mut self, counters: &Counters, woken: &mut Vec<Waker>) -> usize {
