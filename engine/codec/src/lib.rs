@@ -14,6 +14,8 @@
 //!
 //! **Invariant:** `unsafe` in `kernels` only.
 //!
+//! Beside all that, `packet` protects QUIC's packets with the kernel of sealing.
+//!
 //! It leaves to others: where pieces are stored, who may read them, object headers and names
 //! (`strand-protocol`), and every choice of salts and keys, which are arguments.
 //!
@@ -26,6 +28,8 @@
 mod field;
 mod kernels;
 mod level;
+#[cfg(target_arch = "x86_64")]
+mod packet;
 mod pipeline;
 mod rs;
 mod seal;
@@ -33,6 +37,8 @@ mod shape;
 mod tree;
 
 pub use level::{LEVEL_VARIABLE, Level, LevelError};
+#[cfg(target_arch = "x86_64")]
+pub use packet::{HeaderKey, PACKET_TAG_BYTES, PacketKey};
 pub use pipeline::{
     ChunkOpener, RestoreError, SegmentRestorer, SegmentWriter, StripeCoder, StripeFiller,
 };

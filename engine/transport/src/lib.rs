@@ -17,6 +17,7 @@
 mod config;
 mod dial;
 mod identity;
+mod packets;
 mod serve;
 mod socket;
 mod stream;
@@ -27,7 +28,11 @@ mod tls;
 pub use config::{Role, transport_config};
 pub use dial::{DialError, Dialer};
 pub use identity::{Identity, IdentityError, read_secret, write_secret};
+pub use packets::PacketProtection;
 pub use serve::{AcceptError, Accepting, BindError, Server};
 pub use socket::bind_udp;
 pub use stream::{Answer, Connection, Exchange, RecvHalf, SendHalf, StreamError};
-pub use tls::{NODE_ALPN, SATELLITE_ALPN, TlsError, client_crypto, peer_node_id, server_crypto};
+pub use tls::{
+    NODE_ALPN, SATELLITE_ALPN, TlsError, client_crypto, peer_node_id, server_crypto,
+    server_crypto_by_aws_lc,
+};

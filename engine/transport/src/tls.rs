@@ -22,6 +22,7 @@ use rustls::{
 use strand_protocol::NodeId;
 
 use crate::identity::Identity;
+use crate::packets::PacketProtection;
 
 /// The protocol spoken to a storage node.
 pub const NODE_ALPN: &[u8] = b"strand-node/1";
@@ -81,8 +82,28 @@ pub fn server_crypto(
     identity: &Identity,
     alpn: &[u8],
 ) -> Result<Arc<dyn quinn::crypto::ServerConfig>, TlsError> {
+    server_crypto_by(provider(), identity, alpn)
+}
+
+/// As [`server_crypto`], with packets protected by aws-lc whoever is faster: what a measurement compares with.
+///
+/// # Errors
+///
+/// As [`server_crypto`].
+pub fn server_crypto_by_aws_lc(
+    identity: &Identity,
+    alpn: &[u8],
+) -> Result<Arc<dyn quinn::crypto::ServerConfig>, TlsError> {
+    server_crypto_by(provider_with(PacketProtection::AwsLc), identity, alpn)
+}
+
+fn server_crypto_by(
+    provider: Arc<CryptoProvider>,
+    identity: &Identity,
+    alpn: &[u8],
+) -> Result<Arc<dyn quinn::crypto::ServerConfig>, TlsError> {
     let resolver = AlwaysResolvesServerRawPublicKeys::new(identity.certified());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| TlsError(error.to_string()))?
         .with_client_cert_verifier(Arc::new(AnyKey))
@@ -119,24 +140,22 @@ fn node_id_of_spki(spki: &[u8]) -> Option<NodeId> {
     Some(NodeId::of_public_key(public_key.try_into().ok()?))
 }
 
-/// Our suites and key exchanges, in order of preference, on aws-lc-rs.
+/// Our suites and key exchanges, in order of preference, on aws-lc-rs; packets are protected by whoever does it faster.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    let make = || {
-        Arc::new(CryptoProvider {
-            cipher_suites: vec![
-                aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-                aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-                aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-            ],
-            kx_groups: vec![
-                aws_lc_rs::kx_group::X25519MLKEM768,
-                aws_lc_rs::kx_group::X25519,
-            ],
-            ..aws_lc_rs::default_provider()
-        })
-    };
+    let make = || provider_with(PacketProtection::fastest());
     PROVIDER.get_or_init(make).clone()
+}
+
+fn provider_with(protection: PacketProtection) -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: protection.suites(),
+        kx_groups: vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
 }
 
 /// The one check of a peer's key: raw, Ed25519, alone.

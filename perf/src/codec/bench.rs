@@ -121,7 +121,7 @@ mod tests {
         for level in Level::available() {
             let options = Options {
                 level: Some(level),
-                only: ["encode_4k", "decode_4k", "rows_3", "seal", "tree"]
+                only: ["encode_4k", "decode_4k", "rows_3", "seal", "packet", "tree"]
                     .map(str::to_owned)
                     .to_vec(),
                 seconds: 0.0,
@@ -135,6 +135,7 @@ mod tests {
                 "decode_4k_vs_stock",
                 "rows_3_gb_per_s",
                 "seal_vs_aws_lc",
+                "packet_vs_aws_lc",
                 "tree_vs_blake3",
             ] {
                 assert!(json[key].as_f64().unwrap() > 0.0, "{key}");

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use strand_codec::Level;
 
-use super::{erasure, sealing, segment};
+use super::{erasure, packets, sealing, segment};
 
 /// One comparison.
 pub(super) struct Row {
@@ -66,6 +66,11 @@ pub(super) const ROWS: &[Row] = &[
         name: "seal",
         peer: "aws_lc",
         prepare: sealing::chunks,
+    },
+    Row {
+        name: "packet",
+        peer: "aws_lc",
+        prepare: packets::packets,
     },
     Row {
         name: "tree",

@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("strand-codec", &[]),
     ("strand-blob", &[]),
     ("strand-protocol", &[]),
-    ("strand-transport", &["strand-protocol"]),
+    ("strand-transport", &["strand-codec", "strand-protocol"]),
     (
         "piecestore",
         &[

@@ -101,7 +101,7 @@ pub(super) enum AeadKey {
     AwsLc(LessSafeKey),
     Portable(Box<portable::Key>),
     #[cfg(target_arch = "x86_64")]
-    Vaes(Box<vaes::Key>),
+    Vaes(Box<vaes::Key<{ vaes::ROUND_KEYS_256 }>>),
 }
 
 impl AeadKey {
@@ -113,7 +113,10 @@ impl AeadKey {
             }
             Backend::Portable => Self::Portable(Box::new(portable::Key::new(key))),
             #[cfg(target_arch = "x86_64")]
-            Backend::Vaes(vaes) => Self::Vaes(Box::new(vaes::Key::new(vaes, key))),
+            Backend::Vaes(vaes) => {
+                let rounds = vaes::Rounds::of_256(vaes, key);
+                Self::Vaes(Box::new(vaes::Key::new(rounds)))
+            }
         }
     }
 

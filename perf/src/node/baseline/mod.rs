@@ -17,7 +17,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use piecestore::stream::Request;
 use strand_transport::{
-    Identity, NODE_ALPN, Role, bind_udp, peer_node_id, server_crypto, transport_config,
+    Identity, NODE_ALPN, Role, bind_udp, peer_node_id, server_crypto_by_aws_lc, transport_config,
 };
 
 pub(super) use self::disk::PoolDisk;
@@ -30,7 +30,8 @@ pub(super) type Handler =
 
 /// Listens as a node does.
 pub(super) fn listen(identity: &Identity, address: SocketAddr) -> Result<quinn::Endpoint> {
-    let mut config = quinn::ServerConfig::with_crypto(server_crypto(identity, NODE_ALPN)?);
+    let mut config =
+        quinn::ServerConfig::with_crypto(server_crypto_by_aws_lc(identity, NODE_ALPN)?);
     config.transport_config(Arc::new(transport_config(Role::NodeServer)));
     let runtime = Arc::new(quinn::TokioRuntime);
     let socket = bind_udp(address)?;
