@@ -211,7 +211,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<Piece, GetError> {
         let mut lookup = self.look_up(satellite, id, Search::Piece).await;
         if lookup.piece.is_some() {
-            self.check_newest(&mut lookup, satellite, id).await?;
+            self.tell_unknown(&mut lookup, satellite, id).await?;
         }
         if let Some(piece) = lookup.piece {
             if piece.is_gone(now_s) {
@@ -304,26 +304,8 @@ impl<D: Disk> Store<D> {
         Box::pin(self.read_shares(&moved, shares)).await
     }
 
-    /// Whether the piece that was found is the newest: a record that was not read may be newer and another, put when the disk did not read
-    /// this one.
-    async fn check_newest(
-        &self,
-        lookup: &mut Lookup,
-        satellite: &[u8; 32],
-        id: &[u8; 32],
-    ) -> Result<(), GetError> {
-        let Some(&(_, error)) = lookup.unknown.first() else {
-            return Ok(());
-        };
-        let known_count = lookup.confirmed.len();
-        self.tell_unknown(lookup, satellite, id).await?;
-        if lookup.confirmed.len() > known_count {
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Finds out whose the records are that could not be read, from footers and lists; those of this piece are certain then.
+    /// Finds out whose the records are that could not be read, from footers and lists; those of this piece are certain then. They are newer
+    /// than a piece that was found, and may be another, put when the disk did not read this one: that piece is none then.
     ///
     /// # Errors
     ///
@@ -350,6 +332,7 @@ impl<D: Disk> Store<D> {
             if found.record.id == *id && blob.satellite_of(&found.record) == *satellite {
                 let (known, class) = (blob.known(found), blob.class);
                 lookup.confirmed.push(Confirmed { known, class });
+                lookup.piece = None;
             }
         }
         Ok(())

@@ -165,10 +165,13 @@ fn an_older_piece_is_not_given_out_for_a_newer_one_that_cannot_be_read() {
     world.disk.fail_reads(newer);
     let error = world.piece(0).unwrap_err();
     assert!(matches!(error, GetError::Disk(_)), "{error}");
+    // Nor does a put believe it.
+    assert_eq!(world.put(piece(0, 10_000)), Ok(Stored::New));
+    check_same(&world, &piece(0, 10_000));
+    assert_eq!(world.put(piece(0, 9_000)), Err(PutError::Conflict));
     world.disk.heal();
-    check_same(&world, &piece(0, 9_000));
     let world = world.reopen(options, 3);
-    check_same(&world, &piece(0, 9_000));
+    check_same(&world, &piece(0, 10_000));
 }
 
 #[test]
