@@ -101,7 +101,7 @@ impl<const ROUND_KEYS: usize> Rounds<ROUND_KEYS> {
     /// One block through the cipher.
     pub(crate) fn encipher(&self, block: &[u8; BLOCK_BYTES]) -> [u8; BLOCK_BYTES] {
         // SAFETY: the keys hold a proof of the instructions.
-        unsafe { store_block(encipher_block(self, load_block(block))) }
+        unsafe { encipher(self, block) }
     }
 }
 
@@ -459,10 +459,12 @@ unsafe fn last_batch<const ROUND_KEYS: usize, const SEALS: bool>(
     let earlier = _mm_shuffle_epi8(*hash, reverse_block());
     // SAFETY: a block lies there, since `len` is not 0; `loadu` asks nothing of alignment.
     let block = unsafe { _mm_loadu_si128(first) };
+    let block = _mm_xor_si128(block, earlier);
     // SAFETY: as above.
-    unsafe { _mm_storeu_si128(first, _mm_xor_si128(block, earlier)) };
+    unsafe { _mm_storeu_si128(first, block) };
+    let none = _mm_setzero_si128();
     // SAFETY: the array is a batch long.
-    *hash = unsafe { hash_batch(key, _mm_setzero_si128(), bytes.cast_const()) };
+    *hash = unsafe { hash_batch(key, none, bytes.cast_const()) };
     let plain = if SEALS { &mut before } else { &mut after };
     plain.zeroize();
 }
@@ -596,6 +598,14 @@ fn hash_padded<const ROUND_KEYS: usize>(
 #[target_feature(enable = "avx2")]
 fn hash_key<const ROUND_KEYS: usize>(key: &Key<ROUND_KEYS>) -> __m128i {
     _mm256_extracti128_si256::<1>(key.powers[VECTORS - 1])
+}
+
+#[target_feature(enable = "avx2,aes")]
+fn encipher<const ROUND_KEYS: usize>(
+    rounds: &Rounds<ROUND_KEYS>,
+    block: &[u8; BLOCK_BYTES],
+) -> [u8; BLOCK_BYTES] {
+    store_block(encipher_block(rounds, load_block(block)))
 }
 
 #[inline]
