@@ -68,6 +68,10 @@ impl Figures {
             per_gigabyte("machine_s_per_gb", |cost| cost.machine_seconds);
             per_gigabyte("load_s_per_gb", |cost| cost.done.cpu_seconds);
             per_gigabyte("wall_s_per_gb", |cost| cost.done.seconds);
+            for (at, key) in [(0, "datagrams_in"), (1, "datagrams_out")] {
+                let counts = costs.iter().map(|cost| cost.done.datagrams[at]);
+                self.set(format!("{name}{side}_{key}"), median(counts));
+            }
             self.set(
                 format!("{name}{side}_gb_per_s"),
                 median(costs.iter().map(|cost| gigabytes / cost.cpu_seconds)),
@@ -154,6 +158,7 @@ mod tests {
             cpu_seconds: 1.0,
             p50_us: 10.0,
             p99_us: 20.0,
+            datagrams: [12.0, 4.0],
         };
         Cost {
             done,

@@ -72,6 +72,8 @@ pub(super) struct Done {
     /// Of a request, the median and the 99th of a hundred.
     pub(super) p50_us: f64,
     pub(super) p99_us: f64,
+    /// Datagrams of a request, to the node and from it.
+    pub(super) datagrams: [f64; 2],
 }
 
 #[derive(Debug, Parser)]
@@ -136,6 +138,8 @@ struct Run {
     segment: Segment,
     next: Cell<u64>,
     latencies_us: RefCell<Vec<f32>>,
+    /// To the node and from it.
+    datagrams: Cell<[u64; 2]>,
 }
 
 impl Load {
@@ -173,6 +177,7 @@ impl Load {
             order,
             next: Cell::new(0),
             latencies_us: RefCell::new(Vec::with_capacity(usize::try_from(order.count)?)),
+            datagrams: Cell::default(),
         });
         let cpu_before = cpu::process_seconds()?;
         let started = Instant::now();
@@ -194,6 +199,10 @@ impl Load {
             cpu_seconds,
             p50_us: of_a_hundred(50),
             p99_us: of_a_hundred(99),
+            datagrams: run
+                .datagrams
+                .get()
+                .map(|count| count as f64 / order.count as f64),
         })
     }
 
@@ -245,6 +254,10 @@ impl Run {
         while let Some(ended) = callers.join_next().await {
             ended??;
         }
+        let (stats, [sent, received]) = (connection.stats(), self.datagrams.get());
+        let sent = sent + stats.udp_tx.datagrams;
+        self.datagrams
+            .set([sent, received + stats.udp_rx.datagrams]);
         connection.close(0_u32.into(), b"");
         Ok(())
     }
