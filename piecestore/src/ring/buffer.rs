@@ -1,20 +1,15 @@
 //! The buffers the kernel receives datagrams into: one ring of them for all sockets of a core.
 //!
-//! A multishot receive takes a free buffer by itself and names it in its completion. A long train
-//! is handed on in the memory that the kernel filled, and other memory is provided in its place; a
-//! short one, which would hold many times its length alive, is copied. Memory that was handed on comes back once
-//! all of its datagrams were read. Plain buffers, each used whole: incremental consumption
+//! A multishot receive takes a free buffer by itself and names it in its completion; we read it
+//! and provide it again. Plain buffers, each used whole: incremental consumption
 //! (`IOU_PBUF_RING_INC`) breaks multishot recvmsg. One buffer holds the largest GRO train with
 //! its address and control messages.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use bytes::BytesMut;
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
@@ -22,15 +17,9 @@ use super::message::RECEIVE_HEADER_BYTES;
 
 /// Largest UDP payload, hence the largest GRO train.
 const TRAIN_BYTES_MAX: usize = 65_535;
-/// Length of a buffer: train and header, in whole cache lines.
-pub(super) const BUFFER_BYTES: usize =
+/// Distance between buffers; a multiple of the cache line that holds train and header.
+pub(super) const BUFFER_STRIDE: usize =
     (RECEIVE_HEADER_BYTES + TRAIN_BYTES_MAX).next_multiple_of(64);
-/// A train of so many bytes is handed on as it lies: it holds at most twice its length.
-const HANDED_ON_BYTES_MIN: usize = BUFFER_BYTES / 2;
-/// Handed on and waited for at most; what is out longer is not used again.
-const LENT_MAX: usize = 64;
-/// Of those, looked at for one that is free again, in turn.
-const LENT_LOOKED_AT: usize = 4;
 /// The group under which receives find these buffers.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
@@ -39,10 +28,7 @@ const PAGE_BYTES: usize = 4_096;
 /// See the module's head.
 pub(super) struct ProvidedBuffers {
     entries: NonNull<BufRingEntry>,
-    /// By id; empty, with room for [`BUFFER_BYTES`], of which the kernel fills those that are provided.
-    memory: Vec<BytesMut>,
-    /// Ends of buffers that were handed on: through them the memory can be had back.
-    lent: VecDeque<BytesMut>,
+    memory: NonNull<u8>,
     count: u16,
     tail: u16,
     free_count: u16,
@@ -59,10 +45,10 @@ impl ProvidedBuffers {
             "buffer count {count} is no power of two"
         );
         let entries = allocate(Self::entries_layout(count));
+        let memory = allocate(Self::memory_layout(count));
         let mut buffers = Self {
             entries: entries.cast(),
-            memory: (0..count).map(|_| room()).collect(),
-            lent: VecDeque::new(),
+            memory,
             count,
             tail: 0,
             free_count: 0,
@@ -99,46 +85,15 @@ impl ProvidedBuffers {
 
     /// The first `len` bytes of a buffer that a completion named and that was not provided since.
     pub(super) fn filled(&self, id: u16, len: usize) -> &[u8] {
-        assert!(len <= BUFFER_BYTES, "buffer {id} of {len} bytes");
-        let start = self.memory[usize::from(id)].as_ptr();
-        // SAFETY: the memory has room for [`BUFFER_BYTES`], of which the kernel has filled `len`; it does not write
-        // again before `provide(id)`, for which `&mut self` is needed.
+        assert!(
+            id < self.count && len <= BUFFER_STRIDE,
+            "buffer {id} of {len} bytes"
+        );
+        // SAFETY: `id` was asserted to name one of the `count` buffers of the allocation.
+        let start = unsafe { self.memory.as_ptr().add(usize::from(id) * BUFFER_STRIDE) };
+        // SAFETY: asserted to lie within that buffer, which was zeroed at birth and which the
+        // kernel does not write again before `provide(id)`, for which `&mut self` is needed.
         unsafe { std::slice::from_raw_parts(start, len) }
-    }
-
-    /// Those bytes of such a buffer, which is provided again.
-    pub(super) fn take(&mut self, id: u16, bytes: Range<usize>) -> BytesMut {
-        let taken = if bytes.len() < HANDED_ON_BYTES_MIN {
-            BytesMut::from(&self.filled(id, bytes.end)[bytes])
-        } else {
-            let other = self.free_room();
-            let mut whole = std::mem::replace(&mut self.memory[usize::from(id)], other);
-            assert!(bytes.end <= whole.capacity(), "buffer {id} of {bytes:?}");
-            // SAFETY: the kernel has filled the buffer up to there.
-            unsafe { whole.set_len(bytes.end) };
-            self.lent.push_back(whole.split_off(bytes.end));
-            if self.lent.len() > LENT_MAX {
-                self.lent.pop_front();
-            }
-            whole.split_off(bytes.start)
-        };
-        self.provide(id);
-        taken
-    }
-
-    /// Memory that was handed on and is free again, or new one.
-    fn free_room(&mut self) -> BytesMut {
-        for _ in 0..LENT_LOOKED_AT.min(self.lent.len()) {
-            let Some(mut lent) = self.lent.pop_front() else {
-                break;
-            };
-            if lent.try_reclaim(BUFFER_BYTES) {
-                return lent;
-            }
-            // It is looked at again when the others were.
-            self.lent.push_back(lent);
-        }
-        room()
     }
 
     /// Gives a buffer to the kernel to be filled.
@@ -150,13 +105,9 @@ impl ProvidedBuffers {
         // SAFETY: entries were zeroed at birth, which is a value; the kernel reads them only before
         // the tail, which is moved past this one below.
         let entry = unsafe { &mut *entry };
-        let memory = &mut self.memory[usize::from(id)];
-        assert!(
-            memory.is_empty() && memory.capacity() >= BUFFER_BYTES,
-            "buffer {id} has no room"
-        );
-        entry.set_addr(memory.spare_capacity_mut().as_mut_ptr() as u64);
-        entry.set_len(BUFFER_BYTES as u32);
+        let address = self.memory.as_ptr() as u64 + (usize::from(id) * BUFFER_STRIDE) as u64;
+        entry.set_addr(address);
+        entry.set_len(BUFFER_STRIDE as u32);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
         self.free_count += 1;
@@ -171,12 +122,18 @@ impl ProvidedBuffers {
     fn entries_layout(count: u16) -> Layout {
         layout(usize::from(count) * size_of::<BufRingEntry>())
     }
+
+    fn memory_layout(count: u16) -> Layout {
+        layout(usize::from(count) * BUFFER_STRIDE)
+    }
 }
 
 impl Drop for ProvidedBuffers {
     fn drop(&mut self) {
         // SAFETY: allocated in `register` with this layout; the ring was closed with nothing in
-        // flight, so the kernel holds no address of it or of the buffers (see `Ring`).
+        // flight, so the kernel holds no address of it (see `Ring`).
+        unsafe { dealloc(self.memory.as_ptr(), Self::memory_layout(self.count)) };
+        // SAFETY: as above.
         unsafe {
             dealloc(
                 self.entries.as_ptr().cast(),
@@ -184,11 +141,6 @@ impl Drop for ProvidedBuffers {
             )
         };
     }
-}
-
-/// Memory of a buffer; the kernel touches it only as it is used.
-fn room() -> BytesMut {
-    BytesMut::with_capacity(BUFFER_BYTES)
 }
 
 #[expect(

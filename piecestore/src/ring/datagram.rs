@@ -15,7 +15,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use io_uring::{cqueue, opcode, squeue, types};
 
-use super::buffer::{BUFFER_BYTES, BUFFER_GROUP, ProvidedBuffers};
+use super::buffer::{BUFFER_GROUP, BUFFER_STRIDE, ProvidedBuffers};
 use super::message::{self, CONTROL_BYTES, NAME_BYTES, RECEIVE_HEADER_BYTES, SEND_CONTROL_BYTES};
 use super::socket::UdpSocket;
 use super::turn::{Kind, Ring, State};
@@ -157,7 +157,8 @@ impl Ring {
             while received.is_none()
                 && let Some(arrived) = state.datagrams.arrived.pop_front()
             {
-                received = take_arrived(&arrived, &mut state.buffers, &self.counters);
+                received = read_arrived(&arrived, &state.buffers, &self.counters);
+                state.buffers.provide(arrived.buffer);
             }
             (
                 received,
@@ -362,7 +363,7 @@ impl Datagrams {
             buffers.taken();
             match result {
                 Ok(len) if !socket.is_closing => {
-                    let len = (len as usize).min(BUFFER_BYTES);
+                    let len = (len as usize).min(BUFFER_STRIDE);
                     count_received(buffers.filled(buffer, len), flags, counters);
                     socket.receive_errors = 0;
                     self.arrived.push_back(Arrived {
@@ -527,10 +528,9 @@ impl Send {
 ///
 /// One copy and one allocation a train: the copy costs a few per cent of the decryption that
 /// follows, and lets few buffers, warm in the cache, serve all sockets.
-/// What arrived in a buffer, which is provided again.
-fn take_arrived(
+fn read_arrived(
     arrived: &Arrived,
-    buffers: &mut ProvidedBuffers,
+    buffers: &ProvidedBuffers,
     counters: &Counters,
 ) -> Option<Received> {
     let filled = buffers.filled(arrived.buffer, arrived.len);
@@ -538,17 +538,16 @@ fn take_arrived(
         message::parse_received(filled).filter(|head| !head.is_truncated && head.payload_bytes > 0);
     let Some(head) = head else {
         counters.datagrams_dropped.add(1);
-        buffers.provide(arrived.buffer);
         return None;
     };
-    let payload = RECEIVE_HEADER_BYTES..RECEIVE_HEADER_BYTES + head.payload_bytes;
+    let payload = &filled[RECEIVE_HEADER_BYTES..RECEIVE_HEADER_BYTES + head.payload_bytes];
     Some(Received {
         socket: arrived.socket,
         remote: head.remote,
         local_ip: head.local_ip,
         ecn: head.ecn,
-        segment_bytes: head.segment_bytes.unwrap_or(head.payload_bytes),
-        bytes: buffers.take(arrived.buffer, payload),
+        segment_bytes: head.segment_bytes.unwrap_or(payload.len()),
+        bytes: BytesMut::from(payload),
     })
 }
 

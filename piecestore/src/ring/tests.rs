@@ -1,6 +1,5 @@
 //! The ring alone, turned by an executor, on real sockets.
 
-use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::time::Duration;
@@ -194,55 +193,4 @@ fn a_flag_that_stays_raised_leaves_others_their_turn() {
         "the core hangs"
     );
     core.join().unwrap();
-}
-
-/// Long trains are handed on in the memory that they came in: what is kept of one stays as it is while others come, and memory comes back.
-#[test]
-fn trains_that_are_kept_stay_as_they_are() {
-    let options = RingOptions {
-        receive_buffer_count: 4,
-        ..RingOptions::default()
-    };
-    check(options, |executor, ring| async move {
-        let reader = Rc::new(Notify::new());
-        ring.set_reader(reader.clone());
-        let socket = ring.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = ring.local_address(socket).unwrap();
-        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut kept = Vec::new();
-        let mut addresses = BTreeSet::new();
-        for round in 0..100_u8 {
-            // Some are short of what is handed on.
-            let len = if round % 3 == 0 {
-                9_000
-            } else {
-                60_000 + usize::from(round)
-            };
-            sender.send_to(&vec![round; len], address).unwrap();
-            let mut received = ring.try_receive();
-            while received.is_none() {
-                let wait = Duration::from_secs(10);
-                timeout(&executor, wait, reader.notified()).await.unwrap();
-                received = ring.try_receive();
-            }
-            let bytes = received.unwrap().bytes;
-            assert_eq!(bytes, vec![round; len]);
-            addresses.insert(bytes.as_ptr().addr());
-            if round % 10 == 1 {
-                kept.push((round, bytes));
-            }
-        }
-        for (round, bytes) in kept {
-            assert!(
-                bytes.iter().all(|byte| *byte == round),
-                "train {round} was written over"
-            );
-        }
-        assert!(
-            addresses.len() < 60,
-            "memory is used again: {} places",
-            addresses.len()
-        );
-        ring.unbind(socket);
-    });
 }
