@@ -49,21 +49,33 @@ impl GroupHeader {
         blob: BlobId,
         offset: u64,
     ) -> Option<Self> {
+        let (place, header) = Self::parse_anywhere(bytes, check, blob)?;
+        (place == offset).then_some(header)
+    }
+
+    /// Reads what claims to be a group header of `blob`, wherever it was found, and the offset that it names as its own.
+    pub(crate) fn parse_anywhere(
+        bytes: &[u8],
+        check: &KeyedCheck,
+        blob: BlobId,
+    ) -> Option<(u64, Self)> {
         let bytes = bytes.get(..GROUP_HEADER_BYTES)?;
-        if &bytes[..4] != MAGIC || u64_at(bytes, 24) != blob.0 || u64_at(bytes, 32) != offset {
+        if &bytes[..4] != MAGIC || u64_at(bytes, 24) != blob.0 {
             return None;
         }
         if bytes[CHECK_AT..] != check.of(&bytes[..CHECK_AT]) {
             return None;
         }
+        let place = u64_at(bytes, 32);
         let group_len = u64_at(bytes, 40);
         let is_shaped = group_len > 0 && group_len.is_multiple_of(BLOCK_BYTES as u64);
-        (is_shaped && offset.checked_add(group_len).is_some()).then(|| Self {
+        let header = Self {
             record_count: u32_at(bytes, 4),
             number: u64_at(bytes, 8),
             durable_number: u64_at(bytes, 16),
             group_len,
-        })
+        };
+        (is_shaped && place.checked_add(group_len).is_some()).then_some((place, header))
     }
 }
 

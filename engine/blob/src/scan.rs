@@ -42,11 +42,20 @@ pub(crate) struct Scanner<'a, D: Disk> {
 
 /// A group and what was found in it.
 pub(crate) struct Group {
+    pub(crate) offset: u64,
     pub(crate) header: GroupHeader,
     /// Bytes of it that lie in the file.
     pub(crate) present_len: u64,
     pub(crate) records: Vec<(u64, RecordHeader)>,
     pub(crate) damage: Vec<Stretch>,
+}
+
+/// What says how far groups before it were durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Witness {
+    pub(crate) header: GroupHeader,
+    /// Where its group should end.
+    pub(crate) end: u64,
 }
 
 /// Bytes that should be a record or group and are not.
@@ -100,6 +109,48 @@ impl<'a, D: Disk> Scanner<'a, D> {
         found
     }
 
+    /// The group header by which what lies between `from` and `gap_end` is judged: that of the valid group at `gap_end`, or one that was meant for a
+    /// place before that and went astray, over what is judged.
+    ///
+    /// `number` is that of the group at `from`, which claims to end at `end`; `next` is the header at `gap_end`, `None` at the end of the file.
+    pub(crate) async fn witness(
+        &mut self,
+        from: u64,
+        number: u64,
+        end: u64,
+        gap_end: u64,
+        next: Option<GroupHeader>,
+    ) -> Option<Witness> {
+        let last_place = if next.is_some() { gap_end } else { u64::MAX };
+        let mut nearest = last_place;
+        let mut witness = next.map(|header| Witness {
+            header,
+            end: gap_end.saturating_add(header.group_len),
+        });
+        // It says all that can be said, or no group was between.
+        if next.is_some_and(|next| next.durable_number > number || next.number == number + 1) {
+            return witness;
+        }
+        //= docs/format.md#record
+        let (check, blob) = (self.check, self.blob);
+        let mut at = from;
+        while at < gap_end {
+            let bytes = self.view(at, GROUP_HEADER_BYTES).await;
+            if let Some((place, header)) = GroupHeader::parse_anywhere(bytes, &check, blob)
+                && place != at
+                && (end..nearest).contains(&place)
+            {
+                nearest = place;
+                witness = Some(Witness {
+                    header,
+                    end: place + header.group_len,
+                });
+            }
+            at += BLOCK_BYTES as u64;
+        }
+        witness
+    }
+
     /// What is read next comes from the disk, and not out of the window.
     pub(crate) fn forget(&mut self) {
         if !bug::is_planted(Bug::MisreadBelieved) {
@@ -127,6 +178,7 @@ impl<'a, D: Disk> Scanner<'a, D> {
     pub(crate) async fn walk(&mut self, offset: u64, header: GroupHeader) -> Group {
         let end = (offset + header.group_len).min(self.len);
         let mut group = Group {
+            offset,
             header,
             present_len: end - offset,
             records: Vec::new(),

@@ -13,7 +13,7 @@ use crate::index::Place;
 use crate::layout::{self, BLOCK_BYTES, GROUP_HEADER_BYTES, STEP_BYTES};
 use crate::record::RecordHeader;
 use crate::recover::{Opening, Rot};
-use crate::scan::{Group, Scanner, Stretch};
+use crate::scan::{Group, Scanner, Stretch, Witness};
 
 /// The walk over one blob.
 pub(crate) struct BlobScan<'o, 'a, D: Disk> {
@@ -65,7 +65,12 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         }
         let len = self.scanner.len;
         let last = previous.as_ref().map(|group| group.header);
-        let is_whole = self.settle(previous, len, None).await;
+        let (is_whole, astray) = self.settle(previous, len, None).await;
+        if let Some(Witness { header, end }) = astray {
+            // Neither its number nor its place is given to another group.
+            tail.last_number = tail.last_number.max(header.number);
+            self.end = self.end.max(end);
+        }
         tail.file_len = len;
         tail.append_at = layout::round_to_block(len.max(self.end));
         // A torn group is never called durable: the next group must not turn it into rot.
@@ -79,16 +84,21 @@ impl<D: Disk> BlobScan<'_, '_, D> {
     }
 
     /// Decides about a group and the gap after it, now that the next valid group, or that there is none, is known.
-    /// Returns whether the group was whole.
+    /// Returns whether the group was whole, and by what it was judged.
     async fn settle(
         &mut self,
         group: Option<Group>,
         gap_end: u64,
         next: Option<GroupHeader>,
-    ) -> bool {
-        let number = group
-            .as_ref()
-            .map_or(self.base_number, |group| group.header.number);
+    ) -> (bool, Option<Witness>) {
+        let (from, number) = group.as_ref().map_or((self.end, self.base_number), |group| {
+            (group.offset, group.header.number)
+        });
+        let witness = self
+            .scanner
+            .witness(from, number, self.end, gap_end, next)
+            .await;
+        let next = witness.map(|witness| witness.header);
         let mut is_whole = true;
         if let Some(group) = group {
             let is_durable =
@@ -100,7 +110,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
             next.is_some_and(|next| next.number > number + 1 && next.durable_number > number);
         self.settle_gap(self.end.min(gap_end), gap_end, is_rotten)
             .await;
-        is_whole
+        (is_whole, witness)
     }
 
     async fn settle_group(&mut self, group: Group, is_durable: bool) -> bool {

@@ -139,6 +139,41 @@ fn a_lost_group_header_is_reported_and_its_records_are_found() {
     }
 }
 
+/// The last write went over the two groups before it: what is left of it says that they were there.
+#[test]
+fn a_group_that_went_astray_vouches_for_those_that_it_hit() {
+    let lens = [20_000, 700, 576];
+    let world = filled(&lens);
+    let whole = bytes_of(&world);
+    let [first, second, third] = records_of(&whole)[..] else {
+        panic!("three pieces")
+    };
+    let group_of = |record: &StoredRecord| (record.offset - 64) as usize;
+    let (second_at, third_at) = (group_of(&second), group_of(&third));
+    let hit_at = group_of(&first) + 4_096;
+    let mut bytes = whole[..third_at].to_vec();
+    bytes[hit_at..].fill(0);
+    bytes[hit_at..hit_at + 4_096].copy_from_slice(&whole[third_at..third_at + 4_096]);
+    let mut world = open_bytes(bytes);
+    for _ in 0..2 {
+        let [rot] = world.recovery.rotten[..] else {
+            panic!("{:?}", world.recovery)
+        };
+        let gap = (second_at as u64, Damage::Group);
+        assert_eq!((rot.offset, rot.damage), gap);
+        assert_eq!(world.recovery.torn_bytes, 0);
+        let found = world.body(0);
+        assert!(matches!(found, Err(GetError::Corrupt { .. })), "{found:?}");
+        assert_eq!(world.body(1), Err(GetError::NotFound));
+        // A group that is written now takes neither its place nor its number.
+        world.put(piece(7, 576)).unwrap();
+        let records = records_of(&bytes_of(&world));
+        assert!(records.last().unwrap().offset >= third.offset + 4_096);
+        world.check_space();
+        world = world.reopen(small_options(), 1);
+    }
+}
+
 #[test]
 fn damaged_bodies_and_trailers_are_found_when_read() {
     let lens = [576, 40_000, 200_000];
