@@ -91,9 +91,11 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         gap_end: u64,
         next: Option<GroupHeader>,
     ) -> (bool, Option<Witness>) {
-        let (from, number) = group.as_ref().map_or((self.end, self.base_number), |group| {
-            (group.offset, group.header.number)
-        });
+        let (from, number) = group
+            .as_ref()
+            .map_or((self.end, self.base_number), |group| {
+                (group.offset, group.header.number)
+            });
         let witness = self
             .scanner
             .witness(from, number, self.end, gap_end, next)

@@ -91,9 +91,9 @@ impl<'a, D: Disk> Walk<'a, D> {
 
     /// Judges a group and the gap after it, now that what follows is known: the rules of `recover`.
     async fn settle(&mut self, group: Option<Group>, gap_end: u64, next: Option<GroupHeader>) {
-        let (from, number) = group.as_ref().map_or((self.end, 0), |group| {
-            (group.offset, group.header.number)
-        });
+        let (from, number) = group
+            .as_ref()
+            .map_or((self.end, 0), |group| (group.offset, group.header.number));
         let witness = self
             .scanner
             .witness(from, number, self.end, gap_end, next)
