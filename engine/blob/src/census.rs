@@ -6,17 +6,20 @@
 //! their places, so a store with many deletes costs a few passes over its footers, not one read a tombstone.
 //!
 //! Of a (satellite, piece id) the piece or tombstone of the highest sequence counts; of one record that is there twice, because compaction
-//! moved it, the later place. The highest trash or restore record above a piece says whether it is in the trash.
+//! moved it, the later place, but none that is *loose*, left of a torn group: if it rots, the next opening does not miss it, and the other may be
+//! gone by then. The highest trash or restore record above a piece says whether it is in the trash.
 //!
 //! What a checkpoint knows is the beginning. It has judged all sequences below its own: a trash or restore record that is
 //! older and was moved since says nothing new, and a trashed piece that was moved is known again by its sequence.
 //! Memory: the index, the same for records that are no pieces, the trash, and [`CONTESTANTS_MAX`].
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::aside::Aside;
 use crate::blobs::{Blob, BlobTally};
 use crate::disk::Disk;
+use crate::doubted::Doubted;
 use crate::error::OpenError;
 use crate::expiry::Columns;
 use crate::fingerprint::Fingerprinter;
@@ -48,6 +51,10 @@ pub(crate) struct Census {
     judged_below: u64,
     /// Records that may outrank pieces, or say something of them.
     marks: Index,
+    /// Bits of the entries of loose records: of some torn groups, those that crashes cut.
+    loose: BTreeSet<u64>,
+    /// Whose records are loose: nothing is acknowledged because of them.
+    pub(crate) doubted: Doubted,
     /// By slot.
     pub(crate) tallies: Vec<BlobTally>,
     /// Records that were accepted.
@@ -93,6 +100,8 @@ impl Census {
             known_trash: Aside::default(),
             judged_below: 0,
             marks: Index::default(),
+            loose: BTreeSet::new(),
+            doubted: Doubted::default(),
             tallies: Vec::new(),
             accepted: 0,
             tombstones: 0,
@@ -157,6 +166,20 @@ impl Census {
         self.enter(header, fingerprint, &known, state);
     }
 
+    /// As [`accept`](Self::accept), of what is left of a torn group.
+    pub(crate) fn accept_loose(
+        &mut self,
+        header: &BlobHeader,
+        place: Place,
+        record: &RecordHeader,
+    ) {
+        self.accept(header, place, record);
+        self.loose
+            .insert(Entry::new(place, record.record_len()).bits());
+        let satellite = header.satellites[usize::from(record.satellite_slot)];
+        self.doubted.insert((satellite, record.id));
+    }
+
     /// Gives a piece record its state. Its body is counted as dead until now.
     fn enter(&mut self, header: &BlobHeader, fingerprint: u64, known: &Known, state: State) {
         if let State::Trash(since_s) = state {
@@ -205,7 +228,10 @@ impl Census {
 
     fn judge<F>(&mut self, blobs: &[Rc<Blob<F>>], contestants: &mut [Contestant]) {
         let piece = |one: &Contestant| (one.fingerprint, one.name);
-        contestants.sort_unstable_by_key(|one| (piece(one), one.sequence, one.entry.bits()));
+        contestants.sort_unstable_by_key(|one| {
+            let bits = one.entry.bits();
+            (piece(one), one.sequence, !self.loose.contains(&bits), bits)
+        });
         for records in contestants.chunk_by(|one, other| piece(one) == piece(other)) {
             //= docs/format.md#record
             let is_base =

@@ -1,8 +1,9 @@
 //! Pieces of which there may be a tombstone or a trash record that the store knows nothing of, and the next opening may find: left by a write that
-//! failed, or in blocks that the opening could not read.
+//! failed, or in blocks that the opening could not read. And pieces of which the store knows from what is left of a torn group, which the next opening may
+//! not find, and not miss.
 //!
-//! What is asked of such a piece is refused or done as ever, but for one thing: who stores it again must not hear that it is there already.
-//! It is stored anew, and outranks whatever was left.
+//! What is asked of such a piece is refused or done as ever, but for one thing: who stores or deletes it must not hear that this was done already.
+//! It is done anew, and outranks whatever was left.
 
 use std::collections::BTreeSet;
 

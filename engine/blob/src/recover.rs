@@ -5,7 +5,8 @@
 //! * Each blob is synced *before* it is read, so whatever is found is durable and may be acknowledged again.
 //! * A group is known durable if the next valid group after it says so. Bad bytes of such a group are **rotten**: reported and left
 //!   where they are. Other bad bytes are **torn**: a write that never was acked; counted and forgotten.
-//! * Records of a group that is not known durable count only if all their CRCs hold.
+//! * Records of a group that is not known durable count only if all their CRCs hold; those of one that is torn are *loose*: nothing is
+//!   acknowledged because they are there, and another copy is kept in their stead.
 //! * After a bad group header every following block is tried for the next group, and every 64-byte step up to there for records;
 //!   after a bad record header every following step of the group. The keyed checks make that safe.
 //! * Which of several records for one piece counts, and whether it is in the trash, is found out last, in `census`.
@@ -22,6 +23,7 @@ use crate::census::Census;
 use crate::check::KeyedCheck;
 use crate::checkpoint::{BLOB_COST, Checkpoint, Checkpoints};
 use crate::disk::{Disk, DiskError};
+use crate::doubted::Doubted;
 use crate::error::{Damage, OpenError};
 use crate::fingerprint::Fingerprinter;
 use crate::footer::{Footer, FooterEnd, FooterEntry};
@@ -56,6 +58,7 @@ pub(crate) struct Recovered<F> {
     pub(crate) replay_cost: u64,
     /// Records may be there that were not seen.
     pub(crate) has_unreadable_blocks: bool,
+    pub(crate) doubted: Doubted,
     pub(crate) space: Space,
     pub(crate) report: Recovery,
 }
@@ -333,6 +336,11 @@ impl<'a, D: Disk> Opening<'a, D> {
             checkpoints,
             replay_cost: self.replay_cost + self.census.accepted,
             has_unreadable_blocks: self.has_unreadable_blocks,
+            doubted: if self.has_unreadable_blocks {
+                Doubted::new(true)
+            } else {
+                self.census.doubted
+            },
             space: self.census.space,
             report: self.report,
         })

@@ -230,7 +230,7 @@ impl<D: Disk> Store<D> {
             open_blobs: RefCell::new(open_blobs),
             trash: RefCell::new(recovered.trash),
             damaged: RefCell::default(),
-            doubted: RefCell::new(Doubted::new(recovered.has_unreadable_blocks)),
+            doubted: RefCell::new(recovered.doubted),
             revivals: Revivals::default(),
             lost: RefCell::default(),
             scrubbed: RefCell::default(),
@@ -363,7 +363,7 @@ impl<D: Disk> Store<D> {
     /// Removes a piece, from the trash as well; returns once that is durable. False: there was none.
     ///
     /// After a write failed, an absent piece gets its tombstone all the same: the failed group may hold a record
-    /// that the next opening would find.
+    /// that the next opening would find. So does one that is absent only because of what is left of a torn group.
     ///
     /// # Errors
     ///
@@ -387,9 +387,10 @@ impl<D: Disk> Store<D> {
         };
         let newest = lookup.confirmed.first().copied();
         let is_known = self.satellites.borrow().contains(satellite);
-        if newest.is_none()
-            && (!is_known || (lookup.error.is_none() && !self.has_failed_writes.get()))
-        {
+        let is_sure = lookup.error.is_none()
+            && !self.has_failed_writes.get()
+            && !self.doubted.borrow().contains(&(*satellite, *id));
+        if newest.is_none() && (!is_known || is_sure) {
             return Ok(false);
         }
         self.check_open()?;

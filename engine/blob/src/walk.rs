@@ -119,6 +119,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         let mut is_whole = group.damage.is_empty();
         let mut exact_len = GROUP_HEADER_BYTES as u64;
         let mut stepped_len = exact_len;
+        let mut good = Vec::with_capacity(group.records.len());
         for (offset, record) in &group.records {
             // G2, G4: what may be torn counts only if it is whole; what was durable once is reported where it is not.
             let is_believed = is_durable || bug::is_planted(Bug::TornTrusted);
@@ -133,9 +134,12 @@ impl<D: Disk> BlobScan<'_, '_, D> {
                 is_whole = false;
                 continue;
             }
-            self.accept(*offset, record);
+            good.push((*offset, record));
             exact_len += record.record_len();
             stepped_len += layout::round_to_step(record.record_len());
+        }
+        for (offset, record) in good {
+            self.accept(offset, record, !is_durable && !is_whole);
         }
         for stretch in &group.damage {
             self.note(*stretch, is_durable);
@@ -179,7 +183,7 @@ impl<D: Disk> BlobScan<'_, '_, D> {
                 let len = record.record_len();
                 match self.scanner.check_body(at, &record).await {
                     Ok(()) => {
-                        self.accept(at, &record);
+                        self.accept(at, &record, !is_rotten);
                         self.opening.census.space.skipped_bytes -= len;
                         next = layout::round_to_step(at + len);
                     }
@@ -198,7 +202,8 @@ impl<D: Disk> BlobScan<'_, '_, D> {
         }
     }
 
-    fn accept(&mut self, offset: u64, record: &RecordHeader) {
+    /// Takes a record; a *loose* one is left of a torn group, and no later group calls it durable.
+    fn accept(&mut self, offset: u64, record: &RecordHeader, is_loose: bool) {
         self.entries.push(FooterEntry {
             offset,
             record: *record,
@@ -207,7 +212,12 @@ impl<D: Disk> BlobScan<'_, '_, D> {
             slot: self.slot,
             offset,
         };
-        self.opening.census.accept(self.header, place, record);
+        let census = &mut self.opening.census;
+        if is_loose {
+            census.accept_loose(self.header, place, record);
+        } else {
+            census.accept(self.header, place, record);
+        }
     }
 
     fn note(&mut self, stretch: Stretch, is_rotten: bool) {

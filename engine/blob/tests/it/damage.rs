@@ -174,6 +174,27 @@ fn a_group_that_went_astray_vouches_for_those_that_it_hit() {
     }
 }
 
+/// What is left of a torn group is served, but nobody is told "already stored" because of it: if it rots, no opening misses it.
+#[test]
+fn nothing_is_acknowledged_because_of_what_is_left_of_a_torn_group() {
+    let lens = [576, 20_000, 576];
+    let whole = bytes_of(&filled(&lens));
+    let last = records_of(&whole)[2];
+    let mut bytes = whole.clone();
+    bytes[last.offset as usize - 60] ^= 0x40;
+    let world = open_bytes(bytes);
+    check_same(&world, &piece(2, 576));
+    assert_eq!(world.put(piece(2, 576)), Ok(Stored::New));
+    assert_eq!(world.put(piece(2, 576)), Ok(Stored::Already));
+    world.disk.edit(BLOB, |bytes| {
+        bytes[last.offset as usize..last.offset as usize + 900].fill(0);
+    });
+    let world = world.reopen(small_options(), 2);
+    assert_eq!(world.recovery.rotten, []);
+    check_same(&world, &piece(2, 576));
+    world.check_space();
+}
+
 #[test]
 fn damaged_bodies_and_trailers_are_found_when_read() {
     let lens = [576, 40_000, 200_000];

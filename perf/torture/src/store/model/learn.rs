@@ -275,7 +275,8 @@ impl Model {
                     self.excuse_put(call, *error);
                 }
                 Answer::Checkpoint(Ok(is_written)) => {
-                    let may_decline = self.is_troubled || self.is_tight || self.was_harmed;
+                    let may_decline =
+                        self.is_troubled || self.is_tight || self.was_harmed || self.is_blurred;
                     assert!(*is_written || may_decline, "no checkpoint was written");
                 }
                 Answer::Checkpoint(Err(error)) => self.excuse_put(call, *error),
