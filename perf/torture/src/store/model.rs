@@ -73,6 +73,8 @@ pub(crate) struct Model {
     fails_reads: bool,
     /// The opening met errors: what it did not find may be there.
     is_blurred: bool,
+    /// A compaction was dropped since the opening, maybe amid the removal of a blob: nobody knows how that ended.
+    has_dropped: bool,
     /// The disk has little room, or had since the opening.
     pub(crate) is_tight: bool,
     /// Bytes at rest were changed since the opening, or in a file that was there then: rot is reported, and files are as long as they are.
@@ -179,6 +181,7 @@ impl Model {
             is_troubled: false,
             fails_reads: false,
             is_blurred: false,
+            has_dropped: false,
             is_tight: false,
             was_harmed: false,
             harmed: BTreeSet::new(),
@@ -196,6 +199,7 @@ impl Model {
         let disk = &self.disk;
         self.harmed.retain(|&file| disk.meant(file).is_some());
         self.was_harmed = !self.harmed.is_empty();
+        self.has_dropped = false;
         let fired = self.disk.fired();
         let wanted =
             (!self.is_troubled && !self.was_harmed).then(|| rebuilt(&self.disk, self.options));

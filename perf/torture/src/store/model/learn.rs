@@ -25,6 +25,7 @@ impl Model {
         let has = |wanted: fn(&Op) -> bool| calls.iter().any(|call| wanted(&call.op));
         let is_compacting = has(|op| matches!(op, Op::Compact(_) | Op::DropCompaction { .. }));
         let is_restoring = has(|op| matches!(op, Op::RestoreAll));
+        self.has_dropped |= has(|op| matches!(op, Op::DropCompaction { .. }));
         // What a scrub found damaged may have been stored in this very batch.
         for (call, answers) in calls.iter().zip(answers) {
             if matches!(
@@ -275,8 +276,9 @@ impl Model {
                     self.excuse_put(call, *error);
                 }
                 Answer::Checkpoint(Ok(is_written)) => {
+                    let is_unsure = self.is_blurred || self.has_dropped;
                     let may_decline =
-                        self.is_troubled || self.is_tight || self.was_harmed || self.is_blurred;
+                        self.is_troubled || self.is_tight || self.was_harmed || is_unsure;
                     assert!(*is_written || may_decline, "no checkpoint was written");
                 }
                 Answer::Checkpoint(Err(error)) => self.excuse_put(call, *error),
