@@ -36,6 +36,8 @@ pub(crate) struct Scanner<'a, D: Disk> {
     window: Option<IoBuffer>,
     start: u64,
     filled: usize,
+    /// Where group headers were found that name another place, and which.
+    astray: Vec<(u64, u64, GroupHeader)>,
     /// Whether the disk failed to read some block, or gave other bytes the second time.
     pub(crate) has_unreadable_blocks: bool,
 }
@@ -86,6 +88,7 @@ impl<'a, D: Disk> Scanner<'a, D> {
             window: None,
             start: 0,
             filled: 0,
+            astray: Vec::new(),
             has_unreadable_blocks: false,
         }
     }
@@ -93,12 +96,13 @@ impl<'a, D: Disk> Scanner<'a, D> {
     /// The group header at a block, if a valid one is there.
     pub(crate) async fn group_header(&mut self, offset: u64) -> Option<GroupHeader> {
         let (check, blob) = (self.check, self.blob);
-        GroupHeader::parse(
-            self.view(offset, GROUP_HEADER_BYTES).await,
-            &check,
-            blob,
-            offset,
-        )
+        let bytes = self.view(offset, GROUP_HEADER_BYTES).await;
+        let (place, header) = GroupHeader::parse_anywhere(bytes, &check, blob)?;
+        if place == offset {
+            return Some(header);
+        }
+        self.astray.push((offset, place, header));
+        None
     }
 
     /// The group header at a block where there was none, read from the disk once more.
@@ -132,21 +136,18 @@ impl<'a, D: Disk> Scanner<'a, D> {
             return witness;
         }
         //= docs/format.md#record
-        let (check, blob) = (self.check, self.blob);
-        let mut at = from;
-        while at < gap_end {
-            let bytes = self.view(at, GROUP_HEADER_BYTES).await;
-            if let Some((place, header)) = GroupHeader::parse_anywhere(bytes, &check, blob)
-                && place != at
-                && (end..nearest).contains(&place)
-            {
-                nearest = place;
-                witness = Some(Witness {
-                    header,
-                    end: place + header.group_len,
-                });
-            }
+        let mut at = from + BLOCK_BYTES as u64;
+        while at < end.min(gap_end) {
+            // What lies in the gap was looked at when the next group was sought.
+            let _astray = self.group_header(at).await;
             at += BLOCK_BYTES as u64;
+        }
+        for (at, place, header) in std::mem::take(&mut self.astray) {
+            if (from..gap_end).contains(&at) && (end..nearest).contains(&place) {
+                nearest = place;
+                let end = place + header.group_len;
+                witness = Some(Witness { header, end });
+            }
         }
         witness
     }

@@ -73,6 +73,8 @@ pub(crate) struct Model {
     fails_reads: bool,
     /// The opening met errors: what it did not find may be there.
     is_blurred: bool,
+    /// The opening found torn groups: what is left of them is not acknowledged again, but stored anew.
+    was_torn: bool,
     /// A compaction was dropped since the opening, maybe amid the removal of a blob: nobody knows how that ended.
     has_dropped: bool,
     /// The disk has little room, or had since the opening.
@@ -181,6 +183,7 @@ impl Model {
             is_troubled: false,
             fails_reads: false,
             is_blurred: false,
+            was_torn: false,
             has_dropped: false,
             is_tight: false,
             was_harmed: false,
@@ -222,6 +225,7 @@ impl Model {
                 if let Some(wanted) = wanted {
                     self.check_knowledge(&Knowledge::of(&world.store), &wanted);
                 }
+                self.was_torn = world.recovery.torn_bytes > 0;
                 self.world = Some(world);
             }
             Err(error) => {

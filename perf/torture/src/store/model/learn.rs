@@ -87,7 +87,8 @@ impl Model {
             match answer {
                 Answer::Put(Ok(Stored::New)) => {
                     // A copy that a bad read took out of service is replaced.
-                    let is_allowed = is_free || is_doubted || is_unsure || self.is_troubled;
+                    let is_allowed =
+                        is_free || is_doubted || is_unsure || self.is_troubled || self.was_torn;
                     assert!(is_allowed, "{call:?}: stored anew, in {known:?}");
                     news += 1;
                 }
