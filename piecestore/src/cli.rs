@@ -16,6 +16,7 @@ use strand_protocol::NodeId;
 
 use crate::admin::{self, AskError};
 use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddress};
+use crate::core::IoChoice;
 use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
 use crate::move_dir::{self, MoveError};
@@ -151,6 +152,10 @@ struct Run {
     /// Take the disks for ones that do not spin.
     #[arg(long)]
     no_spinning: bool,
+    /// What to move bytes with: io_uring, plain system calls, or io_uring where the kernel and the container allow it. By default what the
+    /// variable STRAND_IO says, else `auto`.
+    #[arg(long, value_enum, value_name = "HOW")]
+    io: Option<IoChoice>,
 }
 
 #[derive(Debug, Args)]
@@ -339,6 +344,7 @@ fn run(options: Run) -> Result<(), CliError> {
             (false, false) => None,
             (spinning, _) => Some(spinning),
         },
+        io: options.io.unwrap_or_else(IoChoice::of_environment),
     };
     process::run(&options, |line| {
         // If nobody reads the lines any more, the node serves all the same.

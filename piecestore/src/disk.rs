@@ -1,4 +1,4 @@
-//! A node's blob files through its core's ring: the real [`Disk`].
+//! A node's blob files through its core's ring, or the threads in its place: the real [`Disk`].
 //!
 //! Files are opened for direct I/O, so that what the store wrote is what the disk got and the
 //! page cache holds nothing twice; a file system that refuses (`EINVAL`, when a file is opened or
@@ -25,9 +25,11 @@ use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer
 
 use crate::core::executor::{Executor, timeout};
 use crate::file_names::{file_name, list_blobs, list_checkpoints};
+use crate::file_operation::{DiskQueue, FileOperation, FileOutcome, FileStatus, Runs};
 use crate::map::FileMap;
 use crate::open_files::{BlobFile, OpenFiles};
-use crate::ring::{DiskQueue, FileOperation, FileOutcome, FileStatus, Ring, Runs};
+use crate::plain::Pool;
+use crate::ring::Ring;
 use crate::watch::{DiskState, DiskWatch};
 
 /// A hung disk costs its requests within this time (design: 10 s), never the process.
@@ -42,10 +44,43 @@ const FUSE: rustix::fs::FsWord = 0x6573_5546;
 /// How often something is looked at that no completion announces.
 const POLL_PERIOD: Duration = Duration::from_millis(5);
 
+/// Who does what is asked of files. Clones are the same.
+#[derive(Clone)]
+pub enum FileIo {
+    /// The core's ring.
+    Ring(Rc<Ring>),
+    /// Threads.
+    Pool(Rc<Pool>),
+}
+
+impl FileIo {
+    /// Does one operation. Dropping the future abandons it: its memory goes when the kernel is done with it.
+    pub async fn perform(&self, queue: &Rc<DiskQueue>, operation: FileOperation) -> FileOutcome {
+        match self {
+            Self::Ring(ring) => ring.file(queue, operation).await,
+            Self::Pool(pool) => pool.file(queue, operation).await,
+        }
+    }
+
+    fn count_disk_timeout(&self) {
+        match self {
+            Self::Ring(ring) => ring.count_disk_timeout(),
+            Self::Pool(pool) => pool.count_disk_timeout(),
+        }
+    }
+
+    /// Ends a ring; threads end with their core.
+    pub(crate) fn close(&self) {
+        if let Self::Ring(ring) = self {
+            ring.close();
+        }
+    }
+}
+
 /// The blob files in one folder, and the checkpoints in another. Clones are the same disk.
 #[derive(Clone)]
-pub struct RingDisk<E> {
-    ring: Rc<Ring>,
+pub struct CoreDisk<E> {
+    file_io: FileIo,
     executor: E,
     path: PathBuf,
     directory: Rc<OwnedFd>,
@@ -58,20 +93,20 @@ pub struct RingDisk<E> {
     is_populating: Rc<Cell<bool>>,
 }
 
-impl<E: Executor> RingDisk<E> {
+impl<E: Executor> CoreDisk<E> {
     /// The files in an existing folder.
     ///
     /// # Errors
     ///
     /// If the folder cannot be opened.
     pub fn open(
-        ring: Rc<Ring>,
+        file_io: FileIo,
         executor: E,
         files: &Rc<OpenFiles>,
         path: &Path,
     ) -> std::io::Result<Self> {
         let folder = OwnedFd::from(File::open(path)?);
-        Self::in_folder(ring, executor, files, path, folder)
+        Self::in_folder(file_io, executor, files, path, folder)
     }
 
     /// The files in a folder that is open already; its path is only looked at to see whether it still leads there.
@@ -80,7 +115,7 @@ impl<E: Executor> RingDisk<E> {
     ///
     /// If the disk cannot say what file system it has, or the thread that watches it cannot be started.
     pub fn in_folder(
-        ring: Rc<Ring>,
+        file_io: FileIo,
         executor: E,
         files: &Rc<OpenFiles>,
         path: &Path,
@@ -91,7 +126,7 @@ impl<E: Executor> RingDisk<E> {
             queue.never_inline();
         }
         Ok(Self {
-            ring,
+            file_io,
             executor,
             path: path.to_owned(),
             files: Rc::clone(files),
@@ -139,10 +174,10 @@ impl<E: Executor> RingDisk<E> {
         if is_read && self.queue.abandoned_count() > 0 {
             return None;
         }
-        let outcome = self.ring.file(&self.queue, operation);
+        let outcome = self.file_io.perform(&self.queue, operation);
         let outcome = timeout(&self.executor, OPERATION_TIMEOUT, outcome).await;
         if outcome.is_none() {
-            self.ring.count_disk_timeout();
+            self.file_io.count_disk_timeout();
             tracing::error!(directory = %self.path.display(), "disk did not answer");
         }
         outcome
@@ -151,9 +186,9 @@ impl<E: Executor> RingDisk<E> {
     /// Closes what the table of open files has given up. Nobody waits for it.
     fn close_files(&self) {
         for (file, queue) in self.files.take_closable() {
-            let ring = Rc::clone(&self.ring);
+            let file_io = self.file_io.clone();
             self.executor.spawn(async move {
-                ring.file(&queue, FileOperation::Close { file }).await;
+                file_io.perform(&queue, FileOperation::Close { file }).await;
             });
         }
     }
@@ -336,7 +371,7 @@ impl<E: Executor> RingDisk<E> {
     }
 }
 
-impl<E: Executor> Disk for RingDisk<E> {
+impl<E: Executor> Disk for CoreDisk<E> {
     type File = BlobFile;
 
     /// Reads the folder without the ring: once, before a node serves, and in a thread, which a disk may keep for good.
@@ -568,10 +603,10 @@ impl<E: Executor> Disk for RingDisk<E> {
     }
 }
 
-impl<E> std::fmt::Debug for RingDisk<E> {
+impl<E> std::fmt::Debug for CoreDisk<E> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
-            .debug_struct("RingDisk")
+            .debug_struct("CoreDisk")
             .field("path", &self.path)
             .field("directory", &self.directory.as_raw_fd())
             .finish_non_exhaustive()

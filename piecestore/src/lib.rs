@@ -2,7 +2,9 @@
 
 pub mod core;
 pub mod disk;
+pub mod file_operation;
 pub mod open_files;
+pub mod plain;
 pub mod quic;
 pub mod ring;
 pub mod stream;

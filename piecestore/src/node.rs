@@ -17,7 +17,7 @@ use crate::contact::Contact;
 use crate::core::executor::{Clock, Executor};
 use crate::core::{Core, CoreExecutor, Notify};
 use crate::directory::{CheckpointsError, Directory};
-use crate::disk::RingDisk;
+use crate::disk::CoreDisk;
 use crate::hardware::DiskTurn;
 use crate::jobs::{JobKind, JobOpening, compact_all};
 use crate::limits::{SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
@@ -33,14 +33,14 @@ use crate::watch::DiskState;
 pub struct Node {
     directory: Directory,
     board: Arc<Board>,
-    serving: Serving<RingDisk<CoreExecutor>, CoreExecutor>,
+    serving: Serving<CoreDisk<CoreExecutor>, CoreExecutor>,
     budgets: Budgets,
     contact: Contact,
     is_spinning: bool,
     stop_job: Rc<Notify>,
     turn: DiskTurn,
     has_said_trouble: Cell<bool>,
-    disk: RingDisk<CoreExecutor>,
+    disk: CoreDisk<CoreExecutor>,
     disk_state: Cell<DiskState>,
 }
 
@@ -322,6 +322,7 @@ impl Node {
                 .unwrap_or_default(),
             process_id: std::process::id(),
             core_index,
+            io: core.io().to_string(),
             started_ms: self.serving.started_ms(),
             uptime_s: now_ms.saturating_sub(self.serving.started_ms()) / 1000,
             standing: self.contact.standing(),

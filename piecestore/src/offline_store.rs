@@ -12,9 +12,11 @@ use serde::Serialize;
 use strand_blob::{OpenError, PutError, Store, StoreOptions};
 
 use crate::admin::{AskError, ask_job, begin_job};
-use crate::core::{self, Core, CoreError, CoreExecutor, CoreOptions, Executor, Unsupported};
+use crate::core::{
+    self, Core, CoreError, CoreExecutor, CoreOptions, Executor, IoChoice, Unsupported,
+};
 use crate::directory::{CheckpointsError, Directory, DirectoryError};
-use crate::disk::RingDisk;
+use crate::disk::CoreDisk;
 use crate::jobs::{CompactFigures, JobFigures, JobKind, JobOpening, compact_all};
 use crate::limits::{JOB_BEGIN_WAIT, OPENING_PROGRESS_WAIT};
 use crate::meter::Meter;
@@ -207,7 +209,7 @@ pub fn remove_checkpoints(directory: &Path) -> Result<u64, OfflineError> {
     Ok(removed)
 }
 
-pub(crate) type OfflineStore = Rc<Store<RingDisk<CoreExecutor>>>;
+pub(crate) type OfflineStore = Rc<Store<CoreDisk<CoreExecutor>>>;
 
 /// Opens the store of a directory, under its lock, works with it on a core of its own, and closes it.
 pub(crate) fn with_store<T: Send + 'static, F: Future<Output = T> + 'static>(
@@ -222,8 +224,8 @@ fn run_in<T: Send + 'static, F: Future<Output = T> + 'static>(
     directory: Directory,
     work: impl FnOnce(OfflineStore, u64) -> F + Send + 'static,
 ) -> Result<T, OfflineError> {
-    core::probe()?;
     let options = CoreOptions {
+        io: core::settle(IoChoice::of_environment())?.io,
         open_files_max: crate::limits::open_files_max(crate::ring::raise_open_files_limit(), 1, 1),
         ..CoreOptions::default()
     };

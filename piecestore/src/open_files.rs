@@ -11,7 +11,7 @@
 //! The bound gives way where all files are in either state: reads in flight are bounded by [`DISK_IN_FLIGHT_MAX`] a disk, files being
 //! written by the append points of a store.
 //!
-//! [`DISK_IN_FLIGHT_MAX`]: crate::ring::DISK_IN_FLIGHT_MAX
+//! [`DISK_IN_FLIGHT_MAX`]: crate::file_operation::DISK_IN_FLIGHT_MAX
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use std::rc::{Rc, Weak};
 
 use strand_blob::FileId;
 
+use crate::file_operation::DiskQueue;
 use crate::map::FileMap;
-use crate::ring::DiskQueue;
 
 /// The open files of a core.
 #[derive(Debug)]

@@ -20,8 +20,8 @@ use signal_hook::iterator::Signals;
 use crate::admin::{self, Board, Socket};
 use crate::budget::Budget;
 use crate::core::{
-    self, Core, CoreError, CoreExecutor, CoreOptions, CoreThread, Executor, Gate, Unsupported,
-    timeout,
+    self, Core, CoreError, CoreExecutor, CoreOptions, CoreThread, Executor, Gate, IoChoice,
+    Unsupported, timeout,
 };
 use crate::directory::{Directory, DirectoryError};
 use crate::hardware::{DiskTurns, Hardware};
@@ -47,14 +47,16 @@ pub struct ProcessOptions {
     pub write_budget_bytes: u64,
     /// Whether the disks spin; none: as each node's settings or the kernel say.
     pub spinning: Option<bool>,
+    /// What its cores run on.
+    pub io: IoChoice,
 }
 
 /// Why a process does not run, or how it failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
-    /// The kernel lacks what we need.
-    #[error(transparent)]
+    /// io_uring was insisted on and is not to be had.
+    #[error("{0}: `--io auto` runs without it")]
     Unsupported(#[from] Unsupported),
     /// A directory cannot be served.
     #[error(transparent)]
@@ -124,11 +126,12 @@ enum News {
 
 /// Serves nodes until a signal. `print` is given each line for the owner's terminal.
 pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(), ProcessError> {
-    core::probe()?;
+    let settled = core::settle(options.io)?;
     let total = options.directories.len();
     let core_count = options.core_count.clamp(1, total);
     let open_files_max = open_files(core_count, total)?;
     let (seats, sockets) = open(&options.directories, options.spinning)?;
+    settled.say_what_is_lost();
     let (news_sender, news) = channel();
     watch_signals(news_sender.clone()).map_err(ProcessError::Start)?;
     admin::serve(sockets).map_err(ProcessError::Start)?;
@@ -152,6 +155,7 @@ pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(),
             index,
             pin: None,
             open_files_max,
+            io: settled.io,
         };
         cores.push(core::start(options, |core| plan.run(core))?);
     }

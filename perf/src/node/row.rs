@@ -125,6 +125,14 @@ pub(super) const ROWS: &[Row] = &[
             count: 8_192,
         },
     },
+    // What a node loses without io_uring.
+    Row {
+        name: "uring",
+        ratio: "uring_vs_plain_cpu",
+        ours: Subject::Node,
+        peer: Subject::PlainNode,
+        turn: full(Verb::Put, 192),
+    },
     // The ways alone: what comes is dropped, what goes is always the same.
     Row {
         name: "way_in",

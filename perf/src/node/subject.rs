@@ -15,7 +15,7 @@ use bytes::Bytes;
 use clap::Parser;
 use piecestore::budget::Budget;
 use piecestore::core::executor::{Clock, Executor};
-use piecestore::core::{Core, CoreOptions, mailbox, start};
+use piecestore::core::{Core, CoreOptions, Io, mailbox, start};
 use piecestore::hardware::DiskTurn;
 use piecestore::limits::{READ_BUDGET_BYTES, WRITE_BUDGET_BYTES};
 use piecestore::permission::Permission;
@@ -39,6 +39,8 @@ use crate::pinned;
 pub(super) enum Subject {
     /// A node: glommio, its ring, quinn-proto driven by hand.
     Node,
+    /// The same node where io_uring is not to be had: tokio, system calls, threads.
+    PlainNode,
     /// The same verbs and store on tokio and quinn.
     TokioNode,
     /// A node's way between network and verbs, with the sink for a verb.
@@ -97,10 +99,16 @@ pub fn subject_main(arguments: &[OsString]) -> Result<()> {
     pinned::pin_to(options.core)?;
     let identity = Identity::generate();
     match options.subject {
-        Subject::Node => on_core(options.core, move |core, stop| {
-            Box::pin(node(core, identity, options.folder, stop))
-        }),
-        Subject::Sink => on_core(options.core, move |core, stop| {
+        Subject::Node | Subject::PlainNode => {
+            let io = match options.subject {
+                Subject::PlainNode => Io::Plain,
+                _ => Io::Uring,
+            };
+            on_core(options.core, io, move |core, stop| {
+                Box::pin(node(core, identity, options.folder, stop))
+            })
+        }
+        Subject::Sink => on_core(options.core, Io::Uring, move |core, stop| {
             Box::pin(sink_on_core(core, identity, stop))
         }),
         Subject::TokioNode => on_tokio(tokio_node(identity, options.folder)),
@@ -113,12 +121,14 @@ type Ended = Pin<Box<dyn Future<Output = ()>>>;
 
 fn on_core(
     pin: usize,
+    io: Io,
     main: impl FnOnce(Core, Ended) -> Pin<Box<dyn Future<Output = Result<()>>>> + Send + 'static,
 ) -> Result<()> {
     piecestore::core::probe()?;
     let (stop, mut stopped) = mailbox::<()>(1);
     let options = CoreOptions {
         pin: Some(pin),
+        io,
         ..CoreOptions::default()
     };
     let core = start(options, move |core| {

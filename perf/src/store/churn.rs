@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use piecestore::core::executor::Executor;
 use piecestore::core::{CoreExecutor, Gate};
-use piecestore::disk::RingDisk;
+use piecestore::disk::CoreDisk;
 use piecestore::upkeep::Upkeep;
 use strand_blob::{GetError, PutError, Store, Traffic};
 use strand_protocol::NodeId;
@@ -73,7 +73,7 @@ pub(super) struct Churned {
 }
 
 struct Run {
-    store: Rc<Store<RingDisk<CoreExecutor>>>,
+    store: Rc<Store<CoreDisk<CoreExecutor>>>,
     executor: CoreExecutor,
     work: Arc<Work>,
     stock: RefCell<Stock>,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use piecestore::core::executor::Executor;
 use piecestore::core::{Core, CoreExecutor, CoreOptions, Gate, start};
-use piecestore::disk::RingDisk;
+use piecestore::disk::CoreDisk;
 use strand_blob::{Disk, Store, StoreCounters, StoreOptions};
 
 use super::work::Work;
@@ -34,7 +34,7 @@ const WARM_PASS_MAX: Duration = Duration::from_secs(4);
 const LOOK_PIECES: u64 = 256;
 
 /// An open store on its core.
-pub(crate) struct Session<D: Disk = RingDisk<CoreExecutor>> {
+pub(crate) struct Session<D: Disk = CoreDisk<CoreExecutor>> {
     core: Core,
     store: Rc<Store<D>>,
 }
@@ -103,7 +103,7 @@ where
 }
 
 /// The disk of a store in a folder, which may be new.
-pub(crate) fn disk_in(core: &Core, folder: &Path) -> Result<RingDisk<CoreExecutor>> {
+pub(crate) fn disk_in(core: &Core, folder: &Path) -> Result<CoreDisk<CoreExecutor>> {
     let checkpoints = checkpoint_folder(folder);
     fs::create_dir_all(&checkpoints)?;
     let checkpoints = fs::File::open(checkpoints)?.into();

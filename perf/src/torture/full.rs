@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use piecestore::core::CoreExecutor;
 use piecestore::core::executor::Executor;
-use piecestore::disk::RingDisk;
+use piecestore::disk::CoreDisk;
 use strand_blob::{PutError, Store, StoreOptions, Traffic};
 use strand_torture::Tally;
 
@@ -75,7 +75,7 @@ struct Past {
 
 /// A store that is being filled.
 struct Filling {
-    store: Rc<Store<RingDisk<CoreExecutor>>>,
+    store: Rc<Store<CoreDisk<CoreExecutor>>>,
     pieces: Pieces,
     ledger: RefCell<Ledger>,
     next: Cell<u64>,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use piecestore::core::CoreExecutor;
-use piecestore::disk::RingDisk;
+use piecestore::disk::CoreDisk;
 use strand_blob::{GetError, Store};
 use strand_torture::Tally;
 
@@ -305,7 +305,7 @@ pub(super) fn compare(
 }
 
 pub(super) async fn wrong_with(
-    store: &Store<RingDisk<CoreExecutor>>,
+    store: &Store<CoreDisk<CoreExecutor>>,
     pieces: &Pieces,
     number: u64,
     known: Known,

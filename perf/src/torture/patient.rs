@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use piecestore::core::executor::{Executor, timeout};
 use piecestore::core::{CoreExecutor, Gate};
-use piecestore::disk::RingDisk;
+use piecestore::disk::CoreDisk;
 use serde::{Deserialize, Serialize};
 use strand_blob::{GetError, Store, StoreOptions};
 
@@ -113,7 +113,7 @@ pub fn patient_main(arguments: &[OsString]) -> Result<()> {
 /// A store and what is asked of it. Clones are the same.
 #[derive(Clone)]
 struct Patient {
-    store: Rc<Store<RingDisk<CoreExecutor>>>,
+    store: Rc<Store<CoreDisk<CoreExecutor>>>,
     executor: CoreExecutor,
     work: Rc<Work>,
 }

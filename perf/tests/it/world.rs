@@ -100,6 +100,7 @@ impl World {
             index: 0,
             pin: None,
             open_files_max: 64,
+            ..CoreOptions::default()
         };
         let disk_turn = DiskTurn::default();
         let turns = disk_turn.clone();

@@ -24,6 +24,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use crate::core::executor::{Clock, Executor, SystemClock};
 use crate::core::gate::Pass;
 use crate::core::notify::Notify;
+use crate::core::runtime::{CoreError, CoreOptions, Unsupported};
 use crate::ring;
 
 /// Memory glommio registers in each of its three rings, for buffers that we do not use; its least.
@@ -43,60 +44,8 @@ const HEARTBEAT: Duration = Duration::from_millis(25);
 /// What glommio asks of `RLIMIT_MEMLOCK` before it starts.
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
-/// Why this machine cannot run a node. The text is the sentence to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unsupported {
-    /// See [`ring::Unsupported`].
-    #[error("{0}")]
-    Ring(#[from] ring::Unsupported),
-    /// The memory-lock limit is below what the executor needs.
-    #[error(
-        "piecestore needs a locked-memory limit of 512 KiB and has {limit_bytes} bytes: \
-         raise it with `ulimit -l` or LimitMEMLOCK="
-    )]
-    MemoryLock {
-        /// The limit found.
-        limit_bytes: u64,
-    },
-}
-
-/// Why a core did not start or did not end well.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CoreError {
-    /// The executor could not be made.
-    #[error("executor did not start: {0}")]
-    Executor(String),
-    /// The ring could not be made.
-    #[error("io_uring did not start: {0}")]
-    Ring(#[source] std::io::Error),
-}
-
-/// Which thread a core runs on.
-#[derive(Clone, Copy, Debug)]
-pub struct CoreOptions {
-    /// Number of the core within the process; it names the thread.
-    pub index: usize,
-    /// CPU to stay on; `None` leaves it to the kernel.
-    pub pin: Option<usize>,
-    /// Blob files that its disks keep open, as far as they can do with so few.
-    pub open_files_max: usize,
-}
-
-impl Default for CoreOptions {
-    fn default() -> Self {
-        Self {
-            index: 0,
-            pin: None,
-            open_files_max: 256,
-        }
-    }
-}
-
-/// A running core's thread.
-#[derive(Debug)]
-pub struct CoreThread<T: Send + 'static>(ExecutorJoinHandle<Result<T, CoreError>>);
+/// A thread with an executor on it.
+pub(crate) type Thread<T> = ExecutorJoinHandle<Result<T, CoreError>>;
 
 /// The executor of the current thread. Valid in its tasks only.
 #[derive(Clone, Copy, Debug)]
@@ -116,16 +65,10 @@ pub fn probe() -> Result<(), Unsupported> {
 }
 
 /// Starts a thread with an executor on it and runs `make`'s future to its end.
-///
-/// [`start`](crate::core::start) does this for a whole core.
-///
-/// # Errors
-///
-/// If the thread or the executor cannot be made.
-pub fn spawn_core<T, F>(
+pub(crate) fn spawn_core<T, F>(
     options: CoreOptions,
     make: impl FnOnce(Glommio) -> F + Send + 'static,
-) -> Result<CoreThread<T>, CoreError>
+) -> Result<Thread<T>, CoreError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, CoreError>> + 'static,
@@ -137,21 +80,7 @@ where
         .ring_depth(RING_DEPTH)
         .preempt_timer(PREEMPT_INTERVAL)
         .spawn(move || make(Glommio(())))
-        .map(CoreThread)
         .map_err(|error| CoreError::Executor(error.to_string()))
-}
-
-impl<T: Send + 'static> CoreThread<T> {
-    /// Waits for the core's end and gives what its future returned.
-    ///
-    /// # Errors
-    ///
-    /// If the executor could not be made or a task panicked.
-    pub fn join(self) -> Result<T, CoreError> {
-        self.0
-            .join()
-            .map_err(|error| CoreError::Executor(error.to_string()))?
-    }
 }
 
 impl Glommio {

@@ -1,7 +1,7 @@
 //! A core: one executor and what it owns.
 //!
-//! [`executor`] names what tasks need of an executor, [`glommio`] is the real one and the only
-//! module that names that crate, `simulated` the one tests run in virtual time. [`state`] puts a
+//! [`executor`] names what tasks need of an executor. [`glommio`] and [`mod@tokio`] are the real ones, and the only
+//! modules that name those crates; [`runtime`] decides between them; `simulated` is the one tests run in virtual time. [`state`] puts a
 //! core together; [`notify`], [`gate`] and [`mod@mailbox`] are how its tasks, and other threads, talk.
 
 pub mod counters;
@@ -11,16 +11,20 @@ pub mod glommio;
 mod heap;
 pub mod mailbox;
 pub mod notify;
+pub mod runtime;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulated;
 pub mod state;
+pub mod tokio;
 
-pub use self::glommio::{
-    CoreError, CoreOptions, CoreThread, Glommio as CoreExecutor, Unsupported, probe,
-};
+pub use self::glommio::probe;
 pub use counters::{CoreCounters, Counters};
 pub use executor::{Clock, Executor, SystemClock, timeout};
 pub use gate::{Gate, Pass};
 pub use mailbox::{Inbox, Outbox, Rejected, mailbox};
 pub use notify::Notify;
+pub use runtime::{
+    CoreError, CoreExecutor, CoreOptions, CoreThread, IO_VARIABLE, Io, IoChoice, Settled,
+    Unsupported, settle,
+};
 pub use state::{Core, start};

@@ -1,4 +1,4 @@
-//! A core put together: executor, ring and QUIC driver, and the tasks that turn them.
+//! A core put together: executor, ring (or what stands in its place) and QUIC driver, and the tasks that turn them.
 //!
 //! Nodes and disks of this core share one ring and its buffers. [`Core::close`] ends the driver
 //! first, so that its last packets leave, then the ring; whoever adds endpoints closes them before.
@@ -13,19 +13,21 @@ use strand_transport::Identity;
 use crate::core::counters::{CoreCounters, Counters};
 use crate::core::executor::Executor;
 use crate::core::gate::Gate;
-use crate::core::glommio::{CoreError, CoreOptions, CoreThread, Glommio, spawn_core};
+use crate::core::glommio::Glommio;
 use crate::core::heap;
-use crate::disk::RingDisk;
+use crate::core::runtime::{CoreError, CoreExecutor, CoreOptions, CoreThread, Io, spawn_core};
+use crate::disk::{CoreDisk, FileIo};
 use crate::open_files::OpenFiles;
-use crate::quic::{BindError, Driver, Endpoint, Handler, RingDatagram};
+use crate::plain::{PlainDatagram, Pool};
+use crate::quic::{BindError, Datagram, Driver, Endpoint, Handler, RingDatagram};
 use crate::ring::{Ring, RingOptions};
 
 /// See the module's head. Clones are the same core.
 #[derive(Clone)]
 pub struct Core {
-    executor: Glommio,
-    ring: Rc<Ring>,
-    driver: Driver<Glommio>,
+    executor: CoreExecutor,
+    file_io: FileIo,
+    driver: Driver<CoreExecutor>,
     counters: Rc<Counters>,
     open_files: Rc<OpenFiles>,
     gate: Gate,
@@ -53,36 +55,26 @@ where
 }
 
 impl Core {
-    /// Makes the ring and starts its tasks and the driver's on the current executor.
+    /// Makes what its bytes go through, and starts its tasks and the driver's on the current executor.
     ///
     /// # Errors
     ///
     /// If the kernel refuses the ring or its buffers.
-    pub fn start(executor: Glommio, open_files_max: usize) -> Result<Self, CoreError> {
+    pub fn start(executor: CoreExecutor, open_files_max: usize) -> Result<Self, CoreError> {
         let counters = Rc::new(Counters::default());
-        let ring = Ring::new(RingOptions::default(), counters.clone()).map_err(CoreError::Ring)?;
         let gate = Gate::new();
-        if let (Some(turning), Some(bridging), Some(beating)) =
-            (gate.enter(), gate.enter(), gate.enter())
-        {
-            let turned = ring.clone();
-            executor.spawn(async move {
-                let _pass = turning;
-                turned.run(&executor).await;
-            });
-            let watched = ring.clone();
-            executor.spawn(async move {
-                let _pass = beating;
-                executor.beat(|| watched.is_closing()).await;
-            });
-            let watched = ring.clone();
-            executor
-                .bridge(ring.eventfd(), ring.wake_flag(), bridging, move || {
-                    watched.is_closing()
-                })
-                .map_err(CoreError::Ring)?;
-        }
-        let datagram = Rc::new(RingDatagram::new(ring.clone()));
+        let (file_io, datagram): (_, Rc<dyn Datagram>) = match executor {
+            CoreExecutor::Glommio(glommio) => {
+                let ring = start_ring(glommio, &counters, &gate)?;
+                let datagram = Rc::new(RingDatagram::new(Rc::clone(&ring)));
+                (FileIo::Ring(ring), datagram)
+            }
+            CoreExecutor::Tokio(tokio) => {
+                let datagram = PlainDatagram::new(tokio, Rc::clone(&counters));
+                let pool = Pool::new(tokio, Rc::clone(&counters));
+                (FileIo::Pool(pool), datagram)
+            }
+        };
         let driver = Driver::new(executor, datagram, counters.clone());
         if let Some(driving) = gate.enter() {
             let driven = driver.clone();
@@ -93,7 +85,7 @@ impl Core {
         }
         Ok(Self {
             executor,
-            ring,
+            file_io,
             driver,
             counters,
             open_files: OpenFiles::new(open_files_max),
@@ -103,18 +95,27 @@ impl Core {
 
     /// The executor all of this runs on.
     #[must_use]
-    pub fn executor(&self) -> Glommio {
+    pub fn executor(&self) -> CoreExecutor {
         self.executor
     }
 
-    /// The blob files in an existing folder, through this core's ring.
+    /// What it runs on.
+    #[must_use]
+    pub fn io(&self) -> Io {
+        match self.executor {
+            CoreExecutor::Glommio(_) => Io::Uring,
+            CoreExecutor::Tokio(_) => Io::Plain,
+        }
+    }
+
+    /// The blob files in an existing folder.
     ///
     /// # Errors
     ///
     /// If the folder cannot be opened.
-    pub fn disk(&self, directory: &Path) -> std::io::Result<RingDisk<Glommio>> {
-        RingDisk::open(
-            self.ring.clone(),
+    pub fn disk(&self, directory: &Path) -> std::io::Result<CoreDisk<CoreExecutor>> {
+        CoreDisk::open(
+            self.file_io.clone(),
             self.executor,
             &self.open_files,
             directory,
@@ -130,9 +131,9 @@ impl Core {
         &self,
         path: &Path,
         folder: std::os::fd::OwnedFd,
-    ) -> std::io::Result<RingDisk<Glommio>> {
-        let (ring, files) = (self.ring.clone(), &self.open_files);
-        RingDisk::in_folder(ring, self.executor, files, path, folder)
+    ) -> std::io::Result<CoreDisk<CoreExecutor>> {
+        let (file_io, files) = (self.file_io.clone(), &self.open_files);
+        CoreDisk::in_folder(file_io, self.executor, files, path, folder)
     }
 
     /// Adds a node to this core: one socket, one endpoint. `handler` gets every request.
@@ -145,13 +146,13 @@ impl Core {
         identity: &Identity,
         listen: SocketAddr,
         handler: Handler,
-    ) -> Result<Endpoint<Glommio>, BindError> {
+    ) -> Result<Endpoint<CoreExecutor>, BindError> {
         self.driver.add_node(identity, listen, handler)
     }
 
     /// The driver of its connections.
     #[must_use]
-    pub fn driver(&self) -> &Driver<Glommio> {
+    pub fn driver(&self) -> &Driver<CoreExecutor> {
         &self.driver
     }
 
@@ -161,12 +162,42 @@ impl Core {
         self.counters.read()
     }
 
-    /// Ends the driver and the ring and waits for their tasks.
+    /// Ends the driver and what its bytes go through, and waits for their tasks.
     pub async fn close(&self) {
         self.driver.close().await;
-        self.ring.close();
+        self.file_io.close();
         self.gate.close().await;
     }
+}
+
+/// Makes a ring, and starts the tasks that turn it.
+fn start_ring(
+    executor: Glommio,
+    counters: &Rc<Counters>,
+    gate: &Gate,
+) -> Result<Rc<Ring>, CoreError> {
+    let ring = Ring::new(RingOptions::default(), Rc::clone(counters)).map_err(CoreError::Ring)?;
+    if let (Some(turning), Some(bridging), Some(beating)) =
+        (gate.enter(), gate.enter(), gate.enter())
+    {
+        let turned = ring.clone();
+        executor.spawn(async move {
+            let _pass = turning;
+            turned.run(&executor).await;
+        });
+        let watched = ring.clone();
+        executor.spawn(async move {
+            let _pass = beating;
+            executor.beat(|| watched.is_closing()).await;
+        });
+        let watched = ring.clone();
+        executor
+            .bridge(ring.eventfd(), ring.wake_flag(), bridging, move || {
+                watched.is_closing()
+            })
+            .map_err(CoreError::Ring)?;
+    }
+    Ok(ring)
 }
 
 impl std::fmt::Debug for Core {

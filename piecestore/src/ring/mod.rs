@@ -29,6 +29,5 @@ mod tests;
 mod turn;
 
 pub use datagram::{Outgoing, Received, SocketId};
-pub use file::{DISK_IN_FLIGHT_MAX, DiskQueue, FileOperation, FileOutcome, FileStatus, Runs};
 pub use probe::{Unsupported, boot_ms, probe, raise_memory_lock_limit, raise_open_files_limit};
 pub use turn::{Ring, RingOptions};

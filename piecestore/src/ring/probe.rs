@@ -9,16 +9,16 @@ use io_uring::{IoUring, Probe, opcode};
 #[non_exhaustive]
 pub enum Unsupported {
     /// The kernel was built without it, or is older than 5.1.
-    #[error("piecestore needs io_uring, which this kernel does not have (Linux 6.0 or later does)")]
+    #[error("this kernel does not have io_uring (Linux 6.0 or later does)")]
     Missing,
     /// Forbidden by `kernel.io_uring_disabled` or a container's system call filter.
     #[error(
-        "piecestore needs io_uring, which is blocked here \
-         (sysctl kernel.io_uring_disabled or the container's seccomp profile)"
+        "io_uring is blocked here (sysctl kernel.io_uring_disabled or the container's seccomp \
+         profile: see docs/containers.md)"
     )]
     Blocked,
     /// Multishot receives came with Linux 6.0.
-    #[error("piecestore needs Linux 6.0 or later and this is {major}.{minor}")]
+    #[error("io_uring is used from Linux 6.0 on and this is {major}.{minor}")]
     TooOld {
         /// First number of the release.
         major: u32,
@@ -26,15 +26,13 @@ pub enum Unsupported {
         minor: u32,
     },
     /// An operation is filtered out.
-    #[error("piecestore needs io_uring operation {code}, which this kernel does not allow")]
+    #[error("io_uring operation {code} is needed and this kernel does not allow it")]
     Operation {
         /// The kernel's number of the operation.
         code: u8,
     },
     /// The kernel would not give memory for a ring: locked memory is used up, mostly.
-    #[error(
-        "piecestore could not make an io_uring: errno {errno}; is the locked-memory limit used up?"
-    )]
+    #[error("an io_uring could not be made: errno {errno}; is the locked-memory limit used up?")]
     Refused {
         /// The positive errno.
         errno: i32,

@@ -8,8 +8,9 @@ use super::{Outgoing, Ring, RingOptions};
 use crate::core::counters::{CoreCounters, Counters};
 use crate::core::executor::{Executor, timeout};
 use crate::core::gate::Gate;
-use crate::core::glommio::{CoreOptions, Glommio, spawn_core};
+use crate::core::glommio::{Glommio, spawn_core};
 use crate::core::notify::Notify;
+use crate::core::runtime::CoreOptions;
 
 /// Runs `test` beside a ring of these sizes; gives what was counted.
 fn check<F: Future<Output = ()> + 'static>(
@@ -37,7 +38,7 @@ fn check<F: Future<Output = ()> + 'static>(
         gate.close().await;
         Ok(counters.read())
     });
-    core.unwrap().join().unwrap()
+    core.unwrap().join().unwrap().unwrap()
 }
 
 /// Takes trains until `count` datagrams have come or nothing does for a while.

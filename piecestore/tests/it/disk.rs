@@ -480,7 +480,7 @@ fn the_store_keeps_pieces_on_it_across_a_restart() {
     });
 }
 
-fn piece(id: u8, len: usize) -> strand_blob::NewPiece {
+pub(crate) fn piece(id: u8, len: usize) -> strand_blob::NewPiece {
     piece_of(id, (0..len).map(|at| (at % 251) as u8 ^ id).collect())
 }
 
@@ -499,10 +499,10 @@ fn piece_of(id: u8, body: Vec<u8>) -> strand_blob::NewPiece {
     }
 }
 
-async fn open_store(
+pub(crate) async fn open_store(
     core: &Core,
     path: &Path,
-) -> std::rc::Rc<strand_blob::Store<piecestore::disk::RingDisk<piecestore::core::CoreExecutor>>> {
+) -> std::rc::Rc<strand_blob::Store<piecestore::disk::CoreDisk<piecestore::core::CoreExecutor>>> {
     let disk = core.disk(path).unwrap();
     let options = strand_blob::StoreOptions::new([9; 32], 1 << 30);
     let mut counter = 0u8;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use piecestore::core::{CoreCounters, CoreOptions, Executor, mailbox, probe, start};
+use piecestore::core::{CoreCounters, CoreOptions, Executor, IoChoice, mailbox, probe, start};
 use piecestore::quic::{Handler, QuicRecv, QuicSend};
 use piecestore::stream::{RecvStream, Request, SendStream, StreamError};
 use strand_protocol::{Code, NodeId};
@@ -205,8 +205,9 @@ fn sixty_four_mebibytes_are_echoed_by_multishot_and_in_trains() {
     assert!(counters.bytes_sent > 64 << 20);
     let received = counters.datagrams_received;
     let multishot = counters.datagrams_received_multishot;
+    let is_plain = IoChoice::of_environment() == IoChoice::Plain;
     assert!(
-        multishot * 100 >= received * 99,
+        is_plain || multishot * 100 >= received * 99,
         "{multishot} of {received} by multishot"
     );
     let train = counters.datagrams_sent as f64 / counters.trains_sent as f64;

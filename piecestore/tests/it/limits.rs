@@ -65,9 +65,7 @@ fn too_little_locked_memory_is_refused_in_one_sentence() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        text.contains(
-            "probe says: piecestore needs a locked-memory limit of 512 KiB and has 65536"
-        ),
+        text.contains("probe says: io_uring needs a locked-memory limit of 512 KiB and has 65536"),
         "{text}"
     );
 }

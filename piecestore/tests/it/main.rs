@@ -10,6 +10,7 @@ mod limits;
 mod mount;
 mod node;
 mod opening;
+mod plain;
 mod scrub;
 mod sick;
 mod space;

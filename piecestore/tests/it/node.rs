@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use piecestore::core::IO_VARIABLE;
 use strand_protocol::Code;
 use strand_protocol::permit::LimitAction;
 use strand_transport::Identity;
@@ -507,29 +508,43 @@ fn a_node_that_does_not_start_costs_no_other() {
 }
 
 #[test]
-fn without_io_uring_a_node_refuses_to_start_in_one_sentence() {
-    let root = tempfile::tempdir().unwrap();
-    let satellite = format!("{}@127.0.0.1:1", Identity::generate().node_id());
-    let (dir, _) = set_up(root.path(), "node", &satellite, &[]);
-    for (errno, message) in [
-        (
-            libc::ENOSYS,
-            "piecestore needs io_uring, which this kernel does not have",
-        ),
-        (
-            libc::EPERM,
-            "piecestore needs io_uring, which is blocked here",
-        ),
-    ] {
-        let mut command = piecestore();
-        command.args(["run", "--dir", text(&dir)]);
-        without_io_uring(&mut command, errno);
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.starts_with(&format!("error: {message}")), "{stderr}");
-        assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    }
+fn without_io_uring_a_node_says_so_and_serves_or_refuses_if_it_is_insisted_on() {
+    block_on(async {
+        let root = tempfile::tempdir().unwrap();
+        let satellite = Satellite::start().await;
+        let (dir, node) = set_up(root.path(), "node", &satellite.to_argument(), &[]);
+        let segment = Segment::new(29, 93, FULL_SEGMENT_BYTES);
+        let reasons = [
+            (libc::ENOSYS, "this kernel does not have io_uring"),
+            (libc::EPERM, "io_uring is blocked here"),
+        ];
+        for (turn, (errno, reason)) in reasons.into_iter().enumerate() {
+            let mut command = piecestore();
+            command.env_remove(IO_VARIABLE);
+            without_io_uring(&mut command, errno);
+            let mut process = Process::begin_as(command, &[&dir], &[]);
+            process.wait_until_serving(1);
+            assert_eq!(status(&dir)["io"], "plain");
+            satellite.reached(node, process.started_ms).await;
+            let client = Client::connect(&satellite, node).await;
+            if turn == 0 {
+                client.put(&segment).await.unwrap();
+            }
+            assert_eq!(client.get(&segment).await.unwrap(), segment.body);
+            let (exit, log) = process.stop();
+            assert!(exit.success(), "{log}");
+            assert!(log.contains(&format!("no io_uring: {reason}")), "{log}");
+
+            let mut command = piecestore();
+            command.args(["run", "--io", "uring", "--dir", text(&dir)]);
+            without_io_uring(&mut command, errno);
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(1));
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert!(stderr.starts_with(&format!("error: {reason}")), "{stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        }
+    });
 }
 
 /// Has the kernel answer `io_uring_setup` with `errno` in the child, as a container's filter would.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use piecestore::core::{CoreExecutor, CoreOptions, Executor, start};
 use piecestore::directory::Directory;
-use piecestore::disk::RingDisk;
+use piecestore::disk::CoreDisk;
 use strand_blob::{NewPiece, Recovery, Store, StoreOptions};
 use strand_protocol::NodeId;
 use tempfile::TempDir;
@@ -236,7 +236,7 @@ fn a_scrub_that_is_killed_at_any_moment_leaves_everything_to_the_next_one() {
     });
 }
 
-pub(crate) type OwnStore = Rc<Store<RingDisk<CoreExecutor>>>;
+pub(crate) type OwnStore = Rc<Store<CoreDisk<CoreExecutor>>>;
 
 /// Works with the store of a directory as a node would, but with blobs of four records, and nobody compacts.
 pub(crate) fn with_store<T: Send + 'static, F: Future<Output = T> + 'static>(

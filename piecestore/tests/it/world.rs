@@ -304,8 +304,12 @@ impl Process {
 
     /// Starts `piecestore run`, and waits for nothing.
     pub(crate) fn begin(dirs: &[&Path], more: &[&str]) -> Self {
+        Self::begin_as(piecestore(), dirs, more)
+    }
+
+    /// As [`begin`](Self::begin), by a command that was prepared.
+    pub(crate) fn begin_as(mut command: Command, dirs: &[&Path], more: &[&str]) -> Self {
         let started_ms = now_ms();
-        let mut command = piecestore();
         command
             .arg("run")
             .args(more)

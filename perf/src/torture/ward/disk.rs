@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use piecestore::core::CoreExecutor;
 use piecestore::core::executor::Executor;
-use piecestore::disk::RingDisk;
+use piecestore::disk::CoreDisk;
 use strand_blob::{BlobId, Disk, DiskError, FailedWrite, FileId, Gather, IoBuffer, WriteOperation};
 
 use crate::part;
@@ -43,7 +43,7 @@ impl Lie {
 /// See the module's head. Clones are the same disk.
 #[derive(Clone)]
 pub(crate) struct WardDisk {
-    inner: RingDisk<CoreExecutor>,
+    inner: CoreDisk<CoreExecutor>,
     executor: CoreExecutor,
     point: Option<Point>,
     lie: Option<Lie>,
@@ -64,7 +64,7 @@ pub(crate) struct Shared {
 
 impl WardDisk {
     pub(crate) fn new(
-        inner: RingDisk<CoreExecutor>,
+        inner: CoreDisk<CoreExecutor>,
         executor: CoreExecutor,
         point: Option<Point>,
         lie: Option<Lie>,
@@ -129,7 +129,7 @@ impl WardDisk {
 #[derive(Clone)]
 pub(crate) struct WardFile {
     id: FileId,
-    inner: <RingDisk<CoreExecutor> as Disk>::File,
+    inner: <CoreDisk<CoreExecutor> as Disk>::File,
 }
 
 impl Disk for WardDisk {
