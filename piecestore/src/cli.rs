@@ -16,7 +16,7 @@ use strand_protocol::NodeId;
 
 use crate::admin::{self, AskError};
 use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddress};
-use crate::core::IoChoice;
+use crate::core::{IO_VARIABLE, IoChoice};
 use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
 use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
 use crate::move_dir::{self, MoveError};
@@ -260,6 +260,10 @@ pub fn cli_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let _ = print_error(&format!("{LEVEL_VARIABLE}: {error}"));
         return ExitCode::from(2);
     }
+    if let Err(error) = IoChoice::of_environment() {
+        let _ = print_error(&format!("{IO_VARIABLE}: {error}"));
+        return ExitCode::from(2);
+    }
     let is_good = |()| true;
     let result = match command.verb {
         Verb::Setup(options) => set_up(options).map(is_good),
@@ -344,7 +348,9 @@ fn run(options: Run) -> Result<(), CliError> {
             (false, false) => None,
             (spinning, _) => Some(spinning),
         },
-        io: options.io.unwrap_or_else(IoChoice::of_environment),
+        io: options
+            .io
+            .unwrap_or_else(|| IoChoice::of_environment().unwrap_or_default()),
     };
     process::run(&options, |line| {
         // If nobody reads the lines any more, the node serves all the same.

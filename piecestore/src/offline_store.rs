@@ -225,7 +225,7 @@ fn run_in<T: Send + 'static, F: Future<Output = T> + 'static>(
     work: impl FnOnce(OfflineStore, u64) -> F + Send + 'static,
 ) -> Result<T, OfflineError> {
     let options = CoreOptions {
-        io: core::settle(IoChoice::of_environment())?.io,
+        io: core::settle(IoChoice::of_environment().unwrap_or_default())?.io,
         open_files_max: crate::limits::open_files_max(crate::ring::raise_open_files_limit(), 1, 1),
         ..CoreOptions::default()
     };

@@ -125,8 +125,7 @@ impl<'a, D: Disk> Scanner<'a, D> {
         gap_end: u64,
         next: Option<GroupHeader>,
     ) -> Option<Witness> {
-        let last_place = if next.is_some() { gap_end } else { u64::MAX };
-        let mut nearest = last_place;
+        let mut nearest = if next.is_some() { gap_end } else { u64::MAX };
         let mut witness = next.map(|header| Witness {
             header,
             end: gap_end.saturating_add(header.group_len),

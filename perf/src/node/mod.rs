@@ -11,7 +11,7 @@
 //! | `subject` | the process that is measured, and what it answers with |
 //! | `load` | the process that asks, and how it is told what |
 //! | `sink` | a verb that drops what comes, for what the way alone costs |
-//! | `baseline` | executor, disk and streams of the other side |
+//! | `baseline` | disk and streams of the other side |
 //! | `figures` | what came of it, with its bars |
 
 mod baseline;

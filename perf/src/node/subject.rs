@@ -15,7 +15,8 @@ use bytes::Bytes;
 use clap::Parser;
 use piecestore::budget::Budget;
 use piecestore::core::executor::{Clock, Executor};
-use piecestore::core::{Core, CoreOptions, Io, mailbox, start};
+use piecestore::core::tokio::Tokio;
+use piecestore::core::{Core, CoreExecutor, CoreOptions, Io, mailbox, start};
 use piecestore::hardware::DiskTurn;
 use piecestore::limits::{READ_BUDGET_BYTES, WRITE_BUDGET_BYTES};
 use piecestore::permission::Permission;
@@ -30,7 +31,7 @@ use strand_protocol::permit::SatelliteKeys;
 use strand_protocol::{Code, NodeId};
 use strand_transport::Identity;
 
-use super::baseline::{self, PoolDisk, TokioExecutor};
+use super::baseline::{self, PoolDisk};
 use super::sink;
 use crate::pinned;
 
@@ -229,7 +230,7 @@ async fn sink_on_core(core: Core, identity: Identity, ended: Ended) -> Result<()
 async fn tokio_node(identity: Identity, folder: PathBuf) -> Result<()> {
     let node = identity.node_id();
     let disk = PoolDisk::new(&folder);
-    let executor = TokioExecutor;
+    let executor = CoreExecutor::Tokio(Tokio::current());
     let now_s = u32::try_from(executor.now_ms() / 1_000)?;
     let mut random = fill_random;
     let opened = Store::open(disk, store_options(node), now_s, &mut random);

@@ -62,9 +62,9 @@ counters! {
     receives_starved,
     /// Times a receive had to be armed, the first time included.
     receives_armed,
-    /// Bytes written to disk through the ring.
+    /// Bytes written to disk.
     disk_bytes_written,
-    /// Bytes read from disk through the ring.
+    /// Bytes read from disk.
     disk_bytes_read,
     /// Writes to disk.
     disk_writes,

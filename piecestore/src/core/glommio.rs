@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use glommio::io::BufferedFile;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
-use crate::core::executor::{Clock, Executor, SystemClock};
+use crate::core::executor::Executor;
 use crate::core::gate::Pass;
 use crate::core::notify::Notify;
 use crate::core::runtime::{CoreError, CoreOptions, Unsupported};
@@ -147,15 +147,5 @@ impl Executor for Glommio {
 
     fn now(&self) -> Instant {
         Instant::now()
-    }
-}
-
-impl Clock for Glommio {
-    fn now_ms(&self) -> u64 {
-        SystemClock.now_ms()
-    }
-
-    fn wall_ms(&self) -> u64 {
-        SystemClock.wall_ms()
     }
 }

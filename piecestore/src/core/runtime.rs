@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use crate::core::executor::{Clock, Executor};
+use crate::core::executor::{Clock, Executor, SystemClock};
 use crate::core::glommio::Glommio;
 use crate::core::tokio::{self, Tokio};
 use crate::ring;
@@ -86,8 +86,8 @@ impl Default for CoreOptions {
             pin: None,
             open_files_max: 256,
             io: match IoChoice::of_environment() {
-                IoChoice::Plain => Io::Plain,
-                IoChoice::Auto | IoChoice::Uring => Io::Uring,
+                Ok(IoChoice::Plain) => Io::Plain,
+                _ => Io::Uring,
             },
         }
     }
@@ -103,11 +103,18 @@ impl std::fmt::Display for Io {
 }
 
 impl IoChoice {
-    /// What [`IO_VARIABLE`] says; what is misspelt there counts as nothing.
-    #[must_use]
-    pub fn of_environment() -> Self {
-        let said = std::env::var(IO_VARIABLE).unwrap_or_default();
-        <Self as clap::ValueEnum>::from_str(&said, true).unwrap_or_default()
+    /// What [`IO_VARIABLE`] says; `Auto` if it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// What may be said, if it says something else.
+    pub fn of_environment() -> Result<Self, String> {
+        let Some(said) = std::env::var_os(IO_VARIABLE).filter(|said| !said.is_empty()) else {
+            return Ok(Self::Auto);
+        };
+        let said = said.to_string_lossy();
+        <Self as clap::ValueEnum>::from_str(&said, true)
+            .map_err(|_| format!("'{said}' is none of auto, uring, plain"))
     }
 }
 
@@ -247,10 +254,10 @@ impl Executor for CoreExecutor {
 
 impl Clock for CoreExecutor {
     fn now_ms(&self) -> u64 {
-        crate::core::executor::SystemClock.now_ms()
+        SystemClock.now_ms()
     }
 
     fn wall_ms(&self) -> u64 {
-        crate::core::executor::SystemClock.wall_ms()
+        SystemClock.wall_ms()
     }
 }

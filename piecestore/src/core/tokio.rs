@@ -12,7 +12,7 @@ use ::tokio::net::UdpSocket;
 use ::tokio::runtime::Builder;
 use ::tokio::task::LocalSet;
 
-use crate::core::executor::{Clock, Executor, SystemClock};
+use crate::core::executor::Executor;
 use crate::core::runtime::{CoreError, CoreOptions};
 
 /// Threads for what waits. A disk has 32 operations in flight, and what hangs keeps its thread: so many disks of a core may hang.
@@ -57,7 +57,7 @@ where
                 .thread_keep_alive(THREAD_KEEP_ALIVE)
                 .build()
                 .map_err(failed)?;
-            let output = LocalSet::new().block_on(&runtime, make(Tokio(())));
+            let output = LocalSet::new().block_on(&runtime, make(Tokio::current()));
             runtime.shutdown_timeout(CLOSE_WAIT);
             output
         })
@@ -71,6 +71,12 @@ fn pin_to(cpu: usize) -> io::Result<()> {
 }
 
 impl Tokio {
+    /// That of the `LocalSet` in which the current task runs.
+    #[must_use]
+    pub const fn current() -> Self {
+        Self(())
+    }
+
     /// Does what waits on a thread of the pool. `None`: it panicked, or the core ends.
     pub(crate) async fn apart<T: Send + 'static>(
         work: impl FnOnce() -> T + Send + 'static,
@@ -128,15 +134,5 @@ impl Executor for Tokio {
 
     fn now(&self) -> Instant {
         Instant::now()
-    }
-}
-
-impl Clock for Tokio {
-    fn now_ms(&self) -> u64 {
-        SystemClock.now_ms()
-    }
-
-    fn wall_ms(&self) -> u64 {
-        SystemClock.wall_ms()
     }
 }

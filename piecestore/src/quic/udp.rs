@@ -2,7 +2,7 @@
 //!
 //! Both sides are non-blocking: the driver takes what has arrived, sends what there is room for,
 //! and is told through a flag when either changes. Loss is legal anywhere. [`RingDatagram`] is the
-//! real network; `simulated` holds the other.
+//! real network, and `plain::PlainDatagram` where io_uring is not to be had; `simulated` holds the other.
 
 use std::io;
 use std::net::SocketAddr;

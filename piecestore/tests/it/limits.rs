@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 const PROCESS_COUNT: usize = 5;
 /// `nobody`, whose use of locked memory is counted; root's is not.
 const NOBODY: u32 = 65_534;
+/// Says that a test runs inside itself.
+pub(crate) const PROBE: &str = "PIECESTORE_TEST_PROBE";
 
 #[test]
 fn five_processes_of_an_ordinary_user_share_eight_mebibytes_of_locked_memory() {
@@ -51,21 +53,26 @@ fn five_processes_of_an_ordinary_user_share_eight_mebibytes_of_locked_memory() {
 
 #[test]
 fn too_little_locked_memory_is_refused_in_one_sentence() {
-    if std::env::var_os("PIECESTORE_TEST_PROBE").is_some() {
+    if std::env::var_os(PROBE).is_some() {
         println!("probe says: {}", piecestore::core::probe().unwrap_err());
         return;
     }
-    let output = Command::new("prlimit")
-        .args(["--memlock=65536:65536", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture"])
-        .arg("limits::too_little_locked_memory_is_refused_in_one_sentence")
-        .env("PIECESTORE_TEST_PROBE", "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text =
+        with_little_locked_memory("limits::too_little_locked_memory_is_refused_in_one_sentence");
     assert!(
         text.contains("probe says: io_uring needs a locked-memory limit of 512 KiB and has 65536"),
         "{text}"
     );
+}
+
+/// What a test of this program prints that has too little locked memory for a ring, and [`PROBE`] set.
+pub(crate) fn with_little_locked_memory(test: &str) -> String {
+    let output = Command::new("prlimit")
+        .args(["--memlock=65536:65536", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", test])
+        .env(PROBE, "1")
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

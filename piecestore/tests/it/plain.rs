@@ -6,6 +6,7 @@ use piecestore::core::{CoreOptions, Io, IoChoice, start};
 use strand_blob::Stored;
 
 use crate::disk::{open_store, piece};
+use crate::limits::{PROBE, with_little_locked_memory};
 
 #[test]
 fn what_was_stored_with_io_uring_is_there_without_it_and_the_other_way_round() {
@@ -52,7 +53,7 @@ fn connections_and_their_streams_work_without_io_uring() {
 
 #[test]
 fn io_uring_is_insisted_on_or_done_without() {
-    if std::env::var_os("PIECESTORE_TEST_PROBE").is_some() {
+    if std::env::var_os(PROBE).is_some() {
         let settled = |choice| match piecestore::core::settle(choice) {
             Ok(settled) => settled.io.to_string(),
             Err(reason) => reason.to_string(),
@@ -62,18 +63,26 @@ fn io_uring_is_insisted_on_or_done_without() {
         return;
     }
     // Too little locked memory for a ring is as good as none.
-    let output = Command::new("prlimit")
-        .args(["--memlock=65536:65536", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture"])
-        .arg("plain::io_uring_is_insisted_on_or_done_without")
-        .env("PIECESTORE_TEST_PROBE", "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = with_little_locked_memory("plain::io_uring_is_insisted_on_or_done_without");
     assert!(
         text.contains("insists: io_uring needs a locked-memory limit"),
         "{text}"
     );
     assert!(text.contains("does without: plain"), "{text}");
+}
+
+#[test]
+fn a_misspelt_choice_is_refused_and_says_what_there_is() {
+    let mut command = crate::world::piecestore();
+    command.args(["status", "--dir", "/nowhere"]);
+    let output = command
+        .env(piecestore::core::IO_VARIABLE, "iouring")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("STRAND_IO: 'iouring' is none of auto, uring, plain"),
+        "{text}"
+    );
 }

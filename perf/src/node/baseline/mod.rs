@@ -6,7 +6,6 @@
 //! says whether anything was lost between quinn and the verbs.
 
 mod disk;
-mod executor;
 mod stream;
 
 use std::net::SocketAddr;
@@ -21,7 +20,6 @@ use strand_transport::{
 };
 
 pub(super) use self::disk::PoolDisk;
-pub(super) use self::executor::TokioExecutor;
 pub(super) use self::stream::{QuinnRecv, QuinnSend};
 
 /// Answers one request; called once for each accepted stream.
