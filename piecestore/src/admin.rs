@@ -103,6 +103,16 @@ impl Board {
         self.restore.show(question, json);
     }
 
+    /// Asks for the status; the number by which to wait for it. Another thread's side.
+    pub fn ask_status(&self) -> u64 {
+        self.status.begin()
+    }
+
+    /// Waits for the status that was asked for: its JSON, `None` if the core does not answer in time. Another thread's side.
+    pub fn status_after(&self, question: u64) -> Option<String> {
+        self.status.wait(question)
+    }
+
     /// Asks to have the trash back; the number by which to ask how it went. The admin thread's side.
     pub fn ask_restore(&self) -> u64 {
         self.restore.begin()
@@ -118,8 +128,7 @@ impl Board {
         let (verb, number) = question.split_once(' ').unwrap_or((question, ""));
         match (verb, number.parse()) {
             ("status", _) => self
-                .status
-                .ask()
+                .status_after(self.ask_status())
                 .unwrap_or_else(|| r#"{"error":"the core does not answer"}"#.to_owned()),
             ("compact", _) => job_answer(&self.jobs.ask(JobKind::Compact)),
             ("scrub", _) => job_answer(&self.jobs.ask(JobKind::Scrub)),
@@ -164,9 +173,8 @@ impl Slip {
         (question > 0 && shown.answered >= question).then(|| shown.json.clone())
     }
 
-    /// Asks and waits.
-    fn ask(&self) -> Option<String> {
-        let question = self.begin();
+    /// Waits for the answer.
+    fn wait(&self, question: u64) -> Option<String> {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let (shown, _) = self
             .changed

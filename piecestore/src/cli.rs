@@ -156,7 +156,13 @@ struct Run {
     /// variable STRAND_IO says, else `auto`.
     #[arg(long, value_enum, value_name = "HOW")]
     io: Option<IoChoice>,
+    /// Answer Prometheus at http://ADDRESS/metrics.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = METRICS_DEFAULT)]
+    metrics: Option<SocketAddr>,
 }
+
+/// Where `--metrics` alone answers: nobody else's in the list of Prometheus' default ports, and on this machine only.
+const METRICS_DEFAULT: &str = "127.0.0.1:7780";
 
 #[derive(Debug, Args)]
 struct StatusOptions {
@@ -351,6 +357,7 @@ fn run(options: Run) -> Result<(), CliError> {
         io: options
             .io
             .unwrap_or_else(|| IoChoice::of_environment().unwrap_or_default()),
+        metrics: options.metrics,
     };
     process::run(&options, |line| {
         // If nobody reads the lines any more, the node serves all the same.

@@ -5,7 +5,8 @@
 //! way: new requests are refused, begun ones finish or are refused, no ack is dropped. A second signal ends it at once,
 //! which, like kill -9, loses nothing that was acked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
@@ -29,6 +30,7 @@ use crate::limits::{
     DRAIN_WAIT, OPENING_GRACE, READ_BUDGET_BYTES, open_files_max, open_files_needed,
 };
 use crate::node::{Budgets, Node, Seat};
+use crate::{metrics, service_manager};
 
 /// How often a core looks for questions and for the end.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
@@ -49,6 +51,8 @@ pub struct ProcessOptions {
     pub spinning: Option<bool>,
     /// What its cores run on.
     pub io: IoChoice,
+    /// Where Prometheus finds the figures; none: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why a process does not run, or how it failed.
@@ -69,6 +73,14 @@ pub enum ProcessError {
     Socket {
         /// The node's directory.
         path: PathBuf,
+        /// What happened.
+        error: std::io::Error,
+    },
+    /// The port for metrics.
+    #[error("cannot answer for metrics on {address}: {error}; choose another one with `--metrics`")]
+    Metrics {
+        /// What was asked for.
+        address: SocketAddr,
         /// What happened.
         error: std::io::Error,
     },
@@ -116,6 +128,8 @@ pub enum Line {
 
 /// What the main thread waits for.
 enum News {
+    /// A node has begun: its first line follows.
+    Begun,
     /// A node has started, or has not, or takes its time.
     Started(Line),
     /// SIGTERM or SIGINT.
@@ -135,6 +149,9 @@ pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(),
     let (news_sender, news) = channel();
     watch_signals(news_sender.clone()).map_err(ProcessError::Start)?;
     admin::serve(sockets).map_err(ProcessError::Start)?;
+    if let Some(address) = options.metrics {
+        serve_metrics(address, &seats)?;
+    }
 
     let stop = Arc::new(AtomicBool::new(false));
     let mut seats_of_cores: Vec<Vec<Seat>> = (0..core_count).map(|_| Vec::new()).collect();
@@ -161,6 +178,7 @@ pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(),
     }
     drop(news_sender);
     let failed = wait(&news, total, &mut print);
+    service_manager::stopping();
     stop.store(true, Ordering::Release);
     end(cores)?;
     match failed {
@@ -168,6 +186,31 @@ pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(),
         failed if failed == total => Err(ProcessError::NoNode),
         failed => Err(ProcessError::SomeNodes { failed, total }),
     }
+}
+
+/// Begins to answer scrapers.
+fn serve_metrics(address: SocketAddr, seats: &[Seat]) -> Result<(), ProcessError> {
+    let boards = seats
+        .iter()
+        .map(|seat| {
+            let directory = seat.directory.path().display().to_string();
+            (directory, Arc::clone(&seat.board))
+        })
+        .collect();
+    let begin = || {
+        let listener = metrics::bind(address)?;
+        let bound = listener.local_addr()?;
+        metrics::serve(listener, boards)?;
+        Ok(bound)
+    };
+    let bound = begin().map_err(|error| ProcessError::Metrics { address, error })?;
+    tracing::info!("figures for Prometheus at http://{bound}/metrics");
+    if !bound.ip().is_loopback() {
+        tracing::warn!(
+            "whoever reaches {bound} can read the figures: a firewall should let only the scraper"
+        );
+    }
+    Ok(())
 }
 
 /// How many blob files each core may keep open.
@@ -223,12 +266,25 @@ fn open(
 
 /// Prints what the cores say until it is time to stop; gives how many nodes did not start.
 fn wait(news: &Receiver<News>, total: usize, print: &mut impl FnMut(&Line)) -> usize {
-    let mut failed = 0;
+    let (mut begun, mut serving, mut failed) = (0, 0, 0);
     while let Ok(news) = news.recv() {
         match news {
+            News::Begun => {
+                begun += 1;
+                if begun == total {
+                    service_manager::ready();
+                }
+            }
             News::Started(line) => {
                 print(&line);
-                failed += usize::from(matches!(line, Line::Failed(_)));
+                match line {
+                    Line::Opening(_) => {}
+                    Line::Serving(_) => serving += 1,
+                    Line::Failed(_) => failed += 1,
+                }
+                service_manager::status(&format!(
+                    "{serving} of {total} nodes serve, {failed} could not be started"
+                ));
                 if failed == total {
                     break;
                 }
@@ -314,8 +370,14 @@ impl CorePlan {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
-                // The main thread may be past listening: it is stopping then.
-                let say = |line| drop(news.send(News::Started(line)));
+                let has_begun = Cell::new(false);
+                let say = |line| {
+                    // The main thread may be past listening: it is stopping then.
+                    if !has_begun.replace(true) {
+                        drop(news.send(News::Begun));
+                    }
+                    drop(news.send(News::Started(line)));
+                };
                 start_node(&core, seat, budgets, &nodes, say).await;
             });
         }

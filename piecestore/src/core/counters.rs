@@ -4,17 +4,22 @@ use std::cell::Cell;
 use std::ops::Add;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// The live counters of one core.
         #[derive(Debug, Default)]
         pub struct Counters {
-            $($(#[$doc])* pub $name: Count,)*
+            $($(#[doc = $doc])* pub $name: Count,)*
         }
 
         /// The counters of one core at one moment, or the sum over cores.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct CoreCounters {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])* pub $name: u64,)*
+        }
+
+        impl CoreCounters {
+            /// Each counter's name, as in its JSON, and what it counts.
+            pub const NAMES: &[(&str, &str)] = &[$((stringify!($name), concat!($($doc),*)),)*];
         }
 
         impl Counters {

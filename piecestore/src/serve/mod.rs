@@ -9,6 +9,7 @@ mod delete;
 mod error;
 mod frame;
 mod get;
+mod latency;
 mod pace;
 mod ping;
 mod put;
@@ -21,4 +22,5 @@ mod tests;
 
 pub use error::{Failure, VerbError};
 pub use frame::{FrameError, read_frame, send_frame};
+pub use latency::{BUCKETS_US, Latencies, VerbLatencies};
 pub use service::{RequestCounters, Service, ServiceOptions, VerbCounts};

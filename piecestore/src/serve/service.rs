@@ -13,6 +13,7 @@ use strand_protocol::{NodeId, pb};
 
 use super::error::{Failure, VerbError};
 use super::frame::{FrameError, read_frame, send_frame};
+use super::latency::{Latencies, VerbLatencies};
 use crate::budget::Budget;
 use crate::core::executor::{Clock, Executor, timeout};
 use crate::limits::{ANSWER_WAIT, REQUEST_WAIT, SEND_WAIT};
@@ -45,6 +46,7 @@ pub struct Service<D: Disk, E, C> {
     is_draining: Cell<bool>,
     in_flight: Cell<usize>,
     counters: Cell<VerbCounts>,
+    latencies: RefCell<VerbLatencies>,
     errors: RefCell<BTreeMap<&'static str, u64>>,
 }
 
@@ -54,6 +56,8 @@ pub struct RequestCounters {
     /// Requests that named the verb, whatever became of them.
     #[serde(flatten)]
     pub verbs: VerbCounts,
+    /// How long they took.
+    pub latency: VerbLatencies,
     /// Requests running now.
     pub in_flight: usize,
     /// Failures by the code that the peer was given.
@@ -91,6 +95,7 @@ where
             is_draining: Cell::new(false),
             in_flight: Cell::new(0),
             counters: Cell::default(),
+            latencies: RefCell::default(),
             errors: RefCell::default(),
         })
     }
@@ -112,8 +117,13 @@ where
             mut recv,
         } = request;
         let _in_flight = InFlight::new(&self.in_flight);
-        let Err(failure) = self.dispatch(peer, &mut send, &mut recv).await else {
-            return;
+        let began = self.executor().now();
+        let failure = match self.dispatch(peer, &mut send, &mut recv).await {
+            Ok(of_verb) => {
+                let took = self.executor().now().saturating_duration_since(began);
+                return of_verb(&mut self.latencies.borrow_mut()).add(took);
+            }
+            Err(failure) => failure,
         };
 
         let code = failure.error().code();
@@ -150,6 +160,7 @@ where
     pub fn counters(&self) -> RequestCounters {
         RequestCounters {
             verbs: self.counters.get(),
+            latency: self.latencies.borrow().clone(),
             in_flight: self.in_flight.get(),
             errors: self.errors.borrow().clone(),
         }
@@ -230,12 +241,13 @@ where
         sent(timeout(self.executor(), SEND_WAIT, send.send(bytes)).await)
     }
 
+    /// Answers a request; gives where its time is to be counted.
     async fn dispatch<S: SendStream, R: RecvStream>(
         &self,
         peer: NodeId,
         send: &mut S,
         recv: &mut R,
-    ) -> Result<(), Failure> {
+    ) -> Result<fn(&mut VerbLatencies) -> &mut Latencies, Failure> {
         if self.is_draining.get() {
             return Err(VerbError::ShuttingDown.into());
         }
@@ -252,22 +264,26 @@ where
                 counts.puts += 1;
                 self.counters.set(counts);
                 // Boxed: the widest of the verbs' futures would otherwise be every request's size.
-                Box::pin(self.put(request, peer, send, recv)).await
+                Box::pin(self.put(request, peer, send, recv)).await?;
+                Ok(|latencies| &mut latencies.put)
             }
             Some(Verb::Get(request)) => {
                 counts.gets += 1;
                 self.counters.set(counts);
-                Box::pin(self.get(request, peer, send)).await
+                Box::pin(self.get(request, peer, send)).await?;
+                Ok(|latencies| &mut latencies.get)
             }
             Some(Verb::Delete(request)) => {
                 counts.deletes += 1;
                 self.counters.set(counts);
-                Box::pin(self.delete(request, peer, send)).await
+                Box::pin(self.delete(request, peer, send)).await?;
+                Ok(|latencies| &mut latencies.delete)
             }
             Some(Verb::Ping(pb::Ping {})) => {
                 counts.pings += 1;
                 self.counters.set(counts);
-                self.ping(send).await
+                self.ping(send).await?;
+                Ok(|latencies| &mut latencies.ping)
             }
             None => Err(VerbError::UnknownVerb.into()),
         }

@@ -7,6 +7,7 @@ mod disk;
 mod driver;
 mod kills;
 mod limits;
+mod monitoring;
 mod mount;
 mod node;
 mod opening;
