@@ -189,6 +189,7 @@ struct Scrub {
     cursor: ScrubCursor,
     /// When the next step may come.
     next: Instant,
+    pass_began: Instant,
 }
 
 impl Scrub {
@@ -196,6 +197,17 @@ impl Scrub {
         Self {
             cursor: store.scrub_cursor(random),
             next: executor.now(),
+            pass_began: executor.now(),
+        }
+    }
+
+    /// Says that the last blob was reached, unless that was soon done: a store with little in it, or nothing, is read again and again.
+    fn end_pass(&mut self, now: Instant, node: NodeId) {
+        let took = now.saturating_duration_since(self.pass_began);
+        self.pass_began = now;
+        if took >= PASS_TOLD_MIN {
+            let days = took.as_secs() / 86_400;
+            tracing::info!(%node, "the scrub has come to the last blob after {days} days and begins again with the first");
         }
     }
 
@@ -229,7 +241,7 @@ impl Scrub {
                     step.bytes_read
                 }
                 None => {
-                    tracing::info!(%node, "the scrub begins again with the first blob");
+                    self.end_pass(begun, node);
                     self.cursor = ScrubCursor::default();
                     0
                 }
@@ -248,6 +260,9 @@ fn rest(read_bytes: u64, file_bytes: u64, took: Duration) -> Duration {
     // An empty store, or the end of a pass, must not make a busy loop.
     paced.min(SCRUB_REST_MAX).max(gentle).max(REST_MIN)
 }
+
+/// A pass of the scrub that took less is not worth a line in the log.
+const PASS_TOLD_MIN: Duration = Duration::from_secs(86_400);
 
 /// The shortest rest of the scrub: 4 MiB a second are 10 TB in 30 days.
 const REST_MIN: Duration = Duration::from_secs(1);

@@ -162,6 +162,10 @@ fn a_service_manager_hears_when_all_nodes_have_begun_and_when_they_stop() {
         until("STATUS=2 of 2 nodes serve, 0 could not be started");
         let (ended, log) = process.stop();
         assert!(ended.success(), "{log}");
+        assert!(
+            !log.contains("scrub"),
+            "an empty node has nothing to say: {log}"
+        );
         let came = until("STOPPING=1");
         assert!(!came.contains("READY=1"), "{came}");
     });
