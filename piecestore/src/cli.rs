@@ -18,7 +18,7 @@ use crate::admin::{self, AskError};
 use crate::config::{self, Capacity, Config, ConfigError, HostPort, SatelliteAddress};
 use crate::core::{IO_VARIABLE, IoChoice};
 use crate::directory::{Choices, Directory, DirectoryError, file_system_bytes};
-use crate::limits::{NODES_MAX, WRITE_BUDGET_BYTES_MIN};
+use crate::limits::{CONNECTION_BUDGET_BYTES_MIN, NODES_MAX, WRITE_BUDGET_BYTES_MIN};
 use crate::move_dir::{self, MoveError};
 use crate::offline_store::{self, OfflineError};
 use crate::process::{self, Line, ProcessError, ProcessOptions};
@@ -146,6 +146,10 @@ struct Run {
     /// Memory for pieces being received, for each core. Uploads that find it full are told to come back later.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_write_buffer)]
     write_buffer: u64,
+    /// Memory that connections may hold beside that, for each core: room for 3,300 that are idle or ask little, or for 250 that move
+    /// large pieces. When it is short, those without a request are closed for others.
+    #[arg(long, value_name = "SIZE", default_value = "384MiB", value_parser = parse_connection_buffer)]
+    connection_buffer: u64,
     /// Take the disks for spinning ones, whatever the kernel or node.toml (`spinning = true`) say: fewer places to append at.
     #[arg(long, conflicts_with = "no_spinning")]
     spinning: bool,
@@ -350,6 +354,7 @@ fn run(options: Run) -> Result<(), CliError> {
             .min(options.dir.len()),
         directories: options.dir,
         write_budget_bytes: options.write_buffer,
+        connection_budget_bytes: options.connection_buffer,
         spinning: match (options.spinning, options.no_spinning) {
             (false, false) => None,
             (spinning, _) => Some(spinning),
@@ -484,12 +489,20 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
 }
 
 fn parse_write_buffer(text: &str) -> Result<u64, String> {
+    parse_buffer(text, WRITE_BUDGET_BYTES_MIN)
+}
+
+fn parse_connection_buffer(text: &str) -> Result<u64, String> {
+    parse_buffer(text, CONNECTION_BUDGET_BYTES_MIN)
+}
+
+fn parse_buffer(text: &str, bytes_min: u64) -> Result<u64, String> {
     let bytes = config::parse_size(text)
         .ok_or_else(|| format!("{text:?} is not a size: write it like 64MiB"))?;
-    if bytes < WRITE_BUDGET_BYTES_MIN {
+    if bytes < bytes_min {
         return Err(format!(
             "{text} is too small: a core needs at least {}MiB",
-            WRITE_BUDGET_BYTES_MIN >> 20
+            bytes_min >> 20
         ));
     }
     Ok(bytes)

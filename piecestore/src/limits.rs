@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use strand_protocol::limits::{
-    CONNECT_TIMEOUT, DIAL_BACK_TIMEOUT, FULL_PIECE_BYTES, NODE_REQUEST_TIMEOUT, PIECE_BYTES_MAX,
-    STALL_TIMEOUT,
+    CONNECT_TIMEOUT, DIAL_BACK_TIMEOUT, FULL_PIECE_BYTES, HANDSHAKES_MAX,
+    NODE_CONNECTION_WINDOW_FIRST_BYTES, NODE_PINNED_BYTES_MAX, NODE_REQUEST_TIMEOUT,
+    NODE_SEND_WINDOW_FIRST_BYTES, PIECE_BYTES_MAX, STALL_TIMEOUT,
 };
 
 /// Bytes of piece bodies that one core holds in memory for puts, over all its nodes, by default.
@@ -26,6 +27,38 @@ pub const READ_RUN_SHARES: u32 = 16;
 
 /// What one get holds at most: the run being sent and the run being read.
 pub const READ_HELD_BYTES_MAX: u64 = 2 * READ_RUN_SHARES as u64 * strand_codec::SHARE_BYTES as u64;
+
+/// Memory that the connections of a core may pin outside admitted pieces, over all its nodes, by default: 3,300 narrow ones, or 250 wide
+/// ones (docs/wire.md, section 2).
+pub const CONNECTION_BUDGET_BYTES: u64 = 384 << 20;
+
+/// The least that can be asked for.
+pub const CONNECTION_BUDGET_BYTES_MIN: u64 = 24 << 20;
+
+/// What a connection costs that nothing is in flight on: its keys, its tables, its place in ours (`strand-perf node --row idle`).
+pub const IDLE_CONNECTION_BYTES: u64 = 36 << 10;
+
+/// What a connection may pin until a long body was admitted on it.
+pub const NARROW_CONNECTION_BYTES: u64 = IDLE_CONNECTION_BYTES
+    + NODE_CONNECTION_WINDOW_FIRST_BYTES as u64
+    + NODE_SEND_WINDOW_FIRST_BYTES as u64;
+
+/// What it may pin from then on.
+pub const WIDE_CONNECTION_BYTES: u64 = IDLE_CONNECTION_BYTES + NODE_PINNED_BYTES_MAX as u64;
+
+/// How long a connection must have had no request to be closed for another. A client keeps its connections for the next segment, and
+/// looks whether they are still there when it needs them.
+pub const QUIET_MIN: Duration = Duration::from_secs(10);
+
+/// Handshakes at once with peers that have proven their address; one more is refused. Those that have not are asked to from
+/// `HANDSHAKES_MAX` on.
+pub const PROVEN_HANDSHAKES_MAX: usize = 8 * HANDSHAKES_MAX;
+
+/// A handshake that takes longer makes room for others.
+pub const HANDSHAKE_WAIT: Duration = DIAL_BACK_TIMEOUT;
+
+/// Requests that a core answers at once, over all its nodes. Each is a task of some KiB.
+pub const REQUESTS_MAX: usize = 4_096;
 
 /// Bytes of hashing between two yields to the executor: some 60 us.
 pub const HASH_RUN_BYTES: usize = 256 << 10;
@@ -162,6 +195,9 @@ pub const NODES_MAX: usize = 256;
 
 const _: () = assert!(WRITE_BUDGET_BYTES_MIN >= 2 * PIECE_BYTES_MAX);
 const _: () = assert!(WRITE_BUDGET_BYTES >= WRITE_BUDGET_BYTES_MIN);
+const _: () =
+    assert!(CONNECTION_BUDGET_BYTES_MIN >= 2 * HANDSHAKES_MAX as u64 * NARROW_CONNECTION_BYTES);
+const _: () = assert!(CONNECTION_BUDGET_BYTES_MIN >= 8 * WIDE_CONNECTION_BYTES);
 const _: () = assert!(READ_BUDGET_BYTES >= 32 * READ_HELD_BYTES_MAX);
 const _: () = assert!(28 * FULL_PIECE_BYTES <= WRITE_BUDGET_BYTES);
 const _: () =

@@ -340,6 +340,7 @@ impl Node {
             requests: self.serving.service().counters(),
             write_budget: self.budgets.write.usage(),
             read_budget: self.budgets.read.usage(),
+            connection_budget: core.driver().connection_budget(),
             counters: CounterFigures::new(
                 &store.map(|store| store.counters()).unwrap_or_default(),
                 core.counters(),

@@ -47,6 +47,8 @@ pub struct ProcessOptions {
     pub core_count: usize,
     /// Bytes of bodies coming in that each core holds.
     pub write_budget_bytes: u64,
+    /// Bytes that the connections of each core may pin beside those.
+    pub connection_budget_bytes: u64,
     /// Whether the disks spin; none: as each node's settings or the kernel say.
     pub spinning: Option<bool>,
     /// What its cores run on.
@@ -172,6 +174,7 @@ pub fn run(options: &ProcessOptions, mut print: impl FnMut(&Line)) -> Result<(),
             index,
             pin: None,
             open_files_max,
+            connection_bytes_max: options.connection_budget_bytes,
             io: settled.io,
         };
         cores.push(core::start(options, |core| plan.run(core))?);

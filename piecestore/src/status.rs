@@ -64,6 +64,8 @@ pub struct Status {
     pub write_budget: BudgetUse,
     /// Memory for bodies going out, shared by the core's nodes.
     pub read_budget: BudgetUse,
+    /// Memory that connections may pin beside those, shared by the core's nodes.
+    pub connection_budget: BudgetUse,
     /// The store's and the core's counts, since the start.
     pub counters: CounterFigures,
 }

@@ -35,6 +35,9 @@ pub trait RecvStream {
     /// [`StreamError`], after which nothing more comes.
     async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, StreamError>;
 
+    /// Says that a body of so many bytes was admitted and comes next: room for more of it in flight is worth its memory.
+    fn expect(&mut self, _body_bytes: u64) {}
+
     /// Asks the peer to stop sending. What it has sent is dropped.
     fn stop(&mut self, code: Code);
 }
@@ -48,6 +51,9 @@ pub trait SendStream {
     ///
     /// [`StreamError`], after which nothing more can be sent.
     async fn send(&mut self, bytes: Bytes) -> Result<(), StreamError>;
+
+    /// Says that so many bytes follow.
+    fn announce(&mut self, _body_bytes: u64) {}
 
     /// Ends the stream after what was sent. Delivery goes on without this half.
     fn finish(&mut self);

@@ -269,26 +269,38 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const _: () = assert!(2 * KEEP_ALIVE.as_millis() < IDLE_TIMEOUT.as_millis());
 
 /// What one stream may have in flight to a node.
-pub const NODE_STREAM_WINDOW_BYTES: usize = MIB;
-/// What one peer may have in flight to a node, over all its streams. One put can use all of it.
-pub const NODE_CONNECTION_WINDOW_BYTES: usize = MIB;
-/// What a node keeps for one peer until it is acknowledged: 10 MB/s to each node at 50 ms, times
-/// the 29 and more nodes that a download reads from.
-pub const NODE_SEND_WINDOW_BYTES: usize = 512 * KIB;
-/// What one peer can pin in a node by neither sending on nor acknowledging.
+pub const NODE_STREAM_WINDOW_BYTES: usize = 256 * KIB;
+/// What one peer may have in flight to a node, over all its streams, once a long body was admitted:
+/// 5 MB/s to each node at 50 ms, times the 80 nodes that an upload writes to.
+pub const NODE_CONNECTION_WINDOW_BYTES: usize = 256 * KIB;
+/// What it may have in flight before that.
+pub const NODE_CONNECTION_WINDOW_FIRST_BYTES: usize = 64 * KIB;
+/// What a node keeps for one peer until it is acknowledged, once a long answer was admitted: 7.5
+/// MB/s to each node at 50 ms, times the 29 and more nodes that a download reads from.
+pub const NODE_SEND_WINDOW_BYTES: usize = 384 * KIB;
+/// What it keeps before that.
+pub const NODE_SEND_WINDOW_FIRST_BYTES: usize = 16 * KIB;
+/// Bodies so long get the larger windows.
+pub const NODE_LONG_BODY_BYTES: u64 = 32 * KIB as u64;
+/// What one peer can pin in a node outside admitted pieces, by neither sending on nor acknowledging.
 pub const NODE_PINNED_BYTES_MAX: usize = 3 * MIB / 2;
+/// What a stream that is kept out of order holds beside its bytes, until quinn-proto copies it
+/// together: that, or one and a half times its bytes, whichever is more.
+const STREAM_WASTE_BYTES_MAX: usize = 32 * KIB;
 /// Requests of one peer at once at a node.
 pub const NODE_STREAMS_MAX: u32 = 16;
-/// Connections at once at a node; one more is refused as `Busy`.
-pub const NODE_CONNECTIONS_MAX: usize = 256;
 /// Handshakes at once at a server; from then on a source address has to prove itself (Retry).
 pub const HANDSHAKES_MAX: usize = 64;
 
 const _: () = assert!(NODE_STREAM_WINDOW_BYTES <= NODE_CONNECTION_WINDOW_BYTES);
-const _: () =
-    assert!(NODE_CONNECTION_WINDOW_BYTES + NODE_SEND_WINDOW_BYTES <= NODE_PINNED_BYTES_MAX);
+const _: () = assert!(NODE_CONNECTION_WINDOW_FIRST_BYTES <= NODE_CONNECTION_WINDOW_BYTES);
+const _: () = assert!(
+    NODE_CONNECTION_WINDOW_BYTES * 5 / 2
+        + (NODE_STREAMS_MAX as usize - 1) * STREAM_WASTE_BYTES_MAX
+        + NODE_SEND_WINDOW_BYTES
+        <= NODE_PINNED_BYTES_MAX
+);
 const _: () = assert!(NODE_FRAME_BYTES_MAX + FRAME_PREFIX_BYTES <= NODE_STREAM_WINDOW_BYTES);
-const _: () = assert!(HANDSHAKES_MAX <= NODE_CONNECTIONS_MAX);
 
 /// What one stream may have in flight to a client.
 pub const CLIENT_STREAM_WINDOW_BYTES: usize = 2 * MIB;

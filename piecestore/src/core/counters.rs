@@ -87,6 +87,12 @@ counters! {
     handshakes_refused,
     /// Connections that ended.
     connections_closed,
+    /// Those of them that had no request for some time and were closed for another to have their memory.
+    connections_dispensed,
+    /// Long bodies for which there was no memory to have more in flight than of short ones.
+    windows_refused,
+    /// Streams that were reset at once, because the core had too many requests.
+    requests_refused,
     /// Streams handed to the verbs.
     requests,
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::core::executor::{Clock, Executor, SystemClock};
 use crate::core::glommio::Glommio;
 use crate::core::tokio::{self, Tokio};
+use crate::limits::CONNECTION_BUDGET_BYTES;
 use crate::ring;
 
 /// The variable of the environment that says what to run on.
@@ -75,6 +76,8 @@ pub struct CoreOptions {
     pub pin: Option<usize>,
     /// Blob files that its disks keep open, as far as they can do with so few.
     pub open_files_max: usize,
+    /// Memory that its connections may pin outside admitted pieces.
+    pub connection_bytes_max: u64,
     /// What it runs on.
     pub io: Io,
 }
@@ -85,6 +88,7 @@ impl Default for CoreOptions {
             index: 0,
             pin: None,
             open_files_max: 256,
+            connection_bytes_max: CONNECTION_BUDGET_BYTES,
             io: match IoChoice::of_environment() {
                 Ok(IoChoice::Plain) => Io::Plain,
                 _ => Io::Uring,

@@ -45,9 +45,13 @@ where
     Fut: Future<Output = T> + 'static,
 {
     heap::give_long_runs_back();
-    let open_files_max = options.open_files_max;
+    let CoreOptions {
+        open_files_max,
+        connection_bytes_max,
+        ..
+    } = options;
     spawn_core(options, move |executor| async move {
-        let core = Core::start(executor, open_files_max)?;
+        let core = Core::start(executor, open_files_max, connection_bytes_max)?;
         let output = main(core.clone()).await;
         core.close().await;
         Ok(output)
@@ -60,7 +64,11 @@ impl Core {
     /// # Errors
     ///
     /// If the kernel refuses the ring or its buffers.
-    pub fn start(executor: CoreExecutor, open_files_max: usize) -> Result<Self, CoreError> {
+    pub fn start(
+        executor: CoreExecutor,
+        open_files_max: usize,
+        connection_bytes_max: u64,
+    ) -> Result<Self, CoreError> {
         let counters = Rc::new(Counters::default());
         let gate = Gate::new();
         let (file_io, datagram): (_, Rc<dyn Datagram>) = match executor {
@@ -75,7 +83,7 @@ impl Core {
                 (FileIo::Pool(pool), datagram)
             }
         };
-        let driver = Driver::new(executor, datagram, counters.clone());
+        let driver = Driver::new(executor, datagram, counters.clone(), connection_bytes_max);
         if let Some(driving) = gate.enter() {
             let driven = driver.clone();
             executor.spawn(async move {

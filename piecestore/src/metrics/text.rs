@@ -154,7 +154,7 @@ const FIGURES: &[Figure] = &[
     ),
 ];
 
-/// Memory for bodies on their way in and out, of each core: name, kind, where it stands in the budget, help.
+/// Memory for bodies on their way in and out and for connections, of each core: name, kind, where it stands in the budget, help.
 const BUDGET_FIGURES: [(&str, Kind, &str, &str); 3] = [
     (
         "core_budget_used_bytes",
@@ -338,7 +338,7 @@ impl Text {
         for (name, kind, at, help) in BUDGET_FIGURES {
             self.family(name, kind, help);
             for (core, status) in &cores {
-                for budget in ["write", "read"] {
+                for budget in ["write", "read", "connection"] {
                     let value = status.pointer(&format!("/{budget}_budget/{at}"));
                     let labels = [("core", &**core), ("budget", budget)];
                     self.sample(name, &labels, value.and_then(number).unwrap_or_default());

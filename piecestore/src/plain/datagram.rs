@@ -9,7 +9,6 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use bytes::BytesMut;
 use futures_lite::future;
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use strand_protocol::limits::TRAIN_DATAGRAMS_MAX;
@@ -165,8 +164,7 @@ impl PlainDatagram {
                 remote: meta.addr,
                 local_ip: meta.dst_ip,
                 ecn: meta.ecn.map_or(0, |ecn| ecn as u8),
-                segment_bytes: meta.stride,
-                bytes: BytesMut::from(&bytes[..meta.len]),
+                datagrams: Received::cut(&bytes[..meta.len], meta.stride),
             });
         }
         true

@@ -6,7 +6,7 @@
 //! foreign code runs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,10 +15,16 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::{ConnectionError, ConnectionHandle, Dir, StreamId, VarInt};
+use strand_protocol::limits::{
+    NODE_CONNECTION_WINDOW_BYTES, NODE_LONG_BODY_BYTES, NODE_SEND_WINDOW_BYTES,
+};
 use strand_protocol::{Code, NodeId};
 
+use super::memory::{ConnectionMemory, Share};
 use super::stream::{QuicRecv, QuicSend};
 use super::timer::{Alarm, ConnectionNumber};
+use crate::core::counters::Counters;
+use crate::core::gate::Pass;
 use crate::core::notify::Notify;
 use crate::ring::SocketId;
 use crate::stream::StreamError;
@@ -30,6 +36,10 @@ pub(super) struct Worklist {
     /// Wakes the driver.
     pub(super) wake: Rc<Notify>,
     pub(super) now: Box<dyn Fn() -> Instant>,
+    /// All there are.
+    pub(super) connections: RefCell<HashMap<ConnectionNumber, Rc<ConnectionCell>>>,
+    pub(super) memory: Rc<ConnectionMemory>,
+    pub(super) counters: Rc<Counters>,
 }
 
 /// A connection as driver, streams and handles share it.
@@ -41,6 +51,8 @@ pub(super) struct ConnectionCell {
     is_dirty: Cell<bool>,
     /// On the driver's list of those that wait for room to send.
     pub(super) is_blocked: Cell<bool>,
+    /// Of the core's memory for connections; none for those that this node dialled, which are few.
+    share: Option<Share>,
     worklist: Rc<Worklist>,
 }
 
@@ -57,9 +69,12 @@ pub(super) struct ConnectionState {
 }
 
 /// How far a connection has come.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Phase {
-    Handshaking,
+    /// Counted among the node's handshakes.
+    Handshaking {
+        _counted: Option<Pass>,
+    },
     Open {
         peer: NodeId,
     },
@@ -79,17 +94,36 @@ struct Dialled {
     remote: SocketAddr,
 }
 
+impl Worklist {
+    /// Closes a connection that has had no request for some time, so that another one has its memory. `false`: there is none.
+    pub(super) fn dispense(&self, number: Option<ConnectionNumber>) -> bool {
+        let cell = number.and_then(|number| self.connections.borrow().get(&number).cloned());
+        let Some((cell, share)) = cell
+            .as_ref()
+            .and_then(|cell| Some((cell, cell.share.as_ref()?)))
+        else {
+            return false;
+        };
+        share.retire();
+        cell.close(Code::Busy);
+        self.counters.connections_dispensed.add(1);
+        true
+    }
+}
+
 impl ConnectionCell {
     pub(super) fn new(
         number: ConnectionNumber,
         handle: ConnectionHandle,
         socket: SocketId,
         proto: quinn_proto::Connection,
+        phase: Phase,
+        share: Option<Share>,
         worklist: Rc<Worklist>,
     ) -> Rc<Self> {
         let state = ConnectionState {
             proto,
-            phase: Phase::Handshaking,
+            phase,
             alarm: Alarm::default(),
             readers: BTreeMap::new(),
             writers: BTreeMap::new(),
@@ -102,6 +136,7 @@ impl ConnectionCell {
             state: RefCell::new(state),
             is_dirty: Cell::new(false),
             is_blocked: Cell::new(false),
+            share,
             worklist,
         })
     }
@@ -117,6 +152,50 @@ impl ConnectionCell {
     /// Says that the driver runs it now.
     pub(super) fn untouch(&self) {
         self.is_dirty.set(false);
+    }
+
+    /// Counts a request in.
+    pub(super) fn begin_request(&self) {
+        if let Some(share) = &self.share {
+            share.begin_request();
+        }
+    }
+
+    /// Counts it out.
+    pub(super) fn end_request(&self) {
+        if let Some(share) = &self.share {
+            share.end_request((self.worklist.now)());
+        }
+    }
+
+    /// Makes room for more in flight if so many bytes are to go over the connection, and there is memory for it.
+    pub(super) fn expect(self: &Rc<Self>, body_bytes: u64) {
+        let Some(share) = self
+            .share
+            .as_ref()
+            .filter(|_| body_bytes >= NODE_LONG_BODY_BYTES)
+        else {
+            return;
+        };
+        let mut is_wider = share.widen();
+        if is_wider == Some(false) {
+            let worklist = &self.worklist;
+            let quiet = worklist.memory.dispensable_wide((worklist.now)());
+            if worklist.dispense(quiet) {
+                is_wider = share.widen();
+            }
+        }
+        match is_wider {
+            Some(true) => {
+                let proto = &mut self.state.borrow_mut().proto;
+                let window = VarInt::from_u32(NODE_CONNECTION_WINDOW_BYTES as u32);
+                proto.set_receive_window(window);
+                proto.set_send_window(NODE_SEND_WINDOW_BYTES as u64);
+                self.touch();
+            }
+            Some(false) => self.worklist.counters.windows_refused.add(1),
+            None => {}
+        }
     }
 
     /// Sends `CONNECTION_CLOSE` and ends everything on the connection.
@@ -171,7 +250,7 @@ impl Connection {
             match &state.phase {
                 Phase::Open { .. } => Poll::Ready(Ok(())),
                 Phase::Lost { reason, .. } => Poll::Ready(Err(reason.clone())),
-                Phase::Handshaking => {
+                Phase::Handshaking { .. } => {
                     state.openers.push(context.waker().clone());
                     Poll::Pending
                 }

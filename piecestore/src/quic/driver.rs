@@ -7,11 +7,11 @@
 //! connection with more to say goes to the end of the list.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -19,19 +19,22 @@ use quinn_proto::{
     ConnectionError, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Event, Incoming,
     StreamEvent, Transmit,
 };
-use strand_protocol::limits::{self, HANDSHAKES_MAX, NODE_CONNECTIONS_MAX};
+use strand_protocol::limits::{self, HANDSHAKES_MAX};
 use strand_protocol::{Code, NodeId};
 
 use super::connection::{ConnectionCell, ConnectionState, Phase, Worklist, wake_all};
+use super::memory::ConnectionMemory;
 use super::security::Security;
 use super::stream::{QuicRecv, QuicSend};
 use super::timer::{ConnectionNumber, Timers};
 use super::udp::{Datagram, Outgoing, Received, SocketId};
+use crate::budget::{Budget, BudgetUse, Reservation};
 use crate::core::counters::Counters;
 use crate::core::executor::{Executor, timeout};
 use crate::core::gate::Gate;
 use crate::core::notify::Notify;
-use crate::stream::Request;
+use crate::limits::{HANDSHAKE_WAIT, PROVEN_HANDSHAKES_MAX, REQUESTS_MAX};
+use crate::stream::{RecvStream, Request, SendStream};
 
 /// Trains taken in one turn; the rest waits in the kernel's buffers.
 const TRAINS_TAKEN_MAX: usize = 64;
@@ -56,8 +59,9 @@ pub(super) struct DriverState {
     pub(super) counters: Rc<Counters>,
     /// By socket.
     pub(super) nodes: RefCell<HashMap<SocketId, Rc<Node>>>,
-    connections: RefCell<HashMap<ConnectionNumber, Rc<ConnectionCell>>>,
     next_number: Cell<u64>,
+    /// Requests being answered.
+    requests: Gate,
     timers: RefCell<Timers>,
     /// Connections that had more to send than there was room for.
     blocked: RefCell<Vec<Rc<ConnectionCell>>>,
@@ -74,15 +78,23 @@ pub(super) struct Node {
     pub(super) handler: Handler,
     /// Requests being answered.
     pub(super) gate: Gate,
-    handshake_count: Cell<usize>,
+    /// Handshakes under way.
+    handshakes: Gate,
+    /// Connections that peers began, oldest first; gone once they are looked at after their handshakes.
+    begun: RefCell<VecDeque<(Instant, Weak<ConnectionCell>)>>,
     /// Raised when the last connection is gone.
     pub(super) emptied: Notify,
 }
 
 impl<E: Executor> Driver<E> {
-    /// A driver over `datagram`; [`run`](Self::run) has to be spawned.
+    /// A driver over `datagram`, whose connections may pin `connection_bytes_max`; [`run`](Self::run) has to be spawned.
     #[must_use]
-    pub fn new(executor: E, datagram: Rc<dyn Datagram>, counters: Rc<Counters>) -> Self {
+    pub fn new(
+        executor: E,
+        datagram: Rc<dyn Datagram>,
+        counters: Rc<Counters>,
+        connection_bytes_max: u64,
+    ) -> Self {
         let wake = Rc::new(Notify::new());
         datagram.set_reader(wake.clone());
         let clock = executor.clone();
@@ -93,11 +105,14 @@ impl<E: Executor> Driver<E> {
                 dirty: RefCell::default(),
                 wake,
                 now,
+                connections: RefCell::default(),
+                memory: ConnectionMemory::new(Budget::new(connection_bytes_max)),
+                counters: counters.clone(),
             }),
             counters,
             nodes: RefCell::default(),
-            connections: RefCell::default(),
             next_number: Cell::new(0),
+            requests: Gate::new(),
             timers: RefCell::default(),
             blocked: RefCell::default(),
             is_closing: Cell::new(false),
@@ -106,6 +121,12 @@ impl<E: Executor> Driver<E> {
             executor,
             core: Rc::new(core),
         }
+    }
+
+    /// Memory that its connections may pin.
+    #[must_use]
+    pub fn connection_budget(&self) -> BudgetUse {
+        self.core.worklist.memory.usage()
     }
 
     /// Runs connections until [`close`](Self::close).
@@ -130,7 +151,7 @@ impl<E: Executor> Driver<E> {
     /// Closes what endpoints have left open, gives last packets time to leave, ends the driver.
     pub async fn close(&self) {
         let core = &self.core;
-        let left = in_order(&core.connections.borrow());
+        let left = in_order(&core.worklist.connections.borrow());
         for cell in left {
             cell.close(Code::Shutdown);
         }
@@ -209,21 +230,37 @@ impl<E: Executor> Driver<E> {
         }
         wake_all(woken);
         for request in requests {
-            self.start(&node, request);
+            self.start(&node, cell, request);
         }
     }
 
-    /// Spawns the answer to one request, unless the node is closing.
-    fn start(&self, node: &Node, request: Request<QuicSend, QuicRecv>) {
+    /// Spawns the answer to one request, unless the node is closing or the core has enough of them.
+    fn start(
+        &self,
+        node: &Node,
+        cell: &Rc<ConnectionCell>,
+        mut request: Request<QuicSend, QuicRecv>,
+    ) {
         // A request that comes too late is dropped: reset and stopped with CANCELLED.
         let Some(pass) = node.gate.enter() else {
             return;
         };
+        let requests = &self.core.requests;
+        if requests.inside_count() >= REQUESTS_MAX {
+            self.core.counters.requests_refused.add(1);
+            request.recv.stop(Code::Busy);
+            request.send.reset(Code::Busy);
+            return;
+        }
+        let counted = requests.enter();
         self.core.counters.requests.add(1);
+        cell.begin_request();
+        let cell = Rc::clone(cell);
         let answer = (node.handler)(request);
         self.executor.spawn(async move {
             answer.await;
-            drop(pass);
+            cell.end_request();
+            drop((pass, counted));
         });
     }
 }
@@ -235,13 +272,22 @@ impl DriverState {
         node: &Node,
         handle: ConnectionHandle,
         proto: quinn_proto::Connection,
+        memory: Option<Reservation>,
     ) -> Rc<ConnectionCell> {
         let number = ConnectionNumber(self.next_number.get());
         self.next_number.set(number.0 + 1);
-        let cell = ConnectionCell::new(number, handle, node.socket, proto, self.worklist.clone());
-        self.connections.borrow_mut().insert(number, cell.clone());
+        let worklist = self.worklist.clone();
+        let share = memory.map(|memory| {
+            let now = (worklist.now)();
+            worklist.memory.share(number, memory, now)
+        });
+        let connections = &self.worklist.connections;
+        let phase = Phase::Handshaking {
+            _counted: node.handshakes.enter(),
+        };
+        let cell = ConnectionCell::new(number, handle, node.socket, proto, phase, share, worklist);
+        connections.borrow_mut().insert(number, cell.clone());
         node.connections.borrow_mut().insert(handle, cell.clone());
-        node.handshake_count.set(node.handshake_count.get() + 1);
         cell.touch();
         cell
     }
@@ -249,7 +295,7 @@ impl DriverState {
     /// Forgets a connection that quinn-proto has done with.
     fn remove(&self, node: &Node, cell: &ConnectionCell) {
         self.counters.connections_closed.add(1);
-        self.connections.borrow_mut().remove(&cell.number);
+        self.worklist.connections.borrow_mut().remove(&cell.number);
         let mut connections = node.connections.borrow_mut();
         connections.remove(&cell.handle);
         if connections.is_empty() {
@@ -265,15 +311,13 @@ impl DriverState {
         let Received {
             remote,
             local_ip,
-            segment_bytes,
-            mut bytes,
+            datagrams,
             ..
         } = received;
         let ecn = EcnCodepoint::from_bits(received.ecn);
         // A train comes from one socket and mostly is one connection's.
         let mut last: Option<Rc<ConnectionCell>> = None;
-        while !bytes.is_empty() {
-            let datagram = bytes.split_to(segment_bytes.min(bytes.len()));
+        for datagram in datagrams {
             let mut response = Vec::new();
             let event =
                 node.proto
@@ -300,31 +344,46 @@ impl DriverState {
 
     /// Accepts, defers or refuses a new connection.
     fn handle_incoming(&self, now: Instant, node: &Node, incoming: Incoming) {
-        let is_full = node.connections.borrow().len() >= NODE_CONNECTIONS_MAX;
-        let is_busy = node.handshake_count.get() >= HANDSHAKES_MAX;
+        node.end_late_handshakes(now);
+        let handshake_count = node.handshakes.inside_count();
+        let memory = self.worklist.memory.admit();
+        let is_full = memory.is_none() || handshake_count >= HANDSHAKES_MAX;
         let mut buffer = Vec::new();
-        let response = if is_full || node.gate.is_closing() {
+        let response = if node.gate.is_closing() || handshake_count >= PROVEN_HANDSHAKES_MAX {
             self.counters.handshakes_refused.add(1);
             Some(node.proto.borrow_mut().refuse(incoming, &mut buffer))
-        } else if is_busy && incoming.may_retry() {
+        } else if is_full && incoming.may_retry() {
+            // Nobody is closed, and little remembered, for an address that may be another's.
             self.counters.handshakes_refused.add(1);
             node.proto.borrow_mut().retry(incoming, &mut buffer).ok()
-        } else {
+        } else if let Some(memory) = memory.or_else(|| self.memory_of_another(now)) {
             let accepted = node
                 .proto
                 .borrow_mut()
                 .accept(incoming, now, &mut buffer, None);
             match accepted {
                 Ok((handle, proto)) => {
-                    self.add_connection(node, handle, proto);
+                    let cell = self.add_connection(node, handle, proto, Some(memory));
+                    let begun = (now, Rc::downgrade(&cell));
+                    node.begun.borrow_mut().push_back(begun);
                     None
                 }
                 Err(error) => error.response,
             }
+        } else {
+            self.counters.handshakes_refused.add(1);
+            Some(node.proto.borrow_mut().refuse(incoming, &mut buffer))
         };
         if let Some(transmit) = response {
             self.respond(node, &transmit, buffer);
         }
+    }
+
+    /// Memory for a new connection: that of one that has been quiet for longest.
+    fn memory_of_another(&self, now: Instant) -> Option<Reservation> {
+        let memory = &self.worklist.memory;
+        let is_closed = self.worklist.dispense(memory.dispensable(now));
+        is_closed.then(|| memory.admit()).flatten()
     }
 
     /// Sends a packet that belongs to no connection. With no room it is lost, as packets may be.
@@ -340,7 +399,8 @@ impl DriverState {
     fn fire_timers(&self, now: Instant) {
         let mut timers = self.timers.borrow_mut();
         while let Some((at, number)) = timers.pop_due(now) {
-            let Some(cell) = self.connections.borrow().get(&number).cloned() else {
+            let found = self.worklist.connections.borrow().get(&number).cloned();
+            let Some(cell) = found else {
                 continue;
             };
             let state = &mut *cell.state.borrow_mut();
@@ -403,7 +463,6 @@ impl DriverState {
         while let Some(event) = state.proto.poll() {
             match event {
                 Event::Connected => {
-                    node.end_handshake(&state.phase);
                     let identity = state.proto.crypto_session().peer_identity();
                     match node.identity.peer_node_id(identity) {
                         Some(peer) => {
@@ -421,10 +480,7 @@ impl DriverState {
                         }
                     }
                 }
-                Event::ConnectionLost { reason } => {
-                    node.end_handshake(&state.phase);
-                    state.lose(reason, woken);
-                }
+                Event::ConnectionLost { reason } => state.lose(reason, woken),
                 Event::Stream(StreamEvent::Readable { id }) => {
                     woken.extend(state.readers.remove(&id));
                 }
@@ -465,7 +521,8 @@ impl Node {
             connections: RefCell::default(),
             handler,
             gate: Gate::new(),
-            handshake_count: Cell::new(0),
+            handshakes: Gate::new(),
+            begun: RefCell::default(),
             emptied: Notify::new(),
         }
     }
@@ -486,10 +543,20 @@ impl Node {
         is_drained
     }
 
-    /// Counts a handshake out, whichever way it ended.
-    fn end_handshake(&self, phase: &Phase) {
-        if matches!(phase, Phase::Handshaking) {
-            self.handshake_count.set(self.handshake_count.get() - 1);
+    /// Closes connections of peers whose handshakes take too long; looked at when others come.
+    fn end_late_handshakes(&self, now: Instant) {
+        let mut begun = self.begun.borrow_mut();
+        while let Some((since, cell)) = begun.front() {
+            let is_under_way = |cell: &Rc<ConnectionCell>| {
+                matches!(cell.state.borrow().phase, Phase::Handshaking { .. })
+            };
+            if let Some(cell) = cell.upgrade().filter(is_under_way) {
+                if now.saturating_duration_since(*since) < HANDSHAKE_WAIT {
+                    break;
+                }
+                cell.close(Code::Timeout);
+            }
+            begun.pop_front();
         }
     }
 

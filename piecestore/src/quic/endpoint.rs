@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn_proto::ConnectionError;
-use strand_protocol::limits::CONNECT_TIMEOUT;
+use quinn_proto::{ConnectionError, VarInt};
+use strand_protocol::limits::{
+    CONNECT_TIMEOUT, NODE_CONNECTION_WINDOW_FIRST_BYTES, NODE_SEND_WINDOW_FIRST_BYTES,
+};
 use strand_protocol::{Code, NodeId};
 use strand_transport::{NODE_ALPN, Role, TlsError, transport_config};
 
@@ -93,7 +95,12 @@ impl<E: Executor> Driver<E> {
         handler: Handler,
     ) -> Result<Endpoint<E>, BindError> {
         let mut server = identity.server_config(NODE_ALPN)?;
-        server.transport_config(Arc::new(transport_config(Role::NodeServer)));
+        let mut transport = transport_config(Role::NodeServer);
+        // Until a long body was admitted.
+        transport
+            .receive_window(VarInt::from_u32(NODE_CONNECTION_WINDOW_FIRST_BYTES as u32))
+            .send_window(NODE_SEND_WINDOW_FIRST_BYTES as u64);
+        server.transport_config(Arc::new(transport));
         let socket = self
             .core
             .datagram
@@ -179,7 +186,7 @@ impl<E: Executor> Endpoint<E> {
             .borrow_mut()
             .connect(now, config, remote, &id.to_string())
             .map_err(|error| local(&error))?;
-        let cell = core.add_connection(&self.node, handle, proto);
+        let cell = core.add_connection(&self.node, handle, proto, None);
         // From here on giving up closes it.
         let connection = Connection::new(cell, id, remote);
         match timeout(

@@ -12,6 +12,7 @@
 //! | `endpoint` | one node's end: dialling, closing |
 //! | `connection` | one connection's state, and the handle of a dialled one |
 //! | `stream` | the two halves of a request |
+//! | `memory` | what the connections of a core may pin, and which goes when it is short |
 //! | `timer` | which connection's clock runs out first |
 //! | `udp` | the seam to the network, and the ring behind it |
 //! | `security` | the seam to cryptography, and TLS behind it |
@@ -21,6 +22,7 @@
 mod connection;
 mod driver;
 mod endpoint;
+mod memory;
 mod security;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulated;

@@ -207,23 +207,22 @@ impl Datagram for SimDatagram {
         } = outgoing;
         let bytes = self.network.survivors(&outgoing, segment_bytes);
         self.recycle(outgoing.payload);
-        let received = |bytes| Received {
+        let received = || Received {
             socket,
             remote,
             local_ip: Some(destination.ip()),
             ecn,
-            segment_bytes,
-            bytes,
+            datagrams: Received::cut(&bytes, segment_bytes),
         };
         let executor = &self.network.0.executor;
         executor.note(checksum(&bytes) ^ u64::from(destination.port()));
         let doubled_permille = self.network.0.weather.get().doubled_permille;
         if doubled_permille > 0 && self.network.happens(doubled_permille) {
-            self.carry(destination, None, received(bytes.clone()));
+            self.carry(destination, None, received());
         }
         self.host.in_flight.set(self.host.in_flight.get() + 1);
         let sender = Rc::clone(&self.host);
-        self.carry(destination, Some(sender), received(bytes));
+        self.carry(destination, Some(sender), received());
     }
 
     fn spare_payload(&self) -> Vec<u8> {
@@ -253,7 +252,7 @@ impl SimDatagram {
                 sender.alarm();
             }
             let bound = network.0.bound.borrow().get(&destination).cloned();
-            if let (Some((socket, host)), false) = (bound, received.bytes.is_empty()) {
+            if let (Some((socket, host)), false) = (bound, received.datagrams.is_empty()) {
                 received.socket = socket;
                 host.arrived.borrow_mut().push_back(received);
                 host.alarm();

@@ -16,8 +16,8 @@ use strand_protocol::Code;
 use super::connection::{ConnectionCell, ConnectionState};
 use crate::stream::{RecvStream, SendStream, StreamError};
 
-/// Chunks (datagrams' worth of bytes) read ahead of the reader at most: some 90 KB, which count
-/// as read for the peer's window.
+/// Chunks (datagrams' worth of bytes) of an admitted body read ahead of the reader at most: some
+/// 90 KB, which count as read for the peer's window. Of what was not admitted, one.
 const CHUNKS_AHEAD_MAX: usize = 64;
 
 /// The receiving half. Dropped before its end, it stops the stream with `CANCELLED`.
@@ -25,6 +25,7 @@ pub struct QuicRecv {
     cell: Rc<ConnectionCell>,
     id: StreamId,
     ahead: VecDeque<Bytes>,
+    chunks_ahead_max: usize,
     end: Option<Result<(), StreamError>>,
 }
 
@@ -42,6 +43,7 @@ impl QuicRecv {
             cell,
             id,
             ahead: VecDeque::new(),
+            chunks_ahead_max: 1,
             end: None,
         }
     }
@@ -56,7 +58,7 @@ impl QuicRecv {
                 return false;
             }
         };
-        while self.ahead.len() < CHUNKS_AHEAD_MAX {
+        while self.ahead.len() < self.chunks_ahead_max {
             match chunks.next(usize::MAX) {
                 Ok(Some(chunk)) => self.ahead.push_back(chunk.bytes),
                 Ok(None) => {
@@ -113,6 +115,11 @@ impl RecvStream for QuicRecv {
             Poll::Pending
         })
         .await
+    }
+
+    fn expect(&mut self, body_bytes: u64) {
+        self.chunks_ahead_max = CHUNKS_AHEAD_MAX;
+        self.cell.expect(body_bytes);
     }
 
     fn stop(&mut self, code: Code) {
@@ -187,6 +194,10 @@ impl SendStream for QuicSend {
             Poll::Ready(Ok(()))
         })
         .await
+    }
+
+    fn announce(&mut self, body_bytes: u64) {
+        self.cell.expect(body_bytes);
     }
 
     fn finish(&mut self) {

@@ -8,7 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use strand_protocol::limits::{CONNECT_TIMEOUT, IDLE_TIMEOUT, NODE_CONNECTIONS_MAX};
+use strand_protocol::limits::{
+    CONNECT_TIMEOUT, IDLE_TIMEOUT, NODE_CONNECTION_WINDOW_BYTES,
+    NODE_CONNECTION_WINDOW_FIRST_BYTES, NODE_STREAMS_MAX,
+};
 use strand_protocol::{Code, NodeId};
 use strand_transport::{Identity, NODE_ALPN};
 
@@ -18,6 +21,7 @@ use super::{DialError, Driver, Endpoint, Handler, QuicRecv, QuicSend, Security};
 use crate::core::counters::Counters;
 use crate::core::executor::Executor;
 use crate::core::simulated::SimExecutor;
+use crate::limits::{CONNECTION_BUDGET_BYTES_MIN, NARROW_CONNECTION_BYTES, QUIET_MIN};
 use crate::stream::{RecvStream, Request, SendStream, StreamError};
 
 const FAIR: Weather = Weather {
@@ -34,6 +38,9 @@ const FOUL: Weather = Weather {
     damaged_permille: 5,
     doubled_permille: 20,
 };
+
+/// First byte of a request whose body the handler admits.
+const ADMITTED: u8 = 1;
 
 /// One node of a test.
 struct Host {
@@ -54,7 +61,12 @@ fn host_as(
     handler: Handler,
 ) -> Host {
     let counters = Rc::new(Counters::default());
-    let driver = Driver::new(executor.clone(), network.host(gso), counters.clone());
+    let driver = Driver::new(
+        executor.clone(),
+        network.host(gso),
+        counters.clone(),
+        CONNECTION_BUDGET_BYTES_MIN,
+    );
     let running = driver.clone();
     executor.spawn(async move { running.run().await });
     let endpoint = driver
@@ -195,7 +207,10 @@ fn a_network_without_segmentation_carries_single_datagrams() {
 fn a_sender_waits_for_a_reader_who_does_not_read() {
     let handler = handler(|mut request| async move {
         // The first byte, and then never again.
-        let _ = request.recv.chunk(1).await;
+        let first = request.recv.chunk(1).await.unwrap().unwrap();
+        if first[0] == ADMITTED {
+            request.recv.expect(1 << 20);
+        }
         std::future::pending::<()>().await;
     });
     check(
@@ -205,24 +220,35 @@ fn a_sender_waits_for_a_reader_who_does_not_read() {
         |executor, _, server, client| async move {
             let id = server.endpoint.node_id();
             let address = server.endpoint.local_addr();
-            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-            let (mut send, _recv) = connection.open().await.unwrap();
-            let sent = Rc::new(Cell::new(0));
-            let counted = sent.clone();
-            executor.spawn(async move {
-                loop {
-                    if send.send(pattern(10_000)).await.is_err() {
-                        return;
-                    }
-                    counted.set(counted.get() + 10_000);
+            // On all streams together the peer's window, and nothing more however long it takes; more of it once a body was admitted.
+            for (first, window_bytes) in [
+                (0, NODE_CONNECTION_WINDOW_FIRST_BYTES),
+                (ADMITTED, NODE_CONNECTION_WINDOW_BYTES),
+            ] {
+                let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+                let mut streams = Vec::new();
+                let sent = Rc::new(Cell::new(0));
+                for _ in 0..NODE_STREAMS_MAX {
+                    let (mut send, recv) = connection.open().await.unwrap();
+                    streams.push(recv);
+                    let counted = sent.clone();
+                    executor.spawn(async move {
+                        let mut next = Bytes::copy_from_slice(&[first]);
+                        while let Ok(()) = send.send(next).await {
+                            counted.set(counted.get() + 1_000);
+                            next = pattern(1_000);
+                        }
+                    });
+                    executor.sleep(Duration::from_secs(1)).await;
                 }
-            });
-            executor.sleep(Duration::from_secs(20)).await;
-            let after_20_s = sent.get();
-            executor.sleep(Duration::from_secs(20)).await;
-            // The peer's window and what we keep unacknowledged, and nothing more however long it takes.
-            assert_eq!(sent.get(), after_20_s);
-            assert!((500_000..=4_000_000).contains(&after_20_s), "{after_20_s}");
+                let after_some_s = sent.get();
+                executor.sleep(Duration::from_secs(20)).await;
+                assert_eq!(sent.get(), after_some_s);
+                // The first bytes of each are counted as 1,000, the chunk that the reader has may be 1,452.
+                let more_max = NODE_STREAMS_MAX as usize * 2_452;
+                let bounds = window_bytes * 3 / 4..=window_bytes + more_max;
+                assert!(bounds.contains(&after_some_s), "{after_some_s}");
+            }
         },
     );
 }
@@ -386,35 +412,45 @@ fn dialling_fails_for_another_key_for_nobody_and_for_another_protocol() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_refused_and_room_comes_back() {
-    check(
-        15,
-        FAIR,
-        echo(),
-        |executor, network, server, client| async move {
-            let id = server.endpoint.node_id();
-            let address = server.endpoint.local_addr();
-            // Two clients, since each may have no more connections than a server.
-            let second = host(&network, &executor, true, deaf());
-            let mut held = Vec::new();
-            for index in 0..NODE_CONNECTIONS_MAX {
-                let dialler = if index % 2 == 0 { &client } else { &second };
-                held.push(dialler.endpoint.dial(id, address, NODE_ALPN).await.unwrap());
-            }
-            let error = client
-                .endpoint
-                .dial(id, address, NODE_ALPN)
-                .await
-                .unwrap_err();
-            assert!(matches!(error, DialError::Failed { .. }), "{error}");
-            // A ClientHello with a post-quantum key share is two datagrams; each is refused.
-            assert!(server.counters.read().handshakes_refused >= 1);
-            held.pop();
-            executor.sleep(Duration::from_secs(2)).await;
-            let again = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
-            assert!(!again.is_closed());
-        },
-    );
+fn when_memory_for_connections_is_short_the_longest_quiet_goes() {
+    check(15, FAIR, echo(), |executor, _, server, client| async move {
+        let id = server.endpoint.node_id();
+        let address = server.endpoint.local_addr();
+        let dial = || client.endpoint.dial(id, address, NODE_ALPN);
+        let fitting = (CONNECTION_BUDGET_BYTES_MIN / NARROW_CONNECTION_BYTES) as usize;
+        let started = executor.now();
+        let mut held = Vec::new();
+        for _ in 0..fitting {
+            held.push(dial().await.unwrap());
+        }
+        assert!(executor.now() - started < QUIET_MIN);
+        // None has been quiet for long: one more is refused, having proven its address.
+        let error = dial().await.unwrap_err();
+        assert!(matches!(error, DialError::Failed { .. }), "{error}");
+        assert!(server.counters.read().handshakes_refused >= 2);
+        assert_eq!(server.counters.read().connections_dispensed, 0);
+
+        // The first has a request, so the second has been quiet for longest.
+        let (mut send, mut recv) = held[0].open().await.unwrap();
+        send.send(pattern(10)).await.unwrap();
+        assert!(recv.chunk(10).await.unwrap().is_some());
+        executor.sleep(QUIET_MIN).await;
+        let another = dial().await.unwrap();
+        executor.sleep(Duration::from_secs(1)).await;
+        assert_eq!(server.counters.read().connections_dispensed, 1);
+        let closed: Vec<_> = held.iter().map(|held| held.is_closed()).collect();
+        assert_eq!(closed.iter().position(|is_closed| *is_closed), Some(1));
+        assert!(!closed[2..].contains(&true) && !another.is_closed());
+        let usage = server.driver.connection_budget();
+        assert_eq!(
+            usage.bytes_used,
+            NARROW_CONNECTION_BYTES * fitting as u64,
+            "what the closed one had"
+        );
+        drop((held, another, send, recv));
+        executor.sleep(Duration::from_secs(2)).await;
+        assert_eq!(server.driver.connection_budget().bytes_used, 0);
+    });
 }
 
 #[test]

@@ -110,12 +110,14 @@ where
         mut spend: Spend,
         send: &mut S,
     ) -> Result<(), Failure> {
+        let range_bytes = range.end - range.start;
         let mut runs = runs(shape, range);
         let Some(first) = runs.next() else {
             return Err(VerbError::EmptyRange.into());
         };
         let mut current = self.read_run(shape, piece, &first).await?;
 
+        send.announce(range_bytes);
         let header = pb::GetHeader {
             root: piece.root.to_vec(),
             path: piece.path.concat(),

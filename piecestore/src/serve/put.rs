@@ -75,6 +75,7 @@ where
             return Err(VerbError::Full.into());
         }
 
+        recv.expect(piece_len);
         self.answer_more(send, Answer::PutAdmitted(pb::PutAdmitted {}))
             .await?;
         let (body, crcs, tree) = self.body(&shape, recv).await?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use piecestore::core::Counters;
 use piecestore::core::executor::{Executor, timeout};
 use piecestore::core::simulated::SimExecutor;
+use piecestore::limits::CONNECTION_BUDGET_BYTES_MIN;
 use piecestore::quic::simulated::SimNetwork;
 use piecestore::quic::simulated_security::SimIdentity;
 use piecestore::quic::{Connection, Driver, Endpoint, Handler, QuicRecv, QuicSend};
@@ -48,6 +49,7 @@ impl Client {
             executor.clone(),
             network.host(number.is_multiple_of(2)),
             Rc::new(Counters::default()),
+            CONNECTION_BUDGET_BYTES_MIN,
         );
         let running = driver.clone();
         executor.spawn(async move { running.run().await });

@@ -15,6 +15,7 @@ use piecestore::core::executor::{Clock, Executor, timeout};
 use piecestore::core::simulated::SimExecutor;
 use piecestore::gc::Reports;
 use piecestore::hardware::DiskTurn;
+use piecestore::limits::CONNECTION_BUDGET_BYTES_MIN;
 use piecestore::quic::Driver;
 use piecestore::quic::simulated::{SimDatagram, SimNetwork};
 use piecestore::quic::simulated_security::SimIdentity;
@@ -108,6 +109,7 @@ impl Host {
             executor.clone(),
             datagram.clone(),
             Rc::new(Counters::default()),
+            CONNECTION_BUDGET_BYTES_MIN,
         );
         let running = driver.clone();
         executor.spawn(async move { running.run().await });

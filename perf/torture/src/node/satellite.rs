@@ -14,6 +14,7 @@ use std::time::Duration;
 use piecestore::core::Counters;
 use piecestore::core::executor::{Clock, Executor};
 use piecestore::core::simulated::SimExecutor;
+use piecestore::limits::CONNECTION_BUDGET_BYTES_MIN;
 use piecestore::permission::EpochKeys;
 use piecestore::quic::simulated::SimNetwork;
 use piecestore::quic::simulated_security::SimIdentity;
@@ -73,6 +74,7 @@ impl Satellite {
             executor.clone(),
             network.host(true),
             Rc::new(Counters::default()),
+            CONNECTION_BUDGET_BYTES_MIN,
         );
         let running = driver.clone();
         executor.spawn(async move { running.run().await });
