@@ -64,12 +64,7 @@ impl Budget {
     pub fn try_reserve(self: &Rc<Self>, bytes: u64) -> Result<Reservation, NoRoom> {
         let bytes_free = self.bytes_max - self.bytes_used.get();
         if bytes > bytes_free {
-            self.refused.set(self.refused.get() + 1);
-            return Err(NoRoom {
-                bytes,
-                bytes_free,
-                bytes_max: self.bytes_max,
-            });
+            return Err(self.refuse(bytes, bytes_free));
         }
         let bytes_used = self.bytes_used.get() + bytes;
         self.bytes_used.set(bytes_used);
@@ -78,6 +73,16 @@ impl Budget {
             budget: Rc::clone(self),
             bytes,
         })
+    }
+
+    /// Counts a refusal, for a reason of the caller's: `bytes_free` is what it would give.
+    pub(crate) fn refuse(&self, bytes: u64, bytes_free: u64) -> NoRoom {
+        self.refused.set(self.refused.get() + 1);
+        NoRoom {
+            bytes,
+            bytes_free,
+            bytes_max: self.bytes_max,
+        }
     }
 
     /// The figures now.

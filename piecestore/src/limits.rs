@@ -119,6 +119,16 @@ pub const PACE_WINDOW: Duration = STALL_TIMEOUT;
 /// Progress a body must make in each window: 4 KiB/s. 80 pieces in flight at this floor are 2.6 Mbit/s of uplink.
 pub const PACE_BYTES_MIN: u64 = 40 << 10;
 
+/// Pace below which a body loses its room to others when there is not enough. 80 pieces in flight at this pace are 10.5 Mbit/s of uplink; a
+/// body at [`PACE_BYTES_MIN`] loses it within 7 s.
+pub const SCARCE_BYTES_PER_S: u64 = 16 << 10;
+
+/// Time that a body has until it is held against it: handshakes, a first window, a lost packet or two.
+pub const SCARCE_GRACE: Duration = Duration::from_secs(5);
+
+/// Peers of a core whose last body was whole, that are remembered. 32 bytes each, looked through for each body.
+pub const PROVEN_PEERS_MAX: usize = 1_024;
+
 /// How long the commit frame may lag behind the last body byte: the client computes the commitment over all pieces.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(30);
 
@@ -193,7 +203,8 @@ pub const OPEN_BLOBS_LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// Nodes in one process.
 pub const NODES_MAX: usize = 256;
 
-const _: () = assert!(WRITE_BUDGET_BYTES_MIN >= 2 * PIECE_BYTES_MAX);
+// The half that strangers have.
+const _: () = assert!(WRITE_BUDGET_BYTES_MIN / 2 >= PIECE_BYTES_MAX);
 const _: () = assert!(WRITE_BUDGET_BYTES >= WRITE_BUDGET_BYTES_MIN);
 const _: () =
     assert!(CONNECTION_BUDGET_BYTES_MIN >= 2 * HANDSHAKES_MAX as u64 * NARROW_CONNECTION_BYTES);

@@ -12,7 +12,6 @@ use futures_lite::future;
 use strand_blob::{OpenError, StoreOptions};
 
 use crate::admin::Board;
-use crate::budget::Budget;
 use crate::contact::Contact;
 use crate::core::executor::{Clock, Executor};
 use crate::core::{Core, CoreExecutor, Notify};
@@ -23,6 +22,7 @@ use crate::jobs::{JobKind, JobOpening, compact_all};
 use crate::limits::{SPINNING_APPEND_POINTS, SPINNING_GAP_BYTES_MAX};
 use crate::quic::BindError;
 use crate::scrub::scrub_running;
+use crate::serve::Admission;
 use crate::serving::{Serving, ServingOptions};
 use crate::status::{
     CounterFigures, DiskFigures, OpeningFigures, SpaceFigures, Status, disk_trouble,
@@ -61,9 +61,9 @@ pub struct Seat {
 #[derive(Clone, Debug)]
 pub struct Budgets {
     /// For bodies coming in.
-    pub write: Rc<Budget>,
+    pub writes: Rc<Admission>,
     /// For bodies going out.
-    pub read: Rc<Budget>,
+    pub reads: Rc<Admission>,
 }
 
 /// Why a node does not run.
@@ -110,8 +110,8 @@ impl Node {
         }
         let options = ServingOptions {
             satellite: config.satellite.id,
-            write_budget: Rc::clone(&budgets.write),
-            read_budget: Rc::clone(&budgets.read),
+            writes: Rc::clone(&budgets.writes),
+            reads: Rc::clone(&budgets.reads),
             turn: turn.clone(),
         };
         let serving = Serving::begin(
@@ -338,8 +338,8 @@ impl Node {
                 |store| store.space().into(),
             ),
             requests: self.serving.service().counters(),
-            write_budget: self.budgets.write.usage(),
-            read_budget: self.budgets.read.usage(),
+            write_budget: self.budgets.writes.usage(),
+            read_budget: self.budgets.reads.usage(),
             connection_budget: core.driver().connection_budget(),
             counters: CounterFigures::new(
                 &store.map(|store| store.counters()).unwrap_or_default(),

@@ -19,7 +19,6 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin::{self, Board, Socket};
-use crate::budget::Budget;
 use crate::core::{
     self, Core, CoreError, CoreExecutor, CoreOptions, CoreThread, Executor, Gate, IoChoice,
     Unsupported, timeout,
@@ -30,6 +29,7 @@ use crate::limits::{
     DRAIN_WAIT, OPENING_GRACE, READ_BUDGET_BYTES, open_files_max, open_files_needed,
 };
 use crate::node::{Budgets, Node, Seat};
+use crate::serve::Admission;
 use crate::{metrics, service_manager};
 
 /// How often a core looks for questions and for the end.
@@ -357,8 +357,8 @@ impl CorePlan {
         let farewell = Farewell(self.news);
         let executor = core.executor();
         let budgets = Budgets {
-            write: Budget::new(self.write_budget_bytes),
-            read: Budget::new(READ_BUDGET_BYTES),
+            writes: Admission::new(self.write_budget_bytes),
+            reads: Admission::new(READ_BUDGET_BYTES),
         };
         let nodes: Rc<RefCell<Vec<Rc<Node>>>> = Rc::default();
         // All at once: a disk that takes minutes, or hangs, holds up nobody else's start.

@@ -11,13 +11,12 @@ use futures_lite::future;
 use strand_blob::{Disk, OpenError, OpenProgress, Recovery, Store, StoreOptions};
 use strand_protocol::{Code, NodeId};
 
-use crate::budget::Budget;
 use crate::core::executor::{Clock, Executor};
 use crate::core::{Gate, Notify};
 use crate::hardware::DiskTurn;
 use crate::permission::Permission;
 use crate::quic::{BindError, Driver, Endpoint, Handler, Security};
-use crate::serve::{Service, ServiceOptions};
+use crate::serve::{Admission, Service, ServiceOptions};
 use crate::upkeep;
 
 /// See the module's head.
@@ -39,9 +38,9 @@ pub struct ServingOptions {
     /// Whose limits it takes.
     pub satellite: NodeId,
     /// Memory for bodies coming in.
-    pub write_budget: Rc<Budget>,
+    pub writes: Rc<Admission>,
     /// Memory for bodies going out.
-    pub read_budget: Rc<Budget>,
+    pub reads: Rc<Admission>,
     /// For work in the background on its disk.
     pub turn: DiskTurn,
 }
@@ -65,8 +64,8 @@ impl<D: Disk, E: Executor + Clock> Serving<D, E> {
             node_id,
             opening: Rc::clone(&opening),
             permission: Permission::new(options.satellite, node_id),
-            write_budget: options.write_budget,
-            read_budget: options.read_budget,
+            writes: options.writes,
+            reads: options.reads,
             executor: executor.clone(),
             clock: executor.clone(),
         });

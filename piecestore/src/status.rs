@@ -11,7 +11,7 @@ use crate::budget::BudgetUse;
 use crate::check_in::Standing;
 use crate::core::CoreCounters;
 use crate::gc::CollectionFigures;
-use crate::serve::RequestCounters;
+use crate::serve::{AdmissionUse, RequestCounters};
 use crate::watch::DiskState;
 
 /// One node at one moment.
@@ -61,9 +61,9 @@ pub struct Status {
     /// What was asked of it.
     pub requests: RequestCounters,
     /// Memory for bodies coming in, shared by the core's nodes.
-    pub write_budget: BudgetUse,
+    pub write_budget: AdmissionUse,
     /// Memory for bodies going out, shared by the core's nodes.
-    pub read_budget: BudgetUse,
+    pub read_budget: AdmissionUse,
     /// Memory that connections may pin beside those, shared by the core's nodes.
     pub connection_budget: BudgetUse,
     /// The store's and the core's counts, since the start.

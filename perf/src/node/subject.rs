@@ -13,7 +13,6 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Parser;
-use piecestore::budget::Budget;
 use piecestore::core::executor::{Clock, Executor};
 use piecestore::core::tokio::Tokio;
 use piecestore::core::{Core, CoreExecutor, CoreOptions, Io, mailbox, start};
@@ -22,7 +21,7 @@ use piecestore::limits::{READ_BUDGET_BYTES, WRITE_BUDGET_BYTES};
 use piecestore::permission::Permission;
 use piecestore::quic::{QuicRecv, QuicSend};
 use piecestore::serve::simulated::Permits;
-use piecestore::serve::{Service, ServiceOptions};
+use piecestore::serve::{Admission, Service, ServiceOptions};
 use piecestore::serving::{Serving, ServingOptions};
 use piecestore::stream::Request;
 use serde::{Deserialize, Serialize};
@@ -199,8 +198,8 @@ async fn node(core: Core, identity: Identity, folder: PathBuf, ended: Ended) -> 
     let node = identity.node_id();
     let options = ServingOptions {
         satellite: permits(node).satellite,
-        write_budget: Budget::new(WRITE_BUDGET_BYTES),
-        read_budget: Budget::new(READ_BUDGET_BYTES),
+        writes: Admission::new(WRITE_BUDGET_BYTES),
+        reads: Admission::new(READ_BUDGET_BYTES),
         turn: DiskTurn::default(),
     };
     let executor = core.executor();
@@ -243,8 +242,8 @@ async fn tokio_node(identity: Identity, folder: PathBuf) -> Result<()> {
         node_id: node,
         opening: Rc::new(OpenProgress::default()),
         permission,
-        write_budget: Budget::new(WRITE_BUDGET_BYTES),
-        read_budget: Budget::new(READ_BUDGET_BYTES),
+        writes: Admission::new(WRITE_BUDGET_BYTES),
+        reads: Admission::new(READ_BUDGET_BYTES),
         executor,
         clock: executor,
     });

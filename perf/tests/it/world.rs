@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use piecestore::admin::Board;
-use piecestore::budget::Budget;
 use piecestore::core::{Core, CoreOptions, CoreThread, Executor, Gate, Inbox, Outbox, mailbox};
 use piecestore::directory::Directory;
 use piecestore::hardware::{DiskTurn, TurnPass};
 use piecestore::limits::READ_BUDGET_BYTES;
 use piecestore::node::{Budgets, Node};
+use piecestore::serve::Admission;
 use satellite::{GcOptions, RunOptions, Running};
 use strand_perf::local::{Layout, Plan, Seat, last_contacts};
 use strand_perf::pieces::{Committed, Prober};
@@ -336,8 +336,8 @@ impl Drop for World {
 /// All nodes on this one core, until nobody can ask any more.
 async fn run_nodes(core: Core, mut asks: Inbox<Ask>, disk_turn: DiskTurn) {
     let budgets = Budgets {
-        write: Budget::new(WRITE_BUDGET_BYTES),
-        read: Budget::new(READ_BUDGET_BYTES),
+        writes: Admission::new(WRITE_BUDGET_BYTES),
+        reads: Admission::new(READ_BUDGET_BYTES),
     };
     let nodes: Rc<std::cell::RefCell<HashMap<NodeId, Node>>> = Rc::default();
     while let Some(ask) = asks.next().await {

@@ -155,7 +155,7 @@ const FIGURES: &[Figure] = &[
 ];
 
 /// Memory for bodies on their way in and out and for connections, of each core: name, kind, where it stands in the budget, help.
-const BUDGET_FIGURES: [(&str, Kind, &str, &str); 3] = [
+const BUDGET_FIGURES: [(&str, Kind, &str, &str); 4] = [
     (
         "core_budget_used_bytes",
         Kind::Gauge,
@@ -173,6 +173,12 @@ const BUDGET_FIGURES: [(&str, Kind, &str, &str); 3] = [
         Kind::Counter,
         "refused",
         "Requests that found it full and were told that the node is busy.",
+    ),
+    (
+        "core_budget_cut_total",
+        Kind::Counter,
+        "cut",
+        "Slow bodies that were cut off because others found it full.",
     ),
 ];
 

@@ -16,6 +16,7 @@ use strand_protocol::pb::node_response::Answer;
 use strand_protocol::permit::LimitAction;
 use strand_protocol::{NodeId, pb};
 
+use super::admission::Transfer;
 use super::error::{Failure, VerbError};
 use super::put::shape_of;
 use super::service::Service;
@@ -23,6 +24,15 @@ use crate::core::executor::{Clock, Executor};
 use crate::limits::{READ_HELD_BYTES_MAX, READ_RUN_SHARES};
 use crate::permission::Spend;
 use crate::stream::SendStream;
+
+/// What is to be sent of a piece.
+struct Part {
+    piece: Piece,
+    /// Of its bytes.
+    range: Range<u64>,
+    /// What goes before them.
+    proof: Vec<u8>,
+}
 
 /// Shares to read, and where in the first the answer begins and ends.
 struct Run {
@@ -71,9 +81,9 @@ where
             .map_err(VerbError::from)?;
         // A range holds its two edge shares besides the runs.
         let held = (bytes + 2 * SHARE_BYTES as u64).min(READ_HELD_BYTES_MAX);
-        let _room = self
-            .read_budget()
-            .try_reserve(held)
+        let transfer = self
+            .reads()
+            .admit(limit.action, peer, held, self.executor().now())
             .map_err(VerbError::from)?;
 
         let expiry_time_s = self.permission().expiry_time_s(now_ms);
@@ -96,20 +106,32 @@ where
             Some(leaves) => self.slice_proof(&shape, &piece, leaves).await?,
             None => piece.share_hashes.concat(),
         };
-        self.send_piece(&shape, &piece, range, proof, spend, send)
-            .await
+        let part = Part {
+            piece,
+            range,
+            proof,
+        };
+        let sending = self.send_part(&shape, part, spend, &transfer, send);
+        transfer.unless_cut(sending).await?;
+        transfer.complete();
+        Ok(())
     }
 
     /// Header, proof (or share hashes), bytes: one run is read while the one before it leaves.
-    async fn send_piece<S: SendStream>(
+    async fn send_part<S: SendStream>(
         &self,
         shape: &Shape,
-        piece: &Piece,
-        range: Range<u64>,
-        proof: Vec<u8>,
+        part: Part,
         mut spend: Spend,
+        transfer: &Transfer,
         send: &mut S,
     ) -> Result<(), Failure> {
+        let Part {
+            piece,
+            range,
+            proof,
+        } = part;
+        let piece = &piece;
         let range_bytes = range.end - range.start;
         let mut runs = runs(shape, range);
         let Some(first) = runs.next() else {
@@ -128,6 +150,7 @@ where
         }
         loop {
             let length = current.len() as u64;
+            transfer.add(current.len());
             let Some(run) = runs.next() else {
                 self.send_bytes(send, current).await?;
                 spend.settle(length);

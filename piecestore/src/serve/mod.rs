@@ -5,6 +5,7 @@
 //! (`stream`, the store over its `Disk`, `Executor`, `Clock`) and nothing of rings or QUIC, so they run as they are
 //! over memory and the simulated disk.
 
+mod admission;
 mod delete;
 mod error;
 mod frame;
@@ -20,6 +21,7 @@ pub mod simulated;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Admission, AdmissionUse};
 pub use error::{Failure, VerbError};
 pub use frame::{FrameError, read_frame, send_frame};
 pub use latency::{BUCKETS_US, Latencies, VerbLatencies};

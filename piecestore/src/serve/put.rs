@@ -18,6 +18,7 @@ use strand_protocol::pb::node_response::Answer;
 use strand_protocol::permit::{Limit, LimitAction, Receipt};
 use strand_protocol::{NodeId, pb};
 
+use super::admission::Transfer;
 use super::error::{Failure, VerbError};
 use super::frame::{FrameError, read_frame};
 use super::pace::Pace;
@@ -64,9 +65,9 @@ where
             .permission()
             .spend(limit, 1, 1, now_ms)
             .map_err(VerbError::from)?;
-        let _room = self
-            .write_budget()
-            .try_reserve(piece_len)
+        let transfer = self
+            .writes()
+            .admit(limit.action, peer, piece_len, self.executor().now())
             .map_err(VerbError::from)?;
         if store.is_read_only() {
             return Err(VerbError::Put(PutError::ReadOnly).into());
@@ -78,8 +79,11 @@ where
         recv.expect(piece_len);
         self.answer_more(send, Answer::PutAdmitted(pb::PutAdmitted {}))
             .await?;
-        let (body, crcs, tree) = self.body(&shape, recv).await?;
-        let commit = self.commit(recv).await?;
+        let receiving = async {
+            let body = self.body(&shape, recv, &transfer).await?;
+            Ok((body, self.commit(recv).await?))
+        };
+        let ((body, crcs, tree), commit) = transfer.unless_cut(receiving).await?;
         let (commitment, path) = check_commit(&shape, limit, &tree.root, &commit)?;
 
         let stored = store.put(strand_blob::NewPiece {
@@ -97,6 +101,7 @@ where
         });
         stored.await.map_err(VerbError::from)?;
         spend.settle(1);
+        transfer.complete();
 
         let receipt = Receipt {
             serial: limit.serial,
@@ -119,6 +124,7 @@ where
         &self,
         shape: &Shape,
         recv: &mut R,
+        transfer: &Transfer,
     ) -> Result<(Bytes, Vec<u32>, PieceTree), Failure> {
         let piece_len = usize::try_from(shape.piece_len()).unwrap_or(usize::MAX);
         // Chunks are as small as a datagram and would hold larger buffers alive; the piece gets its own.
@@ -147,6 +153,7 @@ where
             };
             body[filled..filled + chunk.len()].copy_from_slice(&chunk);
             filled += chunk.len();
+            transfer.add(chunk.len());
             while share < shape.share_count() && filled - hashed >= shape.share_len(share) {
                 let share_end = hashed + shape.share_len(share);
                 hasher.push_share(&body[hashed..share_end]);

@@ -11,10 +11,10 @@ use strand_protocol::pb::node_request::Verb;
 use strand_protocol::pb::node_response::Answer;
 use strand_protocol::{NodeId, pb};
 
+use super::admission::Admission;
 use super::error::{Failure, VerbError};
 use super::frame::{FrameError, read_frame, send_frame};
 use super::latency::{Latencies, VerbLatencies};
-use crate::budget::Budget;
 use crate::core::executor::{Clock, Executor, timeout};
 use crate::limits::{ANSWER_WAIT, REQUEST_WAIT, SEND_WAIT};
 use crate::permission::Permission;
@@ -29,9 +29,9 @@ pub struct ServiceOptions<E, C> {
     /// Keys, satellite time, serials.
     pub permission: Rc<Permission>,
     /// The core's memory for bodies coming in.
-    pub write_budget: Rc<Budget>,
+    pub writes: Rc<Admission>,
     /// The core's memory for bodies going out.
-    pub read_budget: Rc<Budget>,
+    pub reads: Rc<Admission>,
     /// The core's executor.
     pub executor: E,
     /// Our wall clock.
@@ -193,12 +193,12 @@ where
         &self.options.executor
     }
 
-    pub(super) fn write_budget(&self) -> &Rc<Budget> {
-        &self.options.write_budget
+    pub(super) fn writes(&self) -> &Rc<Admission> {
+        &self.options.writes
     }
 
-    pub(super) fn read_budget(&self) -> &Rc<Budget> {
-        &self.options.read_budget
+    pub(super) fn reads(&self) -> &Rc<Admission> {
+        &self.options.reads
     }
 
     pub(super) fn now_ms(&self) -> u64 {

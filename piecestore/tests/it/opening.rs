@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use piecestore::budget::Budget;
 use piecestore::core::{CoreOptions, Executor, Gate, start, timeout};
 use piecestore::directory::Directory;
 use piecestore::hardware::DiskTurn;
 use piecestore::node::{Budgets, Node, Seat};
+use piecestore::serve::Admission;
 use strand_protocol::Code;
 
 use crate::world::{
@@ -175,8 +175,8 @@ fn a_node_that_is_stopped_while_its_store_is_opened_leaves_it() {
                 turn: DiskTurn::default(),
             };
             let budgets = Budgets {
-                write: Budget::new(8 << 20),
-                read: Budget::new(8 << 20),
+                writes: Admission::new(8 << 20),
+                reads: Admission::new(8 << 20),
             };
             let node = Rc::new(Node::begin(&core, seat, budgets).unwrap());
             let opened = Rc::new(Cell::new(None));

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use piecestore::admin::Board;
-use piecestore::budget::Budget;
 use piecestore::config::Config;
 use piecestore::contact::Contact;
 use piecestore::core::Counters;
@@ -19,6 +18,7 @@ use piecestore::limits::CONNECTION_BUDGET_BYTES_MIN;
 use piecestore::quic::Driver;
 use piecestore::quic::simulated::{SimDatagram, SimNetwork};
 use piecestore::quic::simulated_security::SimIdentity;
+use piecestore::serve::Admission;
 use piecestore::serve::simulated::Permits;
 use piecestore::serving::{Serving, ServingOptions};
 use strand_blob::disk::sim::SimDisk;
@@ -116,8 +116,8 @@ impl Host {
         let identity = SimIdentity::new(NodeId::from(NODE), start.identity_seed);
         let options = ServingOptions {
             satellite: start.permits.satellite,
-            write_budget: Budget::new(4 << 20),
-            read_budget: Budget::new(4 << 20),
+            writes: Admission::new(4 << 20),
+            reads: Admission::new(4 << 20),
             turn: DiskTurn::default(),
         };
         let serving = Serving::begin(&driver, executor.clone(), &identity, start.listen, options);

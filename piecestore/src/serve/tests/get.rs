@@ -327,7 +327,7 @@ fn a_reader_that_does_not_read_is_cut() {
         world.put(&segment).await;
         let mut call = get(&world, world.limit(LimitAction::Get, &segment), 0, 0).await;
         checked_root(&mut call, &segment).await;
-        assert!(world.read_budget.usage().bytes_used > 0);
+        assert!(world.reads.usage().budget.bytes_used > 0);
         world.executor.sleep(2 * SEND_WAIT).await;
         assert_eq!(call.rest().await, Err(Code::Timeout));
         world.assert_idle().await;
@@ -350,7 +350,8 @@ fn memory_for_reads_is_bounded() {
                 }
             }
         }
-        assert_eq!(calls.len() as u64, READ_BUDGET_BYTES / (512 << 10));
+        // Nothing is known of the peer: half.
+        assert_eq!(calls.len() as u64, READ_BUDGET_BYTES / 2 / (512 << 10));
         let mut call = calls.pop().unwrap();
         call.recv.stop(Code::Cancelled);
         world.settle().await;

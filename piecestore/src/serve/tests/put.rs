@@ -12,7 +12,7 @@ use strand_protocol::{Code, NodeId, PieceId, pb};
 use super::world::{EPOCH, End, Segment, WRITE_BUDGET_BYTES, World, in_worlds};
 use crate::core::executor::{Clock, Executor, timeout};
 use crate::core::simulated::SimExecutor;
-use crate::stream::SendStream;
+use crate::stream::{RecvStream, SendStream, StreamError};
 
 /// (k, n, plaintext bytes): 576 bytes, one short share, one full share, one more leaf, many shares, n = k, n = 1.
 const SHAPES: [(u8, u8, u64); 7] = [
@@ -405,7 +405,7 @@ fn a_reset_at_any_point_frees_the_budget_and_leaves_nothing() {
                 .begin_put(world.limit(LimitAction::Put, &segment))
                 .await;
             assert_eq!(call.end().await, ADMITTED);
-            assert_eq!(world.write_budget.usage().bytes_used, piece_len as u64);
+            assert_eq!(world.writes.usage().budget.bytes_used, piece_len as u64);
             call.body(&segment.body.slice(..sent)).await;
             call.send.reset(Code::Cancelled);
             world.assert_idle().await;
@@ -469,6 +469,60 @@ fn a_body_must_keep_its_pace() {
 }
 
 #[test]
+fn when_room_is_scarce_slow_senders_lose_theirs_and_repairs_have_some() {
+    in_worlds(async |world| {
+        let slow: Vec<_> = (0..2).map(|_| world.segment(1, 3, 1_000_000)).collect();
+        let mut senders = Vec::new();
+        for segment in &slow {
+            let mut call = world
+                .begin_put(world.limit(LimitAction::Put, segment))
+                .await;
+            assert_eq!(call.end().await, ADMITTED);
+            let (mut rest, executor) = (segment.body.clone(), world.executor.clone());
+            let (send, recv) = (call.send, call.recv);
+            let mut send = send;
+            // 7 kB/s: more than the least pace, so that nobody minds as long as there is room.
+            world.executor.spawn(async move {
+                while !rest.is_empty() && send.send(rest.split_to(1_400)).await.is_ok() {
+                    executor.sleep(Duration::from_millis(200)).await;
+                }
+            });
+            senders.push(recv);
+        }
+        // Nothing is known of any of them, so there is half the room for them, and all for repairs.
+        let honest = world.segment(1, 3, 1_000_000);
+        let refused = world.put_with(world.limit(LimitAction::Put, &honest), &honest);
+        assert_eq!(refused.await.code(), Code::Busy);
+        let repaired = world.segment(1, 3, 1_000_000);
+        let admitted = world.begin_put(world.limit(LimitAction::PutRepair, &repaired));
+        let mut repair = admitted.await;
+        assert_eq!(repair.end().await, ADMITTED);
+        drop(repair);
+
+        let began = world.executor.elapsed();
+        let limit = world.limit(LimitAction::Put, &honest);
+        while !world
+            .put_with(limit.clone(), &honest)
+            .await
+            .receipt_is_some()
+        {
+            world.executor.sleep(Duration::from_millis(100)).await;
+        }
+        let waited = world.executor.elapsed() - began;
+        assert!(waited < Duration::from_secs(30), "{waited:?}");
+        assert_eq!(world.writes.usage().cut, 1, "one gave room enough");
+        let ends = senders.iter_mut().map(|recv| recv.chunk(64));
+        let mut reset_count = 0;
+        for end in ends {
+            let end = timeout(&world.executor, Duration::from_secs(1), end).await;
+            reset_count +=
+                usize::from(end == Some(Err(StreamError::Reset(u32::from(Code::Timeout)))));
+        }
+        assert_eq!(reset_count, 1);
+    });
+}
+
+#[test]
 fn a_commit_that_never_comes_is_a_timeout() {
     in_worlds(async |world| {
         let segment = world.segment(4, 10, 50_000);
@@ -488,8 +542,9 @@ fn a_full_budget_is_busy_at_once_and_room_comes_back() {
     in_worlds(async |world| {
         let segments: Vec<_> = (0..5).map(|_| world.segment(1, 3, 1_000_000)).collect();
         let piece_len = segments[0].body.len() as u64;
-        let fitting = (WRITE_BUDGET_BYTES / piece_len) as usize;
-        assert_eq!(fitting, 4);
+        // Nothing is known of the peer: half.
+        let fitting = (WRITE_BUDGET_BYTES / 2 / piece_len) as usize;
+        assert_eq!(fitting, 2);
         let mut calls = Vec::new();
         for segment in &segments[..fitting] {
             let mut call = world
@@ -515,7 +570,7 @@ fn a_full_budget_is_busy_at_once_and_room_comes_back() {
         );
         drop(calls);
         world.assert_idle().await;
-        assert!(world.write_budget.usage().bytes_peak <= WRITE_BUDGET_BYTES);
+        assert!(world.writes.usage().budget.bytes_peak <= WRITE_BUDGET_BYTES);
     });
 }
 

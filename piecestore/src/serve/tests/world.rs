@@ -15,13 +15,12 @@ use strand_protocol::permit::{LimitAction, LimitFields, Receipt, SatelliteKeys};
 use strand_protocol::{Code, NodeId, encode_frame, pb};
 
 use super::memory::{MemoryRecv, MemorySend, pipe};
-use crate::budget::Budget;
 use crate::core::executor::{Clock, Executor};
 use crate::core::simulated::SimExecutor;
 use crate::permission::Permission;
 pub(super) use crate::serve::simulated::Segment;
 use crate::serve::simulated::{Permits, drawn};
-use crate::serve::{FrameError, Service, ServiceOptions, read_frame};
+use crate::serve::{Admission, FrameError, Service, ServiceOptions, read_frame};
 use crate::stream::{RecvStream, Request, SendStream, StreamError};
 
 pub(super) const EPOCH: u32 = 7;
@@ -38,8 +37,8 @@ pub(super) struct World {
     pub(super) opening: Rc<OpenProgress>,
     pub(super) service: Rc<SimService>,
     pub(super) permits: Rc<Permits>,
-    pub(super) write_budget: Rc<Budget>,
-    pub(super) read_budget: Rc<Budget>,
+    pub(super) writes: Rc<Admission>,
+    pub(super) reads: Rc<Admission>,
     pub(super) satellite: NodeId,
     pub(super) node: NodeId,
     pub(super) client: NodeId,
@@ -111,14 +110,14 @@ impl World {
             executor.now_ms(),
             executor.moment(),
         );
-        let write_budget = Budget::new(WRITE_BUDGET_BYTES);
-        let read_budget = Budget::new(READ_BUDGET_BYTES);
+        let writes = Admission::new(WRITE_BUDGET_BYTES);
+        let reads = Admission::new(READ_BUDGET_BYTES);
         let service = Service::new(ServiceOptions {
             node_id: node,
             opening: Rc::clone(&opening),
             permission,
-            write_budget: Rc::clone(&write_budget),
-            read_budget: Rc::clone(&read_budget),
+            writes: Rc::clone(&writes),
+            reads: Rc::clone(&reads),
             executor: executor.clone(),
             clock: executor.clone(),
         });
@@ -129,8 +128,8 @@ impl World {
             opening,
             service,
             permits,
-            write_budget,
-            read_budget,
+            writes,
+            reads,
             satellite,
             node,
             client,
@@ -243,8 +242,8 @@ impl World {
     pub(super) async fn assert_idle(&self) {
         self.settle().await;
         assert_eq!(self.service.in_flight(), 0);
-        assert_eq!(self.write_budget.usage().bytes_used, 0);
-        assert_eq!(self.read_budget.usage().bytes_used, 0);
+        assert_eq!(self.writes.usage().budget.bytes_used, 0);
+        assert_eq!(self.reads.usage().budget.bytes_used, 0);
     }
 
     /// Flips a bit in the middle of that share of a stored piece.
