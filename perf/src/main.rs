@@ -77,6 +77,7 @@ fn part(name: &str, arguments: Vec<OsString>) -> ExitCode {
         }
         "ward" => end_of(name, torture::ward_main(&arguments)),
         "subject" => end_of(name, node::subject_main(&arguments)),
+        "crowd" => end_of(name, node::crowd_main(&arguments)),
         "load" => end_of(name, node::load_main(&arguments)),
         "patient" => end_of(name, torture::patient_main(&arguments)),
         _ => {

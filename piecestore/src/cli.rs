@@ -147,7 +147,7 @@ struct Run {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_write_buffer)]
     write_buffer: u64,
     /// Memory that connections may hold beside that, for each core: room for 3,300 that are idle or ask little, or for 250 that move
-    /// large pieces. When it is short, those without a request are closed for others.
+    /// large pieces. When it is short, those without a body on its way are closed for others.
     #[arg(long, value_name = "SIZE", default_value = "384MiB", value_parser = parse_connection_buffer)]
     connection_buffer: u64,
     /// Take the disks for spinning ones, whatever the kernel or node.toml (`spinning = true`) say: fewer places to append at.

@@ -46,7 +46,7 @@ pub const NARROW_CONNECTION_BYTES: u64 = IDLE_CONNECTION_BYTES
 /// What it may pin from then on.
 pub const WIDE_CONNECTION_BYTES: u64 = IDLE_CONNECTION_BYTES + NODE_PINNED_BYTES_MAX as u64;
 
-/// How long a connection must have had no request to be closed for another. A client keeps its connections for the next segment, and
+/// How long a connection must have had no admitted body to be closed for another. A client keeps its connections for the next segment, and
 /// looks whether they are still there when it needs them.
 pub const QUIET_MIN: Duration = Duration::from_secs(10);
 

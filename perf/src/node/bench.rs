@@ -10,12 +10,14 @@ use std::process::{ChildStdin, ChildStdout, Command};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use piecestore::limits::{CONNECTION_BUDGET_BYTES, NARROW_CONNECTION_BYTES};
 
 use super::figures::Figures;
 use super::load::{Done, Order, Verb};
 use super::options::Options;
 use super::row::{ROWS, Row};
 use super::subject::{Hello, Subject};
+use super::trial::TRIALS;
 use crate::narrator::Narrator;
 use crate::part::Part;
 use crate::units::human_bytes;
@@ -31,11 +33,19 @@ const ROOM_BEYOND_PIECES: u64 = 2 << 30;
 /// If the machine cannot do it, there is no room, or a subject answers wrong.
 pub fn run(options: &Options) -> Result<Figures> {
     piecestore::core::probe()?;
+    let trials: Vec<_> = TRIALS
+        .iter()
+        .filter(|trial| options.has(trial.name))
+        .collect();
     let asked = ROWS.iter().filter(|row| options.has(row.name));
     let rows: Vec<Row> = asked
         .map(|row| row.with_requests(options.requests))
         .collect();
-    ensure!(!rows.is_empty(), "no row begins with {:?}", options.row);
+    ensure!(
+        !rows.is_empty() || !trials.is_empty(),
+        "no row begins with {:?}",
+        options.row
+    );
     let cores = pinned::allowed()?;
     ensure!(
         cores.len() > 1,
@@ -68,12 +78,19 @@ pub fn run(options: &Options) -> Result<Figures> {
             .measure(row, &mut figures)
             .with_context(|| format!("the row {}", row.name))
     });
+    let measured = measured.and_then(|()| {
+        trials.iter().try_for_each(|trial| {
+            narrator.line(trial.name);
+            (trial.measure)(&bench, &options.size(), &mut figures)
+                .with_context(|| format!("the row {}", trial.name))
+        })
+    });
     folder::remove(&bench.folder, measured.is_ok());
     measured?;
     Ok(figures)
 }
 
-struct Bench {
+pub(super) struct Bench {
     program: PathBuf,
     folder: PathBuf,
     node_core: usize,
@@ -82,7 +99,8 @@ struct Bench {
 }
 
 /// A subject and its load.
-struct Pair {
+pub(super) struct Pair {
+    hello: Hello,
     subject: Part,
     subject_input: Option<ChildStdin>,
     load: Part,
@@ -105,8 +123,8 @@ pub(super) struct Cost {
 
 impl Bench {
     fn measure(&self, row: &Row, figures: &mut Figures) -> Result<()> {
-        let mut ours = self.start(row, row.ours)?;
-        let mut peer = self.start(row, row.peer)?;
+        let mut ours = self.start(row.name, row.ours)?;
+        let mut peer = self.start(row.name, row.peer)?;
         let (mut costs, mut peer_costs) = (Vec::new(), Vec::new());
         for pair in [&mut ours, &mut peer] {
             for order in row.turn.preparations() {
@@ -131,19 +149,32 @@ impl Bench {
         peer.end()
     }
 
-    fn start(&self, row: &Row, subject: Subject) -> Result<Pair> {
+    /// A subject and its load, for a row of that name.
+    pub(super) fn start(&self, row: &str, subject: Subject) -> Result<Pair> {
+        self.start_for(row, subject, 0)
+    }
+
+    /// The same with room for so many connections that ask little, at least.
+    pub(super) fn start_for(
+        &self,
+        row: &str,
+        subject: Subject,
+        connection_count: usize,
+    ) -> Result<Pair> {
+        let connection_bytes = connection_count as u64 * NARROW_CONNECTION_BYTES;
         let value = subject.to_possible_value();
         let name = value.as_ref().map_or("subject", |value| value.get_name());
-        let folder = self.folder.join(format!("{}-{name}", row.name));
+        let folder = self.folder.join(format!("{row}-{name}"));
         fs::create_dir_all(&folder)?;
         let logs = self.folder.join("log");
         fs::create_dir_all(&logs)?;
-        let log = logs.join(format!("{}-{name}", row.name));
+        let log = logs.join(format!("{row}-{name}"));
         let mut command = self.part("subject");
         command
             .arg(name)
             .arg(&folder)
-            .arg(self.node_core.to_string());
+            .arg(self.node_core.to_string())
+            .arg(connection_bytes.max(CONNECTION_BUDGET_BYTES).to_string());
         let (subject, subject_input, output) = Part::start_piped(name, command, &log)?;
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
@@ -151,12 +182,13 @@ impl Bench {
             .with_context(|| format!("{name} did not start: {}", subject.log_tail()))?;
         let mut command = self.part("load");
         command
-            .arg(hello.node_id)
+            .arg(&hello.node_id)
             .arg(hello.address.to_string())
             .arg(self.load_core.to_string());
         let log = log.with_extension("load");
         let (load, load_input, output) = Part::start_piped("load", command, &log)?;
         Ok(Pair {
+            hello,
             subject,
             subject_input: Some(subject_input),
             load,
@@ -167,7 +199,8 @@ impl Bench {
         })
     }
 
-    fn part(&self, name: &str) -> Command {
+    /// A part of this program, without arguments.
+    pub(super) fn part(&self, name: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("part").arg(name);
         command
@@ -190,7 +223,32 @@ impl Pair {
         })
     }
 
-    fn order(&mut self, order: Order) -> Result<Done> {
+    /// The number of the next piece that nobody has put.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(super) fn subject_pid(&self) -> u32 {
+        self.subject.pid()
+    }
+
+    /// Starts another part beside the load; `command` is told where the subject is.
+    pub(super) fn start_part(
+        &self,
+        bench: &Bench,
+        name: &str,
+        mut command: Command,
+    ) -> Result<(Part, ChildStdin, ChildStdout)> {
+        command
+            .arg(&self.hello.node_id)
+            .arg(self.hello.address.to_string())
+            .arg(bench.load_core.to_string());
+        let log = bench.folder.join("log").join(name);
+        Ok(Part::start_piped(name, command, &log)?)
+    }
+
+    /// Has the load do that.
+    pub(super) fn order(&mut self, order: Order) -> Result<Done> {
         writeln!(self.load_input, "{}", serde_json::to_string(&order)?)?;
         self.load_input.flush()?;
         let mut line = String::new();
@@ -202,7 +260,8 @@ impl Pair {
         })
     }
 
-    fn end(mut self) -> Result<()> {
+    /// Ends both; what they kept is gone.
+    pub(super) fn end(mut self) -> Result<()> {
         drop(self.load_input);
         self.load.wait()?;
         drop(self.subject_input.take());

@@ -6,31 +6,27 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::io::{BufRead, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Parser;
-use piecestore::permission::EpochKeys;
-use piecestore::serve::simulated::{Permits, Segment, put};
+use piecestore::serve::simulated::{Refusal, Segment, put};
 use piecestore::serve::{read_frame, send_frame};
 use piecestore::stream::RecvStream;
 use serde::{Deserialize, Serialize};
-use strand_codec::{Shape, sealed_len};
-use strand_protocol::limits::{CONNECT_TIMEOUT, NODE_FRAME_BYTES_MAX, SEGMENT_BYTES_MAX};
+use strand_protocol::limits::{BUSY_RETRY_AFTER_MS, NODE_FRAME_BYTES_MAX};
 use strand_protocol::pb::node_request::Verb as Request;
 use strand_protocol::pb::node_response::Answer;
 use strand_protocol::permit::LimitAction;
-use strand_protocol::{NodeId, PieceId, pb};
-use strand_transport::{Identity, NODE_ALPN, Role, bind_udp, client_crypto, transport_config};
+use strand_protocol::{Code, NodeId, PieceId, pb};
 use tokio::task::JoinSet;
 
 use super::baseline::{QuinnRecv, QuinnSend};
-use super::{sink, subject};
-use crate::random::Random;
+use super::client::{Client, segment_of};
+use super::sink;
 use crate::{cpu, pinned};
 
 /// What is asked of the subject.
@@ -60,6 +56,8 @@ pub(super) struct Order {
     pub(super) count: u64,
     /// After so many pieces the first comes again.
     pub(super) distinct: u64,
+    /// Requests begun a second, however long they take; none: as soon as the one before has ended.
+    pub(super) per_second: Option<f64>,
 }
 
 /// What came of it.
@@ -74,6 +72,8 @@ pub(super) struct Done {
     pub(super) p99_us: f64,
     /// Datagrams of a request, to the node and from it.
     pub(super) datagrams: [f64; 2],
+    /// Answers that the node was busy; each was asked again.
+    pub(super) busy: u64,
 }
 
 #[derive(Debug, Parser)]
@@ -85,15 +85,11 @@ struct LoadOptions {
     core: usize,
 }
 
+/// What a node advises.
+const BUSY_WAIT: Duration = Duration::from_millis(BUSY_RETRY_AFTER_MS as u64);
+
 /// A request that takes longer ends the run.
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
-
-/// Pieces of a segment, and how many of them are needed.
-const TOTAL: u8 = 80;
-const REQUIRED: u8 = 29;
-
-/// Any of them: they cost the same.
-const INDEX: u8 = 17;
 
 /// Runs it.
 ///
@@ -120,15 +116,9 @@ pub fn load_main(arguments: &[OsString]) -> Result<()> {
 }
 
 struct Load {
-    endpoint: quinn::Endpoint,
-    config: quinn::ClientConfig,
-    address: SocketAddr,
-    client: NodeId,
-    permits: Permits,
-    keys: EpochKeys,
+    client: Client,
     /// Of the pieces asked for last.
     segment: RefCell<Option<Segment>>,
-    random: RefCell<Random>,
 }
 
 /// One order under way.
@@ -140,33 +130,15 @@ struct Run {
     latencies_us: RefCell<Vec<f32>>,
     /// To the node and from it.
     datagrams: Cell<[u64; 2]>,
+    busy: Cell<u64>,
+    started: Instant,
 }
 
 impl Load {
     fn new(options: &LoadOptions) -> Result<Self> {
-        let identity = Identity::generate();
-        let crypto = client_crypto(&identity, NODE_ALPN, options.node_id)?;
-        let mut config = quinn::ClientConfig::new(crypto);
-        config.transport_config(Arc::new(transport_config(Role::Client)));
-        let socket = bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let permits = subject::permits(options.node_id);
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed)?;
         Ok(Self {
-            endpoint: quinn::Endpoint::new(
-                quinn::EndpointConfig::default(),
-                None,
-                socket,
-                runtime,
-            )?,
-            config,
-            address: options.address,
-            client: identity.node_id(),
-            keys: permits.epoch_keys(permits.epoch),
-            permits,
+            client: Client::new(options.node_id, options.address)?,
             segment: RefCell::default(),
-            random: RefCell::new(Random::new(u64::from_le_bytes(seed), "load")),
         })
     }
 
@@ -178,9 +150,10 @@ impl Load {
             next: Cell::new(0),
             latencies_us: RefCell::new(Vec::with_capacity(usize::try_from(order.count)?)),
             datagrams: Cell::default(),
+            busy: Cell::new(0),
+            started: Instant::now(),
         });
         let cpu_before = cpu::process_seconds()?;
-        let started = Instant::now();
         let mut connections = JoinSet::new();
         for _ in 0..order.connections {
             connections.spawn_local(Rc::clone(&run).connect());
@@ -188,7 +161,7 @@ impl Load {
         while let Some(ended) = connections.join_next().await {
             ended??;
         }
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = run.started.elapsed().as_secs_f64();
         let cpu_seconds = cpu::process_seconds()? - cpu_before;
         let mut latencies = run.latencies_us.take();
         ensure!(latencies.len() as u64 == order.count, "not all was asked");
@@ -203,6 +176,7 @@ impl Load {
                 .datagrams
                 .get()
                 .map(|count| count as f64 / order.count as f64),
+            busy: run.busy.get(),
         })
     }
 
@@ -214,39 +188,16 @@ impl Load {
         {
             return Ok(segment.clone());
         }
-        let mut random = Random::new(piece_bytes, "piece");
-        let words = (0..piece_bytes / 8).flat_map(|_| random.next().to_le_bytes());
-        let body: Bytes = words.collect();
-        let shape = shape_of(piece_bytes)?;
-        let segment = Segment::draw(shape, INDEX, body, || random.next());
+        let segment = segment_of(piece_bytes)?;
         *known = Some(segment.clone());
         Ok(segment)
-    }
-
-    fn limit(&self, action: LimitAction, segment: &Segment) -> Result<Vec<u8>> {
-        let mut serial = [0; 16];
-        for word in serial.as_chunks_mut::<8>().0 {
-            *word = self.random.borrow_mut().next().to_le_bytes();
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let now_ms = u64::try_from(now.as_millis())?;
-        let fields = self
-            .permits
-            .fields(action, segment, self.client, serial, now_ms);
-        Ok(self.permits.mint(&fields))
     }
 }
 
 impl Run {
     /// A connection with its requests.
     async fn connect(self: Rc<Self>) -> Result<()> {
-        let load = &self.load;
-        let connecting = load
-            .endpoint
-            .connect_with(load.config.clone(), load.address, "node")?;
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .context("no answer to a handshake")??;
+        let connection = self.load.client.connect().await?;
         let mut callers = JoinSet::new();
         for _ in 0..self.order.streams {
             callers.spawn_local(Rc::clone(&self).call(connection.clone()));
@@ -270,9 +221,21 @@ impl Run {
                 return Ok(());
             }
             self.next.set(number + 1);
+            let due = self.order.per_second.map(|rate| number as f64 / rate);
+            let due = due.map(|seconds| self.started + Duration::from_secs_f64(seconds));
+            if let Some(due) = due {
+                tokio::time::sleep_until(due.into()).await;
+            }
             let number = self.order.first + number % self.order.distinct;
-            let started = Instant::now();
-            tokio::time::timeout(REQUEST_WAIT, self.ask(&connection, number))
+            let started = due.unwrap_or_else(Instant::now);
+            let asked = async {
+                while !self.ask(&connection, number).await? {
+                    self.busy.set(self.busy.get() + 1);
+                    tokio::time::sleep(BUSY_WAIT).await;
+                }
+                Ok::<_, anyhow::Error>(())
+            };
+            tokio::time::timeout(REQUEST_WAIT, asked)
                 .await
                 .context("a request took too long")??;
             let latency = started.elapsed().as_secs_f32() * 1e6;
@@ -280,20 +243,24 @@ impl Run {
         }
     }
 
-    async fn ask(&self, connection: &quinn::Connection, number: u64) -> Result<()> {
+    /// `false`: the node is busy.
+    async fn ask(&self, connection: &quinn::Connection, number: u64) -> Result<bool> {
         let (send, recv) = connection.open_bi().await?;
         let (mut send, mut recv) = (QuinnSend::new(send), QuinnRecv::new(recv));
         let mut segment = self.segment.clone();
         segment.id = PieceId::from(*blake3::hash(&number.to_le_bytes()).as_bytes());
         match self.order.verb {
             Verb::Put => {
-                let limit = self.load.limit(LimitAction::Put, &segment)?;
-                let keys = &self.load.keys;
-                let receipt = put(&mut send, &mut recv, limit, &segment, keys).await;
-                receipt.map_err(|refusal| anyhow::anyhow!("a put was refused: {refusal:?}"))?;
+                let limit = self.load.client.limit(LimitAction::Put, &segment)?;
+                let keys = &self.load.client.keys;
+                match put(&mut send, &mut recv, limit, &segment, keys).await {
+                    Ok(_) => {}
+                    Err(Refusal::Code(Code::Busy)) => return Ok(false),
+                    Err(refusal) => anyhow::bail!("a put was refused: {refusal:?}"),
+                }
             }
             Verb::Get => {
-                let limit = self.load.limit(LimitAction::Get, &segment)?;
+                let limit = self.load.client.limit(LimitAction::Get, &segment)?;
                 get(&mut send, &mut recv, limit, &segment).await?;
             }
             Verb::Swap { is_back } => {
@@ -306,7 +273,7 @@ impl Run {
                 ensure!(is_right, "the sink counted otherwise");
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -348,34 +315,4 @@ async fn get(
     }
     ensure!(at == hashes.len() + body.len(), "{at} bytes came");
     Ok(())
-}
-
-/// The shape whose pieces are so long.
-fn shape_of(piece_bytes: u64) -> Result<Shape> {
-    let most = u64::from(REQUIRED) * piece_bytes;
-    // Each chunk of 16,384 bytes grows by 16, and there is an empty one behind full ones.
-    let plain_bytes = most - most.div_ceil(16_400) * 16;
-    let mut plain_bytes = plain_bytes.min(SEGMENT_BYTES_MAX);
-    while sealed_len(plain_bytes) > most {
-        plain_bytes -= 1;
-    }
-    let shape = Shape::new(REQUIRED, TOTAL, sealed_len(plain_bytes))?;
-    ensure!(
-        shape.piece_len() == piece_bytes,
-        "no piece is {piece_bytes} bytes long"
-    );
-    Ok(shape)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_is_a_shape_for_each_length_of_a_row() {
-        for row in super::super::row::ROWS {
-            shape_of(row.turn.piece_bytes).unwrap();
-        }
-        assert!(shape_of(1_000).is_err());
-    }
 }

@@ -9,6 +9,9 @@
 //! | `row` | what is compared, one entry each |
 //! | `bench` | both sides of a row in turns |
 //! | `subject` | the process that is measured, and what it answers with |
+//! | `trial` | what a crowd of others does to honest peers |
+//! | `crowd` | the process that is that crowd |
+//! | `client` | a client that a node knows, and its pieces |
 //! | `load` | the process that asks, and how it is told what |
 //! | `sink` | a verb that drops what comes, for what the way alone costs |
 //! | `baseline` | disk and streams of the other side |
@@ -16,14 +19,18 @@
 
 mod baseline;
 mod bench;
+mod client;
+mod crowd;
 mod figures;
 mod load;
 mod options;
 mod row;
 mod sink;
 mod subject;
+mod trial;
 
 pub use bench::run;
+pub use crowd::crowd_main;
 pub use figures::Figures;
 pub use load::load_main;
 pub use options::Options;

@@ -27,6 +27,8 @@ pub(super) struct Turn {
     /// Requests of a connection at a time.
     pub(super) streams: usize,
     pub(super) count: u64,
+    /// Requests begun a second; none: as soon as the one before has ended.
+    pub(super) per_second: Option<f64>,
 }
 
 /// Pieces that are got again and again: together less than any page cache, and more than any processor's.
@@ -53,10 +55,12 @@ impl Turn {
                 let put = Self {
                     verb: Verb::Put,
                     count: HOT_PIECES,
+                    per_second: None,
                     ..*self
                 };
                 let checked = Self {
                     count: HOT_PIECES,
+                    per_second: None,
                     ..*self
                 };
                 let mut orders = vec![put.order(0)];
@@ -80,19 +84,21 @@ impl Turn {
                 Verb::Get => HOT_PIECES,
                 Verb::Put | Verb::Swap { .. } => u64::MAX,
             },
+            per_second: self.per_second,
         }
     }
 }
 
 const FULL: u64 = FULL_PIECE_BYTES;
 
-const fn full(verb: Verb, count: u64) -> Turn {
+pub(super) const fn full(verb: Verb, count: u64) -> Turn {
     Turn {
         verb,
         piece_bytes: FULL,
         connections: 8,
         streams: 2,
         count,
+        per_second: None,
     }
 }
 
@@ -123,6 +129,7 @@ pub(super) const ROWS: &[Row] = &[
             connections: 64,
             streams: 1,
             count: 8_192,
+            per_second: None,
         },
     },
     // What a node loses without io_uring.

@@ -17,7 +17,7 @@ use piecestore::core::executor::{Clock, Executor};
 use piecestore::core::tokio::Tokio;
 use piecestore::core::{Core, CoreExecutor, CoreOptions, Io, mailbox, start};
 use piecestore::hardware::DiskTurn;
-use piecestore::limits::{READ_BUDGET_BYTES, WRITE_BUDGET_BYTES};
+use piecestore::limits::{CONNECTION_BUDGET_BYTES, READ_BUDGET_BYTES, WRITE_BUDGET_BYTES};
 use piecestore::permission::Permission;
 use piecestore::quic::{QuicRecv, QuicSend};
 use piecestore::serve::simulated::Permits;
@@ -68,6 +68,9 @@ struct SubjectOptions {
     folder: PathBuf,
     /// The core that it stays on
     core: usize,
+    /// Memory that connections may pin
+    #[arg(default_value_t = CONNECTION_BUDGET_BYTES)]
+    connection_bytes_max: u64,
 }
 
 /// More than any disk: room is checked before the bench starts.
@@ -104,13 +107,20 @@ pub fn subject_main(arguments: &[OsString]) -> Result<()> {
                 Subject::PlainNode => Io::Plain,
                 _ => Io::Uring,
             };
-            on_core(options.core, io, move |core, stop| {
+            let connection_bytes_max = options.connection_bytes_max;
+            on_core(options.core, connection_bytes_max, io, move |core, stop| {
                 Box::pin(node(core, identity, options.folder, stop))
             })
         }
-        Subject::Sink => on_core(options.core, Io::Uring, move |core, stop| {
-            Box::pin(sink_on_core(core, identity, stop))
-        }),
+        Subject::Sink => {
+            let connection_bytes_max = options.connection_bytes_max;
+            on_core(
+                options.core,
+                connection_bytes_max,
+                Io::Uring,
+                move |core, stop| Box::pin(sink_on_core(core, identity, stop)),
+            )
+        }
         Subject::TokioNode => on_tokio(tokio_node(identity, options.folder)),
         Subject::TokioSink => on_tokio(tokio_sink(identity)),
         Subject::Quinn => on_tokio(quinn_bulk(identity)),
@@ -121,6 +131,7 @@ type Ended = Pin<Box<dyn Future<Output = ()>>>;
 
 fn on_core(
     pin: usize,
+    connection_bytes_max: u64,
     io: Io,
     main: impl FnOnce(Core, Ended) -> Pin<Box<dyn Future<Output = Result<()>>>> + Send + 'static,
 ) -> Result<()> {
@@ -129,6 +140,7 @@ fn on_core(
     let options = CoreOptions {
         pin: Some(pin),
         io,
+        connection_bytes_max,
         ..CoreOptions::default()
     };
     let core = start(options, move |core| {

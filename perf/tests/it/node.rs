@@ -52,6 +52,25 @@ fn every_row_is_measured_on_both_sides() {
             assert!(is_measured, "{key}: {value:?}");
         }
     }
+    for (key, least) in [
+        ("idle_connections", 20.0),
+        ("idle_bytes_per_conn", 0.0),
+        ("idle_p99_ratio", 0.001),
+        ("slow_goodput_ratio", 0.1),
+        ("slow_senders_admitted", 1.0),
+        ("slow_churn_begun", 1.0),
+        ("slow_initials_begun", 10.0),
+        ("amplification", 0.001),
+    ] {
+        let value = figures[key].as_f64();
+        assert!(
+            value.is_some_and(|value| value >= least),
+            "{key}: {value:?}"
+        );
+    }
+    for key in ["idle_connections_closed", "slow_churn_failed"] {
+        assert_eq!(figures[key], 0.0, "{key}");
+    }
     let left = std::fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(left, 0, "the bench leaves nothing behind");
 }

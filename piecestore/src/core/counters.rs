@@ -87,7 +87,7 @@ counters! {
     handshakes_refused,
     /// Connections that ended.
     connections_closed,
-    /// Those of them that had no request for some time and were closed for another to have their memory.
+    /// Those of them that had no admitted body for some time and were closed for another to have their memory.
     connections_dispensed,
     /// Long bodies for which there was no memory to have more in flight than of short ones.
     windows_refused,

@@ -56,6 +56,17 @@ pub(super) struct ConnectionCell {
     worklist: Rc<Worklist>,
 }
 
+/// An admitted body on its way.
+pub(super) struct Body(Rc<ConnectionCell>);
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(share) = &self.0.share {
+            share.end_body((self.0.worklist.now)());
+        }
+    }
+}
+
 /// What is behind the cell's borrow.
 pub(super) struct ConnectionState {
     pub(super) proto: quinn_proto::Connection,
@@ -95,7 +106,7 @@ struct Dialled {
 }
 
 impl Worklist {
-    /// Closes a connection that has had no request for some time, so that another one has its memory. `false`: there is none.
+    /// Closes a connection that has had no body for some time, so that another one has its memory. `false`: there is none.
     pub(super) fn dispense(&self, number: Option<ConnectionNumber>) -> bool {
         let cell = number.and_then(|number| self.connections.borrow().get(&number).cloned());
         let Some((cell, share)) = cell
@@ -154,30 +165,15 @@ impl ConnectionCell {
         self.is_dirty.set(false);
     }
 
-    /// Counts a request in.
-    pub(super) fn begin_request(&self) {
-        if let Some(share) = &self.share {
-            share.begin_request();
-        }
-    }
-
-    /// Counts it out.
-    pub(super) fn end_request(&self) {
-        if let Some(share) = &self.share {
-            share.end_request((self.worklist.now)());
-        }
-    }
-
-    /// Makes room for more in flight if so many bytes are to go over the connection, and there is memory for it.
-    pub(super) fn expect(self: &Rc<Self>, body_bytes: u64) {
-        let Some(share) = self
-            .share
-            .as_ref()
-            .filter(|_| body_bytes >= NODE_LONG_BODY_BYTES)
-        else {
-            return;
-        };
-        let mut is_wider = share.widen();
+    /// Says that a body of so many bytes was admitted, which is on its way until the result is dropped. If that is long, and there is memory
+    /// for it, more may be in flight from now on.
+    pub(super) fn begin_body(self: &Rc<Self>, body_bytes: u64) -> Option<Body> {
+        let share = self.share.as_ref()?;
+        share.begin_body();
+        let body = Body(self.clone());
+        let mut is_wider = (body_bytes >= NODE_LONG_BODY_BYTES)
+            .then(|| share.widen())
+            .flatten();
         if is_wider == Some(false) {
             let worklist = &self.worklist;
             let quiet = worklist.memory.dispensable_wide((worklist.now)());
@@ -196,6 +192,7 @@ impl ConnectionCell {
             Some(false) => self.worklist.counters.windows_refused.add(1),
             None => {}
         }
+        Some(body)
     }
 
     /// Sends `CONNECTION_CLOSE` and ends everything on the connection.

@@ -230,17 +230,12 @@ impl<E: Executor> Driver<E> {
         }
         wake_all(woken);
         for request in requests {
-            self.start(&node, cell, request);
+            self.start(&node, request);
         }
     }
 
     /// Spawns the answer to one request, unless the node is closing or the core has enough of them.
-    fn start(
-        &self,
-        node: &Node,
-        cell: &Rc<ConnectionCell>,
-        mut request: Request<QuicSend, QuicRecv>,
-    ) {
+    fn start(&self, node: &Node, mut request: Request<QuicSend, QuicRecv>) {
         // A request that comes too late is dropped: reset and stopped with CANCELLED.
         let Some(pass) = node.gate.enter() else {
             return;
@@ -254,12 +249,9 @@ impl<E: Executor> Driver<E> {
         }
         let counted = requests.enter();
         self.core.counters.requests.add(1);
-        cell.begin_request();
-        let cell = Rc::clone(cell);
         let answer = (node.handler)(request);
         self.executor.spawn(async move {
             answer.await;
-            cell.end_request();
             drop((pass, counted));
         });
     }

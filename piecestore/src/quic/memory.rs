@@ -3,8 +3,8 @@
 //! A connection begins *narrow*: windows of some tens of KiB, enough for requests and short pieces. The first long
 //! body that is admitted on it makes it *wide*, if there is memory; a peer that never gets that far pins little,
 //! however many connections it opens. Credit that QUIC has given cannot be taken back, so a wide connection stays
-//! wide until it ends. A connection without a request is *quiet*; when memory is short, the one that has been quiet for
-//! longest is closed for another, wide ones first.
+//! wide until it ends. A connection on which no admitted body is on its way is *quiet*, whatever else it asks; when memory
+//! is short, the one that has been quiet for longest is closed for another, wide ones first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ pub(super) struct ConnectionMemory {
     quiet_narrow: RefCell<BTreeSet<Quiet>>,
 }
 
-/// Since when which connection has had no request.
+/// Since when which connection has had no body.
 type Quiet = (Instant, ConnectionNumber);
 
 /// What one accepted connection has of it. Given back when dropped.
@@ -35,7 +35,7 @@ pub(super) struct Share {
     narrow: RefCell<Option<Reservation>>,
     /// Beyond that.
     wide: RefCell<Option<Reservation>>,
-    request_count: Cell<usize>,
+    body_count: Cell<usize>,
     quiet_since: Cell<Option<Instant>>,
 }
 
@@ -70,7 +70,7 @@ impl ConnectionMemory {
             number,
             narrow: RefCell::new(Some(narrow)),
             wide: RefCell::default(),
-            request_count: Cell::new(0),
+            body_count: Cell::new(0),
             quiet_since: Cell::default(),
         };
         share.set_quiet(Some(now));
@@ -95,16 +95,16 @@ fn longest(quiet: &RefCell<BTreeSet<Quiet>>, now: Instant) -> Option<ConnectionN
 }
 
 impl Share {
-    /// Has a request more.
-    pub(super) fn begin_request(&self) {
-        self.request_count.set(self.request_count.get() + 1);
+    /// Has an admitted body more.
+    pub(super) fn begin_body(&self) {
+        self.body_count.set(self.body_count.get() + 1);
         self.set_quiet(None);
     }
 
     /// Has one less.
-    pub(super) fn end_request(&self, now: Instant) {
-        self.request_count.set(self.request_count.get() - 1);
-        if self.request_count.get() == 0 && self.narrow.borrow().is_some() {
+    pub(super) fn end_body(&self, now: Instant) {
+        self.body_count.set(self.body_count.get() - 1);
+        if self.body_count.get() == 0 && self.narrow.borrow().is_some() {
             self.set_quiet(Some(now));
         }
     }
@@ -128,7 +128,7 @@ impl Share {
     }
 
     fn set_quiet(&self, since: Option<Instant>) {
-        // Wide only while it has a request, so it is in the list that it was put into.
+        // Wide only while it has a body, so it is in the list that it was put into.
         let list = match *self.wide.borrow() {
             Some(_) => &self.memory.quiet_wide,
             None => &self.memory.quiet_narrow,
@@ -170,21 +170,21 @@ mod tests {
         assert_eq!(memory.dispensable(at(quiet_min - 1)), None);
         assert_eq!(memory.dispensable(at(quiet_min)), Some(ConnectionNumber(1)));
 
-        // A request, and then as quiet as before, but from later on.
-        first.begin_request();
+        // A body, and then as quiet as before, but from later on.
+        first.begin_body();
         assert_eq!(
             memory.dispensable(at(quiet_min + 1)),
             Some(ConnectionNumber(2))
         );
-        first.end_request(at(3));
-        third.begin_request();
+        first.end_body(at(3));
+        third.begin_body();
         assert_eq!(third.widen(), Some(true));
         assert_eq!(third.widen(), None);
-        second.begin_request();
+        second.begin_body();
         assert_eq!(second.widen(), Some(false), "there is room for one");
-        second.end_request(at(4));
+        second.end_body(at(4));
         assert_eq!(memory.dispensable_wide(at(100)), None);
-        third.end_request(at(5));
+        third.end_body(at(5));
         assert_eq!(
             memory.dispensable(at(quiet_min + 4)),
             Some(ConnectionNumber(1))

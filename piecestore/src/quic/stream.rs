@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quinn_proto::{ReadError, ReadableError, StreamId, VarInt, WriteError};
 use strand_protocol::Code;
 
-use super::connection::{ConnectionCell, ConnectionState};
+use super::connection::{Body, ConnectionCell, ConnectionState};
 use crate::stream::{RecvStream, SendStream, StreamError};
 
 /// Chunks (datagrams' worth of bytes) of an admitted body read ahead of the reader at most: some
@@ -26,6 +26,7 @@ pub struct QuicRecv {
     id: StreamId,
     ahead: VecDeque<Bytes>,
     chunks_ahead_max: usize,
+    body: Option<Body>,
     end: Option<Result<(), StreamError>>,
 }
 
@@ -34,6 +35,7 @@ pub struct QuicRecv {
 pub struct QuicSend {
     cell: Rc<ConnectionCell>,
     id: StreamId,
+    body: Option<Body>,
     is_ended: bool,
 }
 
@@ -44,6 +46,7 @@ impl QuicRecv {
             id,
             ahead: VecDeque::new(),
             chunks_ahead_max: 1,
+            body: None,
             end: None,
         }
     }
@@ -119,7 +122,7 @@ impl RecvStream for QuicRecv {
 
     fn expect(&mut self, body_bytes: u64) {
         self.chunks_ahead_max = CHUNKS_AHEAD_MAX;
-        self.cell.expect(body_bytes);
+        self.body = self.cell.begin_body(body_bytes);
     }
 
     fn stop(&mut self, code: Code) {
@@ -155,6 +158,7 @@ impl QuicSend {
         Self {
             cell,
             id,
+            body: None,
             is_ended: false,
         }
     }
@@ -197,7 +201,7 @@ impl SendStream for QuicSend {
     }
 
     fn announce(&mut self, body_bytes: u64) {
-        self.cell.expect(body_bytes);
+        self.body = self.cell.begin_body(body_bytes);
     }
 
     fn finish(&mut self) {

@@ -413,44 +413,61 @@ fn dialling_fails_for_another_key_for_nobody_and_for_another_protocol() {
 
 #[test]
 fn when_memory_for_connections_is_short_the_longest_quiet_goes() {
-    check(15, FAIR, echo(), |executor, _, server, client| async move {
-        let id = server.endpoint.node_id();
-        let address = server.endpoint.local_addr();
-        let dial = || client.endpoint.dial(id, address, NODE_ALPN);
-        let fitting = (CONNECTION_BUDGET_BYTES_MIN / NARROW_CONNECTION_BYTES) as usize;
-        let started = executor.now();
-        let mut held = Vec::new();
-        for _ in 0..fitting {
-            held.push(dial().await.unwrap());
+    let handler = handler(|mut request: Request<QuicSend, QuicRecv>| async move {
+        let first = request.recv.chunk(1).await.unwrap().unwrap();
+        if first[0] == ADMITTED {
+            request.recv.expect(10);
         }
-        assert!(executor.now() - started < QUIET_MIN);
-        // None has been quiet for long: one more is refused, having proven its address.
-        let error = dial().await.unwrap_err();
-        assert!(matches!(error, DialError::Failed { .. }), "{error}");
-        assert!(server.counters.read().handshakes_refused >= 2);
-        assert_eq!(server.counters.read().connections_dispensed, 0);
-
-        // The first has a request, so the second has been quiet for longest.
-        let (mut send, mut recv) = held[0].open().await.unwrap();
-        send.send(pattern(10)).await.unwrap();
-        assert!(recv.chunk(10).await.unwrap().is_some());
-        executor.sleep(QUIET_MIN).await;
-        let another = dial().await.unwrap();
-        executor.sleep(Duration::from_secs(1)).await;
-        assert_eq!(server.counters.read().connections_dispensed, 1);
-        let closed: Vec<_> = held.iter().map(|held| held.is_closed()).collect();
-        assert_eq!(closed.iter().position(|is_closed| *is_closed), Some(1));
-        assert!(!closed[2..].contains(&true) && !another.is_closed());
-        let usage = server.driver.connection_budget();
-        assert_eq!(
-            usage.bytes_used,
-            NARROW_CONNECTION_BYTES * fitting as u64,
-            "what the closed one had"
-        );
-        drop((held, another, send, recv));
-        executor.sleep(Duration::from_secs(2)).await;
-        assert_eq!(server.driver.connection_budget().bytes_used, 0);
+        request.send.send(first).await.unwrap();
+        let _ = request.recv.chunk(1).await;
     });
+    check(
+        15,
+        FAIR,
+        handler,
+        |executor, _, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let dial = || client.endpoint.dial(id, address, NODE_ALPN);
+            let fitting = (CONNECTION_BUDGET_BYTES_MIN / NARROW_CONNECTION_BYTES) as usize;
+            let started = executor.now();
+            let mut held = Vec::new();
+            for _ in 0..fitting {
+                held.push(dial().await.unwrap());
+            }
+            assert!(executor.now() - started < QUIET_MIN);
+            // None has been quiet for long: one more is refused, having proven its address.
+            let error = dial().await.unwrap_err();
+            assert!(matches!(error, DialError::Failed { .. }), "{error}");
+            assert!(server.counters.read().handshakes_refused >= 2);
+            assert_eq!(server.counters.read().connections_dispensed, 0);
+
+            // The first has a body on its way, the second only asks: so that one has been quiet for longest.
+            let mut streams = Vec::new();
+            for (connection, first) in [(0, ADMITTED), (1, 0)] {
+                let (mut send, mut recv) = held[connection].open().await.unwrap();
+                send.send(Bytes::copy_from_slice(&[first])).await.unwrap();
+                assert!(recv.chunk(10).await.unwrap().is_some());
+                streams.push((send, recv));
+            }
+            executor.sleep(QUIET_MIN).await;
+            let another = dial().await.unwrap();
+            executor.sleep(Duration::from_secs(1)).await;
+            assert_eq!(server.counters.read().connections_dispensed, 1);
+            let closed: Vec<_> = held.iter().map(|held| held.is_closed()).collect();
+            assert_eq!(closed.iter().position(|is_closed| *is_closed), Some(1));
+            assert!(!closed[2..].contains(&true) && !another.is_closed());
+            let usage = server.driver.connection_budget();
+            assert_eq!(
+                usage.bytes_used,
+                NARROW_CONNECTION_BYTES * fitting as u64,
+                "what the closed one had"
+            );
+            drop((held, another, streams));
+            executor.sleep(Duration::from_secs(2)).await;
+            assert_eq!(server.driver.connection_budget().bytes_used, 0);
+        },
+    );
 }
 
 #[test]
