@@ -24,6 +24,7 @@ use crate::gc::{NEWS_PAUSE, Reports};
 use crate::limits::{CHECK_IN_RETRY, CHECK_IN_WAIT};
 use crate::permission::{EpochKeys, Permission};
 use crate::quic::{DialError, Endpoint};
+use crate::reach;
 use crate::serve::{FrameError, read_frame, send_frame};
 use crate::stream::{SendStream, StreamError};
 
@@ -59,6 +60,8 @@ pub struct ReportedSpace {
 pub struct Standing {
     /// Whether the last dial-back came through; none before the first check-in.
     pub reachable: Option<bool>,
+    /// What to look at if it did not.
+    pub advice: Vec<String>,
     /// Why not, or why the last check-in failed.
     pub reason: String,
     /// The address the satellite saw us at.
@@ -203,8 +206,15 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
 
     fn succeeded(&self, answer: pb::CheckedIn) {
         let node = self.config.node_id;
+        let tried = some_address(&self.advertise(), &answer.observed).to_owned();
+        let advice = if answer.reachable {
+            Vec::new()
+        } else {
+            reach::advice(self.local_address, &tried, &answer.observed)
+        };
         let before = self.standing.replace(Standing {
             reachable: Some(answer.reachable),
+            advice: advice.clone(),
             reason: answer.reason.clone(),
             observed: answer.observed.clone(),
             last_success_ms: self.clock.now_ms(),
@@ -216,12 +226,9 @@ impl<L: Line, E: Executor, C: Clock> Reporter<'_, L, E, C> {
             } else {
                 tracing::warn!(
                     %node,
-                    "checked in, but the satellite could not reach this node at {}: {}. Check that the router forwards UDP \
-                     port {} to this machine, that no firewall drops it, and that `advertise` in node.toml is the address \
-                     others see",
-                    some_address(&self.advertise(), &answer.observed),
+                    "checked in, but the satellite could not reach this node at {tried}: {}. To check: {}",
                     answer.reason,
-                    self.local_address.port(),
+                    advice.join("; "),
                 );
             }
         }

@@ -30,6 +30,7 @@ pub mod offline;
 pub mod offline_store;
 pub mod permission;
 pub mod process;
+mod reach;
 mod satellite_time;
 pub mod scrub;
 pub mod serials;

@@ -126,6 +126,9 @@ pub const SCARCE_BYTES_PER_S: u64 = 16 << 10;
 /// Time that a body has until it is held against it: handshakes, a first window, a lost packet or two.
 pub const SCARCE_GRACE: Duration = Duration::from_secs(5);
 
+/// How long after a slow body lost its room strangers have less of it.
+pub const CONTEST_TIME: Duration = Duration::from_secs(600);
+
 /// Peers of a core whose last body was whole, that are remembered. 32 bytes each, looked through for each body.
 pub const PROVEN_PEERS_MAX: usize = 1_024;
 

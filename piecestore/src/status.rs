@@ -355,13 +355,17 @@ pub fn for_people(status: &serde_json::Value) -> String {
             .and_then(serde_json::Value::as_bool)
         {
             Some(true) => format!("yes, seen at {}", text("/standing/observed")),
-            Some(false) => format!(
-                "no: {reason}. Check port forwarding, firewall and `advertise` in node.toml"
-            ),
+            Some(false) => format!("no: {reason}"),
             None if reason.is_empty() => "not known yet".to_owned(),
             None => format!("not known yet: {reason}"),
         },
     );
+    let advice = status.pointer("/standing/advice");
+    let advice = advice.and_then(serde_json::Value::as_array);
+    for (number, sentence) in advice.into_iter().flatten().enumerate() {
+        let name = if number == 0 { "  to check" } else { "" };
+        line(name, sentence.as_str().unwrap_or_default().to_owned());
+    }
     let opening = text("/opening/sentence");
     if !opening.is_empty() {
         line("index", opening);
@@ -459,13 +463,16 @@ mod tests {
     #[test]
     fn a_nodes_status_for_people_says_what_to_check() {
         let status = serde_json::json!({
-            "node_id": "abc", "standing": {"reachable": false, "reason": "time-out"},
+            "node_id": "abc",
+            "standing": {"reachable": false, "reason": "time-out", "advice": ["the router", "the firewall"]},
             "space": {"file_bytes": 1500, "capacity_bytes": 2_000_000, "free_bytes": 1_998_500},
         });
         let text = for_people(&status);
         assert!(!text.contains("garbage"), "{text}");
         assert!(
-            text.contains("reachable  no: time-out. Check port forwarding"),
+            text.contains(
+                "reachable  no: time-out\n  to check the router\n           the firewall\n"
+            ),
             "{text}"
         );
         assert!(text.contains("1.50 kB used of 2.00 MB"), "{text}");

@@ -15,7 +15,7 @@ use strand_protocol::path::Names;
 use strand_protocol::pb::satellite_request::Verb;
 use strand_protocol::pb::satellite_response::Answer;
 use strand_protocol::{Code, NodeId, pb};
-use strand_transport::{Connection, Dialer, Identity, SATELLITE_ALPN, StreamError};
+use strand_transport::{Connection, DialError, Dialer, Identity, SATELLITE_ALPN, StreamError};
 use tokio::time::Instant;
 
 use crate::error::CallError;
@@ -55,8 +55,20 @@ impl Session {
     ///
     /// [`CallError::Socket`] if the machine gives no UDP socket.
     pub fn open(grant: Grant) -> Result<Arc<Self>, CallError> {
-        let dialer = Dialer::new(Identity::generate())
-            .map_err(|error| CallError::Socket(error.to_string()))?;
+        Self::over(grant, Dialer::new(Identity::generate()))
+    }
+
+    /// The same in a network that carries jumbo frames.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::open`].
+    pub fn open_with_jumbo_datagrams(grant: Grant) -> Result<Arc<Self>, CallError> {
+        Self::over(grant, Dialer::with_jumbo_datagrams(Identity::generate()))
+    }
+
+    fn over(grant: Grant, dialer: Result<Dialer, DialError>) -> Result<Arc<Self>, CallError> {
+        let dialer = dialer.map_err(|error| CallError::Socket(error.to_string()))?;
         let dialer = Arc::new(dialer);
         Ok(Arc::new(Self {
             grant,

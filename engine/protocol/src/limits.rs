@@ -333,6 +333,8 @@ pub const DATAGRAM_BYTES_INITIAL: u16 = 1_200;
 /// Datagrams at most, unless path MTU discovery is asked to find more: 1,500 - 40 of IPv6 - 8 of
 /// UDP.
 pub const DATAGRAM_BYTES_MAX: u16 = 1_452;
+/// Datagrams at most where jumbo frames are asked for: 9,000, less headers and some for tunnels.
+pub const DATAGRAM_BYTES_JUMBO: u16 = 8_900;
 /// The longest UDP payload over IPv4: 65,535 - 20 - 8. One send or receive holds no more.
 pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
 /// Most datagrams the kernel splits from one send.

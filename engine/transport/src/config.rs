@@ -19,13 +19,25 @@ pub enum Role {
     SatelliteServer,
     /// Whoever dials.
     Client,
+    /// The same in a network that may carry jumbo frames. Where it does not, finding that out costs
+    /// some probes.
+    JumboClient,
+}
+
+/// Has an endpoint of `role` say how long datagrams it takes. Peers probe for no more, so it is the
+/// dialler who decides: servers take any.
+pub fn announce_datagrams(config: &mut quinn::EndpointConfig, role: Role) {
+    config
+        .max_udp_payload_size(Bounds::of(role).datagram_bytes_max)
+        .expect("longer than QUIC's least");
 }
 
 /// The transport parameters of `role`. The type is quinn-proto's, so both drivers take it.
 pub fn transport_config(role: Role) -> TransportConfig {
     let bounds = Bounds::of(role);
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(limits::DATAGRAM_BYTES_MAX);
+    mtu.upper_bound(bounds.datagram_bytes_max)
+        .black_hole_cooldown(MTU_DISTRUST);
     let idle = IdleTimeout::try_from(limits::IDLE_TIMEOUT).expect("30 s fit a VarInt");
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER_DATAGRAMS))
@@ -57,6 +69,11 @@ fn window(bytes: usize) -> VarInt {
 /// copy to peers that are merely busy with a hundred handshakes.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
+/// How long datagrams stay at their least after several bursts of losses, which may have been a path
+/// that swallows the longer ones. A full queue looks the same; and where it was the path, probes
+/// find what it carries now. quinn's minute would cost a busy connection a fifth of its datagrams.
+const MTU_DISTRUST: Duration = Duration::from_secs(1);
+
 /// Datagrams that a peer may take in without acknowledging them (draft-ietf-quic-ack-frequency).
 /// Every other one, as RFC 9000 has it, costs both ends a datagram each time. Fewer than the first
 /// congestion window holds, so that a new connection does not begin with [`MAX_ACK_DELAY`].
@@ -74,6 +91,8 @@ struct Bounds {
     /// Bytes of ours that may wait for the peer's acknowledgement.
     send_window_bytes: usize,
     keeps_alive: bool,
+    /// Datagrams to send at most, and to take.
+    datagram_bytes_max: u16,
 }
 
 impl Bounds {
@@ -85,6 +104,7 @@ impl Bounds {
                 connection_window_bytes: limits::NODE_CONNECTION_WINDOW_BYTES,
                 send_window_bytes: limits::NODE_SEND_WINDOW_BYTES,
                 keeps_alive: false,
+                datagram_bytes_max: limits::DATAGRAM_BYTES_JUMBO,
             },
             Role::SatelliteServer => Self {
                 stream_count: limits::SATELLITE_STREAMS_MAX,
@@ -92,14 +112,19 @@ impl Bounds {
                 connection_window_bytes: limits::SATELLITE_CONNECTION_WINDOW_BYTES,
                 send_window_bytes: limits::SATELLITE_SEND_WINDOW_BYTES,
                 keeps_alive: false,
+                datagram_bytes_max: limits::DATAGRAM_BYTES_MAX,
             },
-            Role::Client => Self {
+            Role::Client | Role::JumboClient => Self {
                 // Nobody opens streams towards a dialler.
                 stream_count: 0,
                 stream_window_bytes: limits::CLIENT_STREAM_WINDOW_BYTES,
                 connection_window_bytes: limits::CLIENT_CONNECTION_WINDOW_BYTES,
                 send_window_bytes: limits::CLIENT_SEND_WINDOW_BYTES,
                 keeps_alive: true,
+                datagram_bytes_max: match role {
+                    Role::JumboClient => limits::DATAGRAM_BYTES_JUMBO,
+                    _ => limits::DATAGRAM_BYTES_MAX,
+                },
             },
         }
     }

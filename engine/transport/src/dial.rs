@@ -13,7 +13,7 @@ use std::time::Duration;
 use quinn::{ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportConfig};
 use strand_protocol::{Code, NodeId, limits};
 
-use crate::config::{Role, transport_config};
+use crate::config::{Role, announce_datagrams, transport_config};
 use crate::identity::Identity;
 use crate::socket::bind_udp;
 use crate::stream::{Connection, wire};
@@ -31,6 +31,7 @@ const ALERT_NO_APPLICATION_PROTOCOL: u8 = 120;
 /// Makes connections under one identity.
 pub struct Dialer {
     identity: Identity,
+    role: Role,
     transport: Arc<TransportConfig>,
     next: AtomicUsize,
     v4: Vec<Endpoint>,
@@ -115,11 +116,26 @@ impl Dialer {
     ///
     /// [`DialError::Socket`] if the system gives none.
     pub fn new(identity: Identity) -> Result<Self, DialError> {
+        Self::with_role(identity, Role::Client)
+    }
+
+    /// One whose datagrams may be as long as jumbo frames carry, both ways, where the path does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dialer::new`].
+    pub fn with_jumbo_datagrams(identity: Identity) -> Result<Self, DialError> {
+        Self::with_role(identity, Role::JumboClient)
+    }
+
+    fn with_role(identity: Identity, role: Role) -> Result<Self, DialError> {
+        let v4 = endpoints(Ipv4Addr::UNSPECIFIED.into(), role).map_err(DialError::Socket)?;
         Ok(Self {
             identity,
-            transport: Arc::new(transport_config(Role::Client)),
+            role,
+            transport: Arc::new(transport_config(role)),
             next: AtomicUsize::new(0),
-            v4: endpoints(Ipv4Addr::UNSPECIFIED.into()).map_err(DialError::Socket)?,
+            v4,
             v6: OnceLock::new(),
         })
     }
@@ -242,8 +258,8 @@ impl Dialer {
             SocketAddr::V6(_) => match self.v6.get() {
                 Some(endpoints) => endpoints,
                 None => {
-                    let made =
-                        endpoints(Ipv6Addr::UNSPECIFIED.into()).map_err(DialError::Socket)?;
+                    let made = endpoints(Ipv6Addr::UNSPECIFIED.into(), self.role)
+                        .map_err(DialError::Socket)?;
                     self.v6.get_or_init(|| made)
                 }
             },
@@ -277,15 +293,12 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
-fn endpoints(ip: IpAddr) -> io::Result<Vec<Endpoint>> {
+fn endpoints(ip: IpAddr, role: Role) -> io::Result<Vec<Endpoint>> {
     let endpoint = |_| {
         let socket = bind_udp(SocketAddr::new(ip, 0))?;
-        Endpoint::new(
-            EndpointConfig::default(),
-            None,
-            socket,
-            Arc::new(TokioRuntime),
-        )
+        let mut config = EndpointConfig::default();
+        announce_datagrams(&mut config, role);
+        Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
     };
     (0..ENDPOINT_COUNT).map(endpoint).collect()
 }

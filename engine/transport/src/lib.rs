@@ -25,7 +25,7 @@ mod stream;
 mod tests;
 mod tls;
 
-pub use config::{Role, transport_config};
+pub use config::{Role, announce_datagrams, transport_config};
 pub use dial::{DialError, Dialer};
 pub use identity::{Identity, IdentityError, read_secret, write_secret};
 pub use packets::PacketProtection;

@@ -12,7 +12,7 @@ use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use strand_protocol::{Code, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config::{Role, transport_config};
+use crate::config::{Role, announce_datagrams, transport_config};
 use crate::identity::Identity;
 use crate::socket::bind_udp;
 use crate::stream::{Connection, wire};
@@ -89,7 +89,9 @@ impl Server {
         let endpoint = bind_udp(address)
             .and_then(|socket| {
                 let runtime = Arc::new(TokioRuntime);
-                Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
+                let mut endpoint = EndpointConfig::default();
+                announce_datagrams(&mut endpoint, role);
+                Endpoint::new(endpoint, Some(config), socket, runtime)
             })
             .map_err(|source| BindError::Socket { address, source })?;
         Ok(Self {

@@ -98,6 +98,24 @@ pub(super) struct Bench {
     rounds: u32,
 }
 
+/// What subject and load are begun with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Setting {
+    /// There is room for so many connections that ask little, at least.
+    pub(super) connection_count: usize,
+    /// See [`Row::is_jumbo`].
+    pub(super) is_jumbo: bool,
+}
+
+impl Setting {
+    fn of(row: &Row) -> Self {
+        Self {
+            is_jumbo: row.is_jumbo,
+            ..Self::default()
+        }
+    }
+}
+
 /// A subject and its load.
 pub(super) struct Pair {
     hello: Hello,
@@ -123,8 +141,8 @@ pub(super) struct Cost {
 
 impl Bench {
     fn measure(&self, row: &Row, figures: &mut Figures) -> Result<()> {
-        let mut ours = self.start(row.name, row.ours)?;
-        let mut peer = self.start(row.name, row.peer)?;
+        let mut ours = self.start(row.name, row.ours, Setting::of(row))?;
+        let mut peer = self.start(row.name, row.peer, Setting::of(row))?;
         let (mut costs, mut peer_costs) = (Vec::new(), Vec::new());
         for pair in [&mut ours, &mut peer] {
             for order in row.turn.preparations() {
@@ -150,18 +168,8 @@ impl Bench {
     }
 
     /// A subject and its load, for a row of that name.
-    pub(super) fn start(&self, row: &str, subject: Subject) -> Result<Pair> {
-        self.start_for(row, subject, 0)
-    }
-
-    /// The same with room for so many connections that ask little, at least.
-    pub(super) fn start_for(
-        &self,
-        row: &str,
-        subject: Subject,
-        connection_count: usize,
-    ) -> Result<Pair> {
-        let connection_bytes = connection_count as u64 * NARROW_CONNECTION_BYTES;
+    pub(super) fn start(&self, row: &str, subject: Subject, setting: Setting) -> Result<Pair> {
+        let connection_bytes = setting.connection_count as u64 * NARROW_CONNECTION_BYTES;
         let value = subject.to_possible_value();
         let name = value.as_ref().map_or("subject", |value| value.get_name());
         let folder = self.folder.join(format!("{row}-{name}"));
@@ -184,7 +192,8 @@ impl Bench {
         command
             .arg(&hello.node_id)
             .arg(hello.address.to_string())
-            .arg(self.load_core.to_string());
+            .arg(self.load_core.to_string())
+            .args(setting.is_jumbo.then_some("--jumbo"));
         let log = log.with_extension("load");
         let (load, load_input, output) = Part::start_piped("load", command, &log)?;
         Ok(Pair {

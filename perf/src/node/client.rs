@@ -13,7 +13,9 @@ use strand_codec::{Shape, sealed_len};
 use strand_protocol::NodeId;
 use strand_protocol::limits::{CONNECT_TIMEOUT, SEGMENT_BYTES_MAX};
 use strand_protocol::permit::LimitAction;
-use strand_transport::{Identity, NODE_ALPN, Role, bind_udp, client_crypto, transport_config};
+use strand_transport::{
+    Identity, NODE_ALPN, Role, announce_datagrams, bind_udp, client_crypto, transport_config,
+};
 
 use super::subject;
 use crate::random::Random;
@@ -40,23 +42,20 @@ const INDEX: u8 = 17;
 
 impl Client {
     /// One of the node `node` at `address`, with an identity of its own. Needs a runtime of tokio's.
-    pub(super) fn new(node: NodeId, address: SocketAddr) -> Result<Self> {
+    pub(super) fn new(node: NodeId, address: SocketAddr, role: Role) -> Result<Self> {
         let identity = Identity::generate();
         let crypto = client_crypto(&identity, NODE_ALPN, node)?;
         let mut config = quinn::ClientConfig::new(crypto);
-        config.transport_config(Arc::new(transport_config(Role::Client)));
+        config.transport_config(Arc::new(transport_config(role)));
         let socket = bind_udp((Ipv4Addr::UNSPECIFIED, 0).into())?;
+        let mut endpoint = quinn::EndpointConfig::default();
+        announce_datagrams(&mut endpoint, role);
         let runtime = Arc::new(quinn::TokioRuntime);
         let permits = subject::permits(node);
         let mut seed = [0; 8];
         getrandom::fill(&mut seed)?;
         Ok(Self {
-            endpoint: quinn::Endpoint::new(
-                quinn::EndpointConfig::default(),
-                None,
-                socket,
-                runtime,
-            )?,
+            endpoint: quinn::Endpoint::new(endpoint, None, socket, runtime)?,
             config,
             address,
             id: identity.node_id(),

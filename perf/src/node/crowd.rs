@@ -104,7 +104,7 @@ pub fn crowd_main(arguments: &[OsString]) -> Result<()> {
 async fn gather(options: CrowdOptions) -> Result<()> {
     let CrowdOptions { kind, count, .. } = options;
     let told = Rc::new(Cell::new(Told::default()));
-    let client = Rc::new(Client::new(options.node_id, options.address)?);
+    let client = Rc::new(Client::new(options.node_id, options.address, Role::Client)?);
     let mut members = JoinSet::new();
     match kind {
         Kind::Idle | Kind::Slow => {

@@ -22,6 +22,7 @@ use strand_protocol::pb::node_request::Verb as Request;
 use strand_protocol::pb::node_response::Answer;
 use strand_protocol::permit::LimitAction;
 use strand_protocol::{Code, NodeId, PieceId, pb};
+use strand_transport::Role;
 use tokio::task::JoinSet;
 
 use super::baseline::{QuinnRecv, QuinnSend};
@@ -83,6 +84,19 @@ struct LoadOptions {
     address: SocketAddr,
     /// The core that it stays on
     core: usize,
+    /// Datagrams may be as long as jumbo frames carry
+    #[arg(long)]
+    jumbo: bool,
+}
+
+impl LoadOptions {
+    fn role(&self) -> Role {
+        if self.jumbo {
+            Role::JumboClient
+        } else {
+            Role::Client
+        }
+    }
 }
 
 /// What a node advises.
@@ -137,7 +151,7 @@ struct Run {
 impl Load {
     fn new(options: &LoadOptions) -> Result<Self> {
         Ok(Self {
-            client: Client::new(options.node_id, options.address)?,
+            client: Client::new(options.node_id, options.address, options.role())?,
             segment: RefCell::default(),
         })
     }

@@ -16,6 +16,8 @@ pub(super) struct Row {
     pub(super) peer: Subject,
     /// What is asked in one turn.
     pub(super) turn: Turn,
+    /// Whether datagrams may be as long as jumbo frames carry.
+    pub(super) is_jumbo: bool,
 }
 
 /// What one turn asks.
@@ -110,6 +112,7 @@ pub(super) const ROWS: &[Row] = &[
         ours: Subject::Node,
         peer: Subject::TokioNode,
         turn: full(Verb::Put, 192),
+        is_jumbo: false,
     },
     Row {
         name: "serve",
@@ -117,6 +120,7 @@ pub(super) const ROWS: &[Row] = &[
         ours: Subject::Node,
         peer: Subject::TokioNode,
         turn: full(Verb::Get, 256),
+        is_jumbo: false,
     },
     Row {
         name: "small_put",
@@ -131,6 +135,15 @@ pub(super) const ROWS: &[Row] = &[
             count: 8_192,
             per_second: None,
         },
+        is_jumbo: false,
+    },
+    Row {
+        name: "ingest_jumbo",
+        ratio: "ingest_jumbo_vs_tokio_cpu",
+        ours: Subject::Node,
+        peer: Subject::TokioNode,
+        turn: full(Verb::Put, 192),
+        is_jumbo: true,
     },
     // What a node loses without io_uring.
     Row {
@@ -139,6 +152,7 @@ pub(super) const ROWS: &[Row] = &[
         ours: Subject::Node,
         peer: Subject::PlainNode,
         turn: full(Verb::Put, 192),
+        is_jumbo: false,
     },
     // The ways alone: what comes is dropped, what goes is always the same.
     Row {
@@ -147,6 +161,7 @@ pub(super) const ROWS: &[Row] = &[
         ours: Subject::Sink,
         peer: Subject::TokioSink,
         turn: full(Verb::Swap { is_back: false }, 256),
+        is_jumbo: false,
     },
     Row {
         name: "way_out",
@@ -154,6 +169,7 @@ pub(super) const ROWS: &[Row] = &[
         ours: Subject::Sink,
         peer: Subject::TokioSink,
         turn: full(Verb::Swap { is_back: true }, 256),
+        is_jumbo: false,
     },
     Row {
         name: "baseline",
@@ -161,5 +177,6 @@ pub(super) const ROWS: &[Row] = &[
         ours: Subject::TokioSink,
         peer: Subject::Quinn,
         turn: full(Verb::Swap { is_back: false }, 256),
+        is_jumbo: false,
     },
 ];

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use super::bench::{Bench, Pair};
+use super::bench::{Bench, Pair, Setting};
 use super::crowd::{Kind, Told};
 use super::figures::Figures;
 use super::load::{Done, Verb};
@@ -99,7 +99,14 @@ impl Size {
 
 /// What connections cost that nothing is asked on: memory, processor time, and the patience of others.
 fn idle(bench: &Bench, size: &Size, figures: &mut Figures) -> Result<()> {
-    let mut pair = bench.start_for("idle", Subject::Node, size.idle + 100)?;
+    let mut pair = bench.start(
+        "idle",
+        Subject::Node,
+        Setting {
+            connection_count: size.idle + 100,
+            ..Setting::default()
+        },
+    )?;
     let gets = Turn {
         verb: Verb::Get,
         piece_bytes: 16 << 10,
@@ -136,7 +143,7 @@ fn idle(bench: &Bench, size: &Size, figures: &mut Figures) -> Result<()> {
 
 /// What honest puts lose to slow senders, connections that come and go, and handshakes that nobody means.
 fn slow(bench: &Bench, size: &Size, figures: &mut Figures) -> Result<()> {
-    let mut pair = bench.start("slow", Subject::Node)?;
+    let mut pair = bench.start("slow", Subject::Node, Setting::default())?;
     let mut puts = full(Verb::Put, PUTS_PER_SECOND as u64 * size.seconds);
     puts.per_second = Some(PUTS_PER_SECOND);
     let put = |pair: &mut Pair| -> Result<Done> { pair.order(puts.order(pair.next())) };

@@ -11,6 +11,7 @@ const ROWS: &[(&str, &str)] = &[
     ("ingest", "ingest_vs_tokio_cpu"),
     ("serve", "serve_vs_tokio_cpu"),
     ("small_put", "small_put_vs_tokio"),
+    ("ingest_jumbo", "ingest_jumbo_vs_tokio_cpu"),
     ("uring", "uring_vs_plain_cpu"),
     ("way_in", "way_in_vs_tokio_cpu"),
     ("way_out", "way_out_vs_tokio_cpu"),

@@ -13,7 +13,7 @@ use strand_protocol::limits::{
     CONNECT_TIMEOUT, NODE_CONNECTION_WINDOW_FIRST_BYTES, NODE_SEND_WINDOW_FIRST_BYTES,
 };
 use strand_protocol::{Code, NodeId};
-use strand_transport::{NODE_ALPN, Role, TlsError, transport_config};
+use strand_transport::{NODE_ALPN, Role, TlsError, announce_datagrams, transport_config};
 
 use super::connection::Connection;
 use super::driver::{Driver, Handler, Node, in_order};
@@ -110,7 +110,9 @@ impl<E: Executor> Driver<E> {
                 source,
             })?;
         let local = self.core.datagram.local_address(socket).unwrap_or(listen);
-        let config = Arc::new(identity.endpoint_config());
+        let mut config = identity.endpoint_config();
+        announce_datagrams(&mut config, Role::NodeServer);
+        let config = Arc::new(config);
         // The socket never fragments, so path MTU discovery may be trusted.
         let proto = quinn_proto::Endpoint::new(config, Some(Arc::new(server)), true, None);
         let node = Rc::new(Node::new(

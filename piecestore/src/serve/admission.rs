@@ -1,9 +1,9 @@
 //! Who has room for bodies on their way when there is not enough, and who loses it.
 //!
 //! Two of these to a core, one for bodies that come in and one for those that go out, over its budgets. Audits and repairs may use all
-//! of a budget, since nothing else keeps pieces alive. Of the rest a peer whose last body was whole may use all but an eighth, and those of
-//! which that is not known have half of it together: whoever comes only to hold room, with however many connections, finds it taken by others of his
-//! kind. When room is refused, the transfer that lags furthest behind [`SCARCE_BYTES_PER_S`] loses its own.
+//! of a budget, since nothing else keeps pieces alive; all others all but an eighth. Once somebody was too slow, those of whom no whole body
+//! is known have half of it together for [`CONTEST_TIME`]: whoever comes only to hold room, with however many connections, finds it taken by
+//! others of his kind. When room is refused, the transfer that lags furthest behind [`SCARCE_BYTES_PER_S`] loses its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,7 +18,7 @@ use strand_protocol::permit::LimitAction;
 
 use super::error::{Failure, VerbError};
 use crate::budget::{Budget, BudgetUse, NoRoom, Reservation};
-use crate::limits::{PROVEN_PEERS_MAX, SCARCE_BYTES_PER_S, SCARCE_GRACE};
+use crate::limits::{CONTEST_TIME, PROVEN_PEERS_MAX, SCARCE_BYTES_PER_S, SCARCE_GRACE};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub struct Admission {
     /// Peers whose last body was whole, the latest last.
     proven: RefCell<VecDeque<NodeId>>,
     cut: Cell<u64>,
+    last_cut: Cell<Option<Instant>>,
 }
 
 /// A body on its way: its room, given back when dropped.
@@ -83,6 +84,7 @@ impl Admission {
             unproven_bytes: Cell::new(0),
             proven: RefCell::default(),
             cut: Cell::new(0),
+            last_cut: Cell::default(),
         })
     }
 
@@ -102,7 +104,7 @@ impl Admission {
             _ => Class::Unproven,
         };
         let room = self
-            .reserve(class, bytes)
+            .reserve(class, bytes, now)
             .inspect_err(|_| self.cut_slowest(class, now))?;
         let progress = Rc::new(Progress {
             peer,
@@ -137,7 +139,7 @@ impl Admission {
         }
     }
 
-    fn reserve(&self, class: Class, bytes: u64) -> Result<Reservation, NoRoom> {
+    fn reserve(&self, class: Class, bytes: u64, now: Instant) -> Result<Reservation, NoRoom> {
         let BudgetUse {
             bytes_max,
             bytes_used,
@@ -148,12 +150,18 @@ impl Admission {
         let bytes_free = match class {
             Class::Upkeep => u64::MAX,
             Class::Proven => of_clients,
-            Class::Unproven => of_clients.min(of_unproven),
+            Class::Unproven if self.is_contested(now) => of_clients.min(of_unproven),
+            Class::Unproven => of_clients,
         };
         if bytes > bytes_free {
             return Err(self.budget.refuse(bytes, bytes_free));
         }
         self.budget.try_reserve(bytes)
+    }
+
+    fn is_contested(&self, now: Instant) -> bool {
+        let last_cut = self.last_cut.get();
+        last_cut.is_some_and(|at| now.saturating_duration_since(at) < CONTEST_TIME)
     }
 
     /// Takes room from the one that lags furthest behind. One that `class` would not gain by keeps it.
@@ -174,6 +182,7 @@ impl Admission {
         };
         slowest.is_cut.set(true);
         self.cut.set(self.cut.get() + 1);
+        self.last_cut.set(Some(now));
         self.proven
             .borrow_mut()
             .retain(|peer| *peer != slowest.peer);
@@ -279,6 +288,7 @@ mod tests {
     fn strangers_have_half_those_that_are_known_most_and_audits_all() {
         let admission = Admission::new(8 * MIB);
         let now = Instant::now();
+        admission.last_cut.set(Some(now));
         let admit = |action, number| admission.admit(action, peer(number), MIB, now);
         let mut strangers: Vec<_> = (0..4)
             .map(|number| admit(LimitAction::Put, number).unwrap())
@@ -302,10 +312,10 @@ mod tests {
         let admission = Admission::new(8 * MIB);
         let start = Instant::now();
         let admit = |number, now| admission.admit(LimitAction::Put, peer(number), MIB, now);
-        let transfers: Vec<_> = (0..4).map(|number| admit(number, start).unwrap()).collect();
+        let transfers: Vec<_> = (0..7).map(|number| admit(number, start).unwrap()).collect();
         let later = start + SCARCE_GRACE + Duration::from_secs(10);
         let kept_up = 10 * SCARCE_BYTES_PER_S as usize;
-        for (transfer, missing) in transfers.iter().zip([0, 20_000, 10_000, 0]) {
+        for (transfer, missing) in transfers.iter().zip([0, 20_000, 10_000, 0, 0, 0, 0]) {
             transfer.add(kept_up - missing);
         }
         // Known by a body before: loses that with the room.
@@ -317,12 +327,12 @@ mod tests {
                 .collect()
         };
         assert!(admit(9, start + SCARCE_GRACE).is_err());
-        assert_eq!(cut(), [false; 4], "all have some time");
+        assert_eq!(cut(), [false; 7], "all have some time");
         assert!(admit(9, later).is_err());
-        assert_eq!(cut(), [false, true, false, false]);
+        assert_eq!(cut()[..4], [false, true, false, false]);
         assert!(admission.proven.borrow().is_empty());
         assert!(admit(9, later).is_err());
-        assert_eq!(cut(), [false, true, true, false]);
+        assert_eq!(cut()[..4], [false, true, true, false]);
         assert!(admit(9, later).is_err());
         assert_eq!(admission.usage().cut, 2, "the others keep up");
         drop(transfers);

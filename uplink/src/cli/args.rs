@@ -39,6 +39,10 @@ pub(super) struct Args {
     /// No progress, no notes.
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Look for paths that carry datagrams of 8,900 bytes: less work for both ends where every switch on the way to the nodes is set to an
+    /// MTU of 9,000, some lost packets at the beginning where not.
+    #[arg(long, global = true)]
+    jumbo: bool,
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -48,6 +52,7 @@ pub(super) struct Options {
     pub(super) access: Option<String>,
     pub(super) is_json: bool,
     pub(super) is_quiet: bool,
+    pub(super) is_jumbo: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +160,7 @@ impl Args {
             access: self.access.clone(),
             is_json: self.json,
             is_quiet: self.quiet,
+            is_jumbo: self.jumbo,
         }
     }
 }

@@ -161,7 +161,11 @@ async fn watch_signals(canceller: Canceller) {
 /// The session of the chosen access.
 fn open_session(options: &args::Options) -> Result<std::sync::Arc<Session>, Failure> {
     let grant = AccessStore::of_user()?.load(options.access.as_deref())?;
-    Ok(Session::open(grant)?)
+    Ok(if options.is_jumbo {
+        Session::open_with_jumbo_datagrams(grant)?
+    } else {
+        Session::open(grant)?
+    })
 }
 
 fn start_log() {

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use piecestore::stream::Request;
 use strand_transport::{
-    Identity, NODE_ALPN, Role, bind_udp, peer_node_id, server_crypto_by_aws_lc, transport_config,
+    Identity, NODE_ALPN, Role, announce_datagrams, bind_udp, peer_node_id, server_crypto_by_aws_lc,
+    transport_config,
 };
 
 pub(super) use self::disk::PoolDisk;
@@ -33,7 +34,8 @@ pub(super) fn listen(identity: &Identity, address: SocketAddr) -> Result<quinn::
     config.transport_config(Arc::new(transport_config(Role::NodeServer)));
     let runtime = Arc::new(quinn::TokioRuntime);
     let socket = bind_udp(address)?;
-    let endpoint = quinn::EndpointConfig::default();
+    let mut endpoint = quinn::EndpointConfig::default();
+    announce_datagrams(&mut endpoint, Role::NodeServer);
     Ok(quinn::Endpoint::new(
         endpoint,
         Some(config),
