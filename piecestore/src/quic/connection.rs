@@ -6,7 +6,7 @@
 //! foreign code runs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -77,6 +77,8 @@ pub(super) struct ConnectionState {
     pub(super) writers: BTreeMap<StreamId, Waker>,
     /// Who waits for a stream to open, or for the handshake.
     pub(super) openers: Vec<Waker>,
+    /// Streams that were finished, of which the peer has not acknowledged everything.
+    pub(super) unacknowledged: BTreeSet<StreamId>,
 }
 
 /// How far a connection has come.
@@ -139,6 +141,7 @@ impl ConnectionCell {
             readers: BTreeMap::new(),
             writers: BTreeMap::new(),
             openers: Vec::new(),
+            unacknowledged: BTreeSet::new(),
         };
         Rc::new(Self {
             number,
@@ -224,6 +227,7 @@ impl ConnectionState {
         woken.extend(std::mem::take(&mut self.readers).into_values());
         woken.extend(std::mem::take(&mut self.writers).into_values());
         woken.append(&mut self.openers);
+        self.unacknowledged.clear();
     }
 
     /// Why nothing goes any more, if so.

@@ -476,11 +476,18 @@ impl DriverState {
                 Event::Stream(StreamEvent::Readable { id }) => {
                     woken.extend(state.readers.remove(&id));
                 }
-                Event::Stream(StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. }) => {
-                    woken.extend(state.writers.remove(&id))
+                Event::Stream(StreamEvent::Writable { id }) => {
+                    woken.extend(state.writers.remove(&id));
+                }
+                Event::Stream(StreamEvent::Stopped { id, .. }) => {
+                    state.unacknowledged.remove(&id);
+                    woken.extend(state.writers.remove(&id));
+                }
+                Event::Stream(StreamEvent::Finished { id }) => {
+                    state.unacknowledged.remove(&id);
                 }
                 Event::Stream(StreamEvent::Available { .. }) => woken.append(&mut state.openers),
-                Event::Stream(StreamEvent::Opened { .. } | StreamEvent::Finished { .. })
+                Event::Stream(StreamEvent::Opened { .. })
                 | Event::HandshakeDataReady
                 | Event::DatagramReceived
                 | Event::DatagramsUnblocked => {}

@@ -20,6 +20,10 @@ use super::driver::{Driver, Handler, Node, in_order};
 use super::security::Security;
 use crate::core::executor::{Executor, timeout};
 
+/// How long a closing endpoint waits for its peers to acknowledge what was answered: a few probe time-outs of a slow path.
+const ANSWERS_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks.
+const ANSWERS_PERIOD: Duration = Duration::from_millis(5);
 /// How long a closing endpoint waits for its handlers once their connections are closed.
 const HANDLERS_WAIT: Duration = Duration::from_secs(5);
 /// How long it waits for connections to drain, which takes three probe time-outs each.
@@ -204,11 +208,24 @@ impl<E: Executor> Endpoint<E> {
         }
     }
 
-    /// Refuses what is new, closes every connection with `code`, waits for the handlers to see
-    /// it and for the last packets to leave, and frees the socket.
+    /// Whether some peer has not acknowledged all of an answer that was finished.
+    fn has_unacknowledged(&self) -> bool {
+        let connections = self.node.connections.borrow();
+        connections
+            .values()
+            .any(|cell| !cell.state.borrow().unacknowledged.is_empty())
+    }
+
+    /// Refuses what is new, waits until peers have the answers that were finished, closes every connection with `code`, waits for the
+    /// handlers to see it and for the last packets to leave, and frees the socket.
     pub async fn close(&self, code: Code) {
         let executor = &self.driver.executor;
         self.node.gate.begin_close();
+        // CONNECTION_CLOSE ends retransmission: a receipt that was lost on the way would never arrive.
+        let deadline = executor.now() + ANSWERS_WAIT;
+        while self.has_unacknowledged() && executor.now() < deadline {
+            executor.sleep(ANSWERS_PERIOD).await;
+        }
         let open = in_order(&self.node.connections.borrow());
         for cell in open {
             cell.close(code);

@@ -211,7 +211,9 @@ impl SendStream for QuicSend {
         let mut state = self.cell.state.borrow_mut();
         state.writers.remove(&self.id);
         // Fails only if the peer stopped the stream: then nobody wants its end.
-        let _ = state.proto.send_stream(self.id).finish();
+        if state.proto.send_stream(self.id).finish().is_ok() && state.lost().is_none() {
+            state.unacknowledged.insert(self.id);
+        }
         self.cell.touch();
     }
 

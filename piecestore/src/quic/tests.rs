@@ -309,6 +309,76 @@ fn resets_stops_and_dropped_halves_carry_their_codes() {
 }
 
 #[test]
+fn answers_that_were_finished_arrive_although_the_node_closes() {
+    const ANSWERS: usize = 8;
+    for seed in 0..12 {
+        check(
+            seed,
+            FAIR,
+            echo(),
+            move |executor, network, server, client| async move {
+                let id = server.endpoint.node_id();
+                let address = server.endpoint.local_addr();
+                let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+                let arrived = Rc::new(Cell::new(0));
+                for _ in 0..ANSWERS {
+                    let (mut send, mut recv) = connection.open().await.unwrap();
+                    let arrived = arrived.clone();
+                    send.send(pattern(2_000)).await.unwrap();
+                    send.finish();
+                    executor.spawn(async move {
+                        if read_to_end(&mut recv).await == Ok(pattern(2_000).to_vec()) {
+                            arrived.set(arrived.get() + 1);
+                        }
+                    });
+                }
+                // From here on a quarter of all packets is lost.
+                network.set_weather(Weather {
+                    lost_permille: 250,
+                    ..FAIR
+                });
+                while server.counters.read().requests < ANSWERS as u64
+                    || server.endpoint.request_count() > 0
+                {
+                    executor.sleep(Duration::from_millis(1)).await;
+                }
+                let began = executor.now();
+                server.endpoint.close(Code::Shutdown).await;
+                assert_eq!(arrived.get(), ANSWERS, "seed {seed}");
+                assert!(executor.now() - began < Duration::from_secs(4));
+            },
+        );
+    }
+}
+
+#[test]
+fn a_peer_that_is_gone_holds_a_closing_node_up_for_seconds_at_most() {
+    check(
+        3,
+        FAIR,
+        echo(),
+        |executor, network, server, client| async move {
+            let id = server.endpoint.node_id();
+            let address = server.endpoint.local_addr();
+            let connection = client.endpoint.dial(id, address, NODE_ALPN).await.unwrap();
+            let (mut send, _recv) = connection.open().await.unwrap();
+            send.send(pattern(2_000)).await.unwrap();
+            send.finish();
+            while server.counters.read().requests == 0 {
+                executor.sleep(Duration::from_millis(1)).await;
+            }
+            network.set_weather(Weather {
+                lost_permille: 1_000,
+                ..FAIR
+            });
+            let began = executor.now();
+            server.endpoint.close(Code::Shutdown).await;
+            assert!(executor.now() - began < Duration::from_secs(10));
+        },
+    );
+}
+
+#[test]
 fn an_end_that_was_not_read_is_not_stopped() {
     let handler = handler(|mut request| async move {
         // Reads the request, not its end, and answers.
